@@ -1,0 +1,163 @@
+//! Event: one fact a probe reports. Fixed size, no padding, checked when decoded.
+//! Says what happened, never what it means.
+
+/// What happened.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// A vCPU was created by the caller.
+    Created = 1,
+    /// A vCPU ceased to exist.
+    Destroyed = 2,
+    /// The caller entered a vCPU ioctl.
+    Ioctl = 3,
+    /// The vCPU was loaded onto the caller's CPU (`kvm_arch_vcpu_load`).
+    Load = 4,
+    /// The steal MSR was written; `after` is what it left behind.
+    MsrWrite = 5,
+    /// KVM consumed a steal delta: `run_delay_ns - last_steal_before_ns`.
+    Update = 6,
+}
+
+impl EventKind {
+    /// The kind with this number, if there is one.
+    #[must_use]
+    pub const fn from_u32(kind: u32) -> Option<Self> {
+        Some(match kind {
+            1 => Self::Created,
+            2 => Self::Destroyed,
+            3 => Self::Ioctl,
+            4 => Self::Load,
+            5 => Self::MsrWrite,
+            6 => Self::Update,
+            _ => return None,
+        })
+    }
+}
+
+/// `flags`: the guest's steal area could be read before.
+pub const STEAL_BEFORE_KNOWN: u32 = 1;
+/// `flags`: the guest's steal area could be read after.
+pub const STEAL_AFTER_KNOWN: u32 = 2;
+/// `flags`: the MSR was written by the VMM, not by the guest.
+pub const HOST_INITIATED: u32 = 4;
+
+/// One fact. Times are ns of CLOCK_MONOTONIC; for kinds without a before and after both are the same moment.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Event {
+    /// When it was reported.
+    pub time_ns: u64,
+    /// `struct kvm_vcpu *`
+    pub vcpu: u64,
+    /// Tells vCPUs at one address apart.
+    pub generation: u64,
+    /// `struct kvm *`
+    pub vm: u64,
+    /// The caller's run_delay; of an update, the one KVM subtracted from.
+    pub run_delay_ns: u64,
+    /// `last_steal` before.
+    pub last_steal_before_ns: u64,
+    /// `last_steal` after.
+    pub last_steal_after_ns: u64,
+    /// `msr_val` before.
+    pub msr_before: u64,
+    /// `msr_val` after.
+    pub msr_val: u64,
+    /// Guest-visible steal before, if [`STEAL_BEFORE_KNOWN`].
+    pub steal_before_ns: u64,
+    /// Guest-visible steal after, if [`STEAL_AFTER_KNOWN`].
+    pub steal_after_ns: u64,
+    /// Version of the guest's area before.
+    pub version_before: u32,
+    /// Version of the guest's area after.
+    pub version_after: u32,
+    /// An [`EventKind`].
+    pub kind: u32,
+    /// [`STEAL_BEFORE_KNOWN`], [`STEAL_AFTER_KNOWN`], [`HOST_INITIATED`].
+    pub flags: u32,
+    /// `kvm_vcpu.vcpu_id`
+    pub vcpu_id: u32,
+    /// Process of the VM.
+    pub vm_tgid: u32,
+    /// Process of the caller.
+    pub caller_tgid: u32,
+    /// Thread of the caller.
+    pub caller_tid: u32,
+    /// The ioctl the caller is in; 0 if none or not known.
+    pub ioctl: u32,
+    /// CPU the probe ran on.
+    pub cpu: u32,
+    /// Name of the caller, zero-padded.
+    pub comm: [u8; 16],
+}
+
+const _: () = assert!(size_of::<Event>() == 11 * 8 + 10 * 4 + 16);
+
+/// Why bytes from the ring or a file are not an [`Event`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecodeError {
+    /// Not the size of an event.
+    Size(usize),
+    /// No such [`EventKind`].
+    Kind(u32),
+}
+
+impl core::fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Size(size) => write!(f, "{size} bytes are not an event, which has {}", size_of::<Event>()),
+            Self::Kind(kind) => write!(f, "no event kind {kind}"),
+        }
+    }
+}
+
+impl core::error::Error for DecodeError {}
+
+impl Event {
+    /// The event in these bytes.
+    ///
+    /// # Errors
+    /// When the size or the kind is not that of an event.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        if bytes.len() != size_of::<Self>() {
+            return Err(DecodeError::Size(bytes.len()));
+        }
+        // SAFETY: the length is that of Event, which is plain integers without padding: every bit pattern is valid.
+        let event: Self = unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() };
+        match EventKind::from_u32(event.kind) {
+            Some(_) => Ok(event),
+            None => Err(DecodeError::Kind(event.kind)),
+        }
+    }
+
+    /// Are all of these flags set?
+    #[must_use]
+    pub const fn has(&self, flags: u32) -> bool {
+        self.flags & flags == flags
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DecodeError, Event, EventKind};
+
+    #[test]
+    fn bytes_of_another_size_are_refused() {
+        assert_eq!(Event::decode(&[0; 3]), Err(DecodeError::Size(3)));
+    }
+
+    #[test]
+    fn an_unknown_kind_is_refused() {
+        assert_eq!(Event::decode(&[0xff; size_of::<Event>()]), Err(DecodeError::Kind(u32::MAX)));
+    }
+
+    #[test]
+    fn every_kind_has_its_own_number() {
+        for kind in 0..16 {
+            if let Some(known) = EventKind::from_u32(kind) {
+                assert_eq!(known as u32, kind);
+            }
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Layout: where the running kernel keeps the fields the probes read.
+//! Resolved from BTF in user space and handed to the kernel once; never guessed.
+
+/// Byte offset of a field this kernel does not have.
+pub const ABSENT: u32 = u32::MAX;
+
+/// Byte offsets inside kernel structures; names are `<structure>_<member path>`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// `task_struct.sched_info.run_delay` (u64, ns)
+    pub task_run_delay: u32,
+    /// `task_struct.tgid` (i32)
+    pub task_tgid: u32,
+    /// `task_struct.files` (pointer)
+    pub task_files: u32,
+    /// `files_struct.fdt` (pointer)
+    pub files_fdt: u32,
+    /// `fdtable.max_fds` (u32)
+    pub fdtable_max_fds: u32,
+    /// `fdtable.fd` (pointer to array of `file *`)
+    pub fdtable_fd: u32,
+    /// `file.f_op` (pointer)
+    pub file_f_op: u32,
+    /// `file.private_data` (pointer)
+    pub file_private_data: u32,
+    /// `file_operations.unlocked_ioctl` (pointer)
+    pub fops_unlocked_ioctl: u32,
+    /// `kvm_vcpu.kvm` (pointer)
+    pub vcpu_kvm: u32,
+    /// `kvm_vcpu.vcpu_id` (i32)
+    pub vcpu_id: u32,
+    /// `kvm_vcpu.mutex.owner` (word: task pointer and 3 flag bits)
+    pub vcpu_mutex_owner: u32,
+    /// `kvm_vcpu.arch.st.msr_val` (u64)
+    pub vcpu_msr_val: u32,
+    /// `kvm_vcpu.arch.st.last_steal` (u64, ns)
+    pub vcpu_last_steal: u32,
+    /// `kvm_vcpu.arch.st.cache.gpa` (u64), [`ABSENT`] before 5.16 and its backports
+    pub vcpu_cache_gpa: u32,
+    /// `kvm_vcpu.arch.st.cache.hva` (word), [`ABSENT`] before 5.16 and its backports
+    pub vcpu_cache_hva: u32,
+    /// `msr_data.index` (u32)
+    pub msr_index: u32,
+    /// `msr_data.data` (u64)
+    pub msr_data: u32,
+    /// `msr_data.host_initiated` (bool)
+    pub msr_host_initiated: u32,
+    /// No padding is left to chance.
+    pub reserved: u32,
+    /// Address of `kvm_vcpu_ioctl`, by which the tracepoint backend knows a vCPU's descriptor; 0 if unknown.
+    pub kvm_vcpu_ioctl: u64,
+}
+
+impl Layout {
+    /// A layout in which every field is absent: what the kernel object holds before it is told.
+    pub const UNKNOWN: Self = Self {
+        task_run_delay: ABSENT,
+        task_tgid: ABSENT,
+        task_files: ABSENT,
+        files_fdt: ABSENT,
+        fdtable_max_fds: ABSENT,
+        fdtable_fd: ABSENT,
+        file_f_op: ABSENT,
+        file_private_data: ABSENT,
+        fops_unlocked_ioctl: ABSENT,
+        vcpu_kvm: ABSENT,
+        vcpu_id: ABSENT,
+        vcpu_mutex_owner: ABSENT,
+        vcpu_msr_val: ABSENT,
+        vcpu_last_steal: ABSENT,
+        vcpu_cache_gpa: ABSENT,
+        vcpu_cache_hva: ABSENT,
+        msr_index: ABSENT,
+        msr_data: ABSENT,
+        msr_host_initiated: ABSENT,
+        reserved: 0,
+        kvm_vcpu_ioctl: 0,
+    };
+}
+
+const _: () = assert!(size_of::<Layout>() == 20 * 4 + 8);

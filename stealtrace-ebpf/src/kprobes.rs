@@ -1,0 +1,181 @@
+//! The kprobe backend: one short program per probe. An update is what changed between load and put;
+//! the probe on the kernel's update function, where there is one, tightens its "before".
+
+use aya_ebpf::{EbpfContext as _, macros::kprobe, programs::ProbeContext};
+use stealtrace_common::{
+    event::EventKind,
+    kvm::{self, MSR_KVM_STEAL_TIME},
+    probe::Probe,
+    steal::StealDelta,
+    vcpu::{MsrWrite, Snapshot, ThreadState, VcpuState},
+};
+
+use crate::{
+    emit::{Caller, emit, lost, now_ns, watched},
+    lifecycle::{self, vcpu_state},
+    maps::{THREADS, VCPUS},
+    read,
+};
+
+/// `kvm_vcpu_ioctl(struct file *filp, unsigned int ioctl, unsigned long arg)`
+#[kprobe]
+pub(crate) fn vcpu_ioctl(ctx: ProbeContext) -> u32 {
+    if let Some(caller) = watched(Probe::VcpuIoctl) {
+        enter_ioctl(caller, read::private_data(arg(&ctx, 0)), arg(&ctx, 1) as u32);
+    }
+    0
+}
+
+#[inline(always)]
+fn enter_ioctl(caller: Caller, vcpu: u64, ioctl: u32) {
+    let thread = ThreadState { vcpu, ioctl, time_ns: now_ns(), ..ThreadState::default() };
+    if THREADS.insert(caller.tid, thread, 0).is_err() {
+        lost(Probe::VcpuIoctl);
+    }
+    if let Some(state) = vcpu_state(Probe::VcpuIoctl, caller, vcpu) {
+        let now = read::snapshot(vcpu);
+        // The holder of the vCPU may be in another ioctl: report this one without touching its state.
+        let entering = VcpuState { ioctl, ..*state };
+        emit(Probe::VcpuIoctl, EventKind::Ioctl, caller, vcpu, &entering, &now, &now);
+    }
+}
+
+/// `kvm_arch_vcpu_load(struct kvm_vcpu *vcpu, int cpu)`: from an ioctl, or scheduled in again during one.
+#[kprobe]
+pub(crate) fn vcpu_load(ctx: ProbeContext) -> u32 {
+    let vcpu = arg(&ctx, 0);
+    if let Some(caller) = watched(Probe::VcpuLoad)
+        && let Some(state) = vcpu_state(Probe::VcpuLoad, caller, vcpu)
+    {
+        open(state, caller, vcpu);
+        emit(Probe::VcpuLoad, EventKind::Load, caller, vcpu, state, &state.open, &state.open);
+    }
+    0
+}
+
+#[inline(always)]
+fn open(state: &mut VcpuState, caller: Caller, vcpu: u64) {
+    state.open = read::snapshot(vcpu);
+    state.open_time_ns = now_ns();
+    state.holder = caller.tid;
+    state.ioctl = current_ioctl(caller, vcpu);
+    state.updating = 0;
+    state.msr_write = MsrWrite::None as u32;
+}
+
+/// The ioctl this thread is in on this vCPU. KVM also loads a vCPU to destroy it, then without its mutex.
+#[inline(always)]
+fn current_ioctl(caller: Caller, vcpu: u64) -> u32 {
+    // SAFETY: the entry is this thread's own and is only read here.
+    match unsafe { THREADS.get(caller.tid) } {
+        Some(thread) if thread.vcpu == vcpu && read::holds_mutex(vcpu) => thread.ioctl,
+        _ => 0,
+    }
+}
+
+/// `accumulate_steal_time(struct kvm_vcpu *vcpu)`, or `record_steal_time` where that does the subtraction.
+#[kprobe]
+pub(crate) fn steal_update(ctx: ProbeContext) -> u32 {
+    let vcpu = arg(&ctx, 0);
+    if let Some(caller) = watched(Probe::StealUpdate)
+        && let Some(state) = lifecycle::find(vcpu)
+        && state.holder == caller.tid
+    {
+        let now = read::snapshot(vcpu);
+        if kvm::msr_enabled(now.msr_val) && (state.updating == 0 || lower(&now, &state.update)) {
+            state.update = now;
+            state.updating = 1;
+        }
+    }
+    0
+}
+
+/// Of several updates between one load and its put, the lowest delta matters.
+#[inline(always)]
+fn lower(one: &Snapshot, other: &Snapshot) -> bool {
+    StealDelta::between(one.last_steal_ns, one.run_delay_ns).signed_ns()
+        < StealDelta::between(other.last_steal_ns, other.run_delay_ns).signed_ns()
+}
+
+/// `kvm_set_msr_common(struct kvm_vcpu *vcpu, struct msr_data *msr)`, for the steal MSR only.
+#[kprobe]
+pub(crate) fn set_msr(ctx: ProbeContext) -> u32 {
+    let vcpu = arg(&ctx, 0);
+    let (index, _, host_initiated) = read::msr_data(arg(&ctx, 1));
+    if index != MSR_KVM_STEAL_TIME {
+        return 0;
+    }
+    if let Some(caller) = watched(Probe::SetMsr)
+        && let Some(state) = lifecycle::find(vcpu)
+        && state.holder == caller.tid
+    {
+        state.msr_write = if host_initiated { MsrWrite::Host } else { MsrWrite::Guest } as u32;
+    }
+    0
+}
+
+/// `kvm_arch_vcpu_put(struct kvm_vcpu *vcpu)`: leaving an ioctl, or scheduled out during one.
+#[kprobe]
+pub(crate) fn vcpu_put(ctx: ProbeContext) -> u32 {
+    let vcpu = arg(&ctx, 0);
+    if let Some(caller) = watched(Probe::VcpuPut)
+        && let Some(state) = lifecycle::find(vcpu)
+        && state.holder == caller.tid
+    {
+        let after = read::snapshot(vcpu);
+        report_changes(Probe::VcpuPut, caller, vcpu, state, &after);
+        state.holder = 0;
+    }
+    0
+}
+
+#[inline(always)]
+fn report_changes(probe: Probe, caller: Caller, vcpu: u64, state: &VcpuState, after: &Snapshot) {
+    if state.msr_write != MsrWrite::None as u32 {
+        emit(probe, EventKind::MsrWrite, caller, vcpu, state, &state.open, after);
+    }
+    let before = if state.updating != 0 { &state.update } else { &state.open };
+    if updated(before, after) && !enabling(state) {
+        emit(probe, EventKind::Update, caller, vcpu, state, before, after);
+    }
+}
+
+/// Did KVM consume a delta?
+#[inline(always)]
+pub(crate) fn updated(before: &Snapshot, after: &Snapshot) -> bool {
+    before.last_steal_ns != after.last_steal_ns
+        || (after.readable != 0 && (before.readable == 0 || before.version != after.version))
+}
+
+/// A host that enables the MSR may set last_steal (Linux 3.1 to 4.3), but nothing is charged.
+#[inline(always)]
+fn enabling(state: &VcpuState) -> bool {
+    state.msr_write == MsrWrite::Host as u32 && !kvm::msr_enabled(state.open.msr_val)
+}
+
+/// `kvm_arch_vcpu_create(struct kvm_vcpu *vcpu)`, Linux 5.6 and later.
+#[kprobe]
+pub(crate) fn vcpu_create(ctx: ProbeContext) -> u32 {
+    if let Some(caller) = watched(Probe::VcpuCreate) {
+        lifecycle::created(Probe::VcpuCreate, caller, arg(&ctx, 0));
+    }
+    0
+}
+
+/// `kvm_arch_vcpu_destroy(struct kvm_vcpu *vcpu)`
+#[kprobe]
+pub(crate) fn vcpu_destroy(ctx: ProbeContext) -> u32 {
+    let vcpu = arg(&ctx, 0);
+    if let Some(state) = lifecycle::find(vcpu) {
+        let caller = Caller { tgid: ctx.tgid(), tid: ctx.pid() };
+        let nothing = Snapshot::default();
+        emit(Probe::VcpuDestroy, EventKind::Destroyed, caller, vcpu, state, &nothing, &nothing);
+        let _absent = VCPUS.remove(vcpu);
+    }
+    0
+}
+
+#[inline(always)]
+fn arg(ctx: &ProbeContext, n: usize) -> u64 {
+    ctx.arg(n).unwrap_or_default()
+}

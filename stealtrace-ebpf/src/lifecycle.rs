@@ -1,0 +1,79 @@
+//! vCPUs and threads that come and go, whatever the backend: the only place that adds to or removes from VCPUS.
+
+use aya_ebpf::{
+    macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
+use stealtrace_common::{
+    event::EventKind,
+    probe::Probe,
+    vcpu::{Snapshot, VcpuState},
+};
+
+use crate::{
+    emit::{Caller, emit, lost, now_ns, watched},
+    maps::{TARGETS, THREADS, VCPUS, filtering},
+    read,
+};
+
+/// Begin a new vCPU at this address, whatever was there before.
+#[inline(always)]
+pub(crate) fn begin(probe: Probe, caller: Caller, vcpu: u64) -> Option<&'static mut VcpuState> {
+    let (vm, vcpu_id) = read::identity(vcpu);
+    let state = VcpuState { generation: now_ns(), vm, vcpu_id, vm_tgid: caller.tgid, ..VcpuState::default() };
+    if VCPUS.insert(vcpu, state, 0).is_err() {
+        lost(probe);
+        return None;
+    }
+    find(vcpu)
+}
+
+/// The vCPU created by the caller just now.
+#[inline(always)]
+pub(crate) fn created(probe: Probe, caller: Caller, vcpu: u64) {
+    if let Some(state) = begin(probe, caller, vcpu) {
+        let nothing = Snapshot::default();
+        emit(probe, EventKind::Created, caller, vcpu, state, &nothing, &nothing);
+    }
+}
+
+/// What is known of this vCPU; begins it at first sight.
+#[inline(always)]
+pub(crate) fn vcpu_state(probe: Probe, caller: Caller, vcpu: u64) -> Option<&'static mut VcpuState> {
+    match find(vcpu) {
+        Some(state) => Some(state),
+        None => begin(probe, caller, vcpu),
+    }
+}
+
+/// What is known of this vCPU.
+#[inline(always)]
+pub(crate) fn find(vcpu: u64) -> Option<&'static mut VcpuState> {
+    // SAFETY: entries are freed by RCU after the program has left. Writers are the vCPU's holder,
+    // which `vcpu->mutex` makes the only one (kprobe), or racing ioctls whose fields are judged singly (tracepoint).
+    VCPUS.get_ptr_mut(vcpu).map(|state| unsafe { &mut *state })
+}
+
+/// `trace_sched_process_exit(task)`: the thread is in no ioctl any more.
+#[raw_tracepoint]
+pub(crate) fn thread_exit(_ctx: RawTracePointContext) -> i32 {
+    if let Some(caller) = watched(Probe::Exit) {
+        let _absent = THREADS.remove(caller.tid);
+    }
+    0
+}
+
+/// `trace_sched_process_fork(parent, child)`: children of watched processes are watched.
+#[raw_tracepoint]
+pub(crate) fn process_fork(ctx: RawTracePointContext) -> i32 {
+    if !filtering() {
+        return 0;
+    }
+    if let Some(caller) = watched(Probe::Fork) {
+        let child = read::tgid(ctx.arg(1));
+        if child != caller.tgid && TARGETS.insert(child, 1, 0).is_err() {
+            lost(Probe::Fork);
+        }
+    }
+    0
+}

@@ -1,0 +1,15 @@
+//! The kernel side: reports facts, judges nothing.
+#![no_std]
+#![no_main]
+
+mod emit;
+mod kprobes;
+mod lifecycle;
+mod maps;
+mod read;
+mod tracepoints;
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

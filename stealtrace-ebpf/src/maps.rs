@@ -1,0 +1,61 @@
+//! Every map and global of the kernel object, and its licence.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{HashMap, PerCpuArray, RingBuf},
+};
+use stealtrace_common::{
+    layout::Layout,
+    probe::{Counter, Probe},
+    vcpu::{ThreadState, VcpuState},
+};
+
+/// Events to user space. User space sets the size before loading.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// vCPUs alive, by `struct kvm_vcpu *`.
+#[map]
+pub(crate) static VCPUS: HashMap<u64, VcpuState> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+
+/// Threads inside (kprobe backend: last seen inside) a vCPU ioctl, by tid.
+#[map]
+pub(crate) static THREADS: HashMap<u32, ThreadState> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+
+/// Processes to watch, by tgid; used if [`FILTER`] is set.
+#[map]
+pub(crate) static TARGETS: HashMap<u32, u8> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+
+/// What each probe did, by [`Probe`].
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(Probe::COUNT, 0);
+
+/// `include/uapi/linux/bpf.h`: allocate entries when needed, not all at load.
+const BPF_F_NO_PREALLOC: u32 = 1;
+
+/// Where this kernel keeps the fields we read. Set by user space before loading.
+#[unsafe(no_mangle)]
+static LAYOUT: Layout = Layout::UNKNOWN;
+
+/// 1: watch only the processes in [`TARGETS`]. Set by user space before loading.
+#[unsafe(no_mangle)]
+static FILTER: u32 = 0;
+
+/// Bare programs may call GPL-only helpers: the object is dual licensed.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// The layout of the running kernel.
+#[inline(always)]
+pub(crate) fn layout() -> Layout {
+    // SAFETY: a valid static; volatile because user space rewrote it after compilation.
+    unsafe { core::ptr::read_volatile(&raw const LAYOUT) }
+}
+
+/// Is the trace limited to [`TARGETS`]?
+#[inline(always)]
+pub(crate) fn filtering() -> bool {
+    // SAFETY: as in `layout`.
+    unsafe { core::ptr::read_volatile(&raw const FILTER) != 0 }
+}

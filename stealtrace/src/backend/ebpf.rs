@@ -1,0 +1,228 @@
+//! The live backend: load the kernel object, tell it the layout and the targets once, attach, drain.
+//! Everything it attaches lives in file descriptors, so the kernel removes it with this process, however that ends.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use anyhow::{Context as _, Result, anyhow};
+use aya::{
+    Ebpf, EbpfLoader, Pod,
+    maps::{HashMap, MapData, PerCpuArray, RingBuf},
+    programs::{KProbe, ProgramError, RawTracePoint},
+};
+use aya_log::EbpfLogger;
+use stealtrace_common::{
+    event::Event,
+    layout::Layout,
+    probe::{Counter, Probe},
+};
+
+use super::{Attachment, BackendKind, ProbeRow, probes};
+use crate::{
+    kernel::KernelFacts,
+    model::{Losses, ProbeLoss},
+};
+
+/// The kernel side, as the build script left it.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("STEALTRACE_OBJECT"));
+
+/// Bytes of the ring: about 55,000 events.
+const RING_BYTES: u32 = 8 << 20;
+
+/// Which processes to watch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Targets {
+    /// All of them.
+    All,
+    /// These.
+    Processes(Vec<u32>),
+    /// This one and its children.
+    Tree(u32),
+}
+
+/// Probes attached to the running kernel; detached when dropped.
+pub struct EbpfBackend {
+    ebpf: Ebpf,
+    ring: RingBuf<MapData>,
+    counters: PerCpuArray<MapData, CounterPod>,
+    attached: Vec<(&'static ProbeRow, &'static str)>,
+    logger: Option<EbpfLogger<&'static dyn log::Log>>,
+    undecodable: u64,
+}
+
+/// `aya::Pod` is a promise about the type; it can only be made for our own.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct LayoutPod(Layout);
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct CounterPod(Counter);
+
+// SAFETY: Layout is repr(C) integers without padding.
+unsafe impl Pod for LayoutPod {}
+// SAFETY: Counter is repr(C) integers without padding.
+unsafe impl Pod for CounterPod {}
+
+impl EbpfBackend {
+    /// Load and attach.
+    ///
+    /// # Errors
+    /// When the kernel has no place for a required probe, or refuses a program; says which.
+    pub fn attach(kind: BackendKind, facts: &KernelFacts, targets: &Targets, verbose: bool) -> Result<Self> {
+        let types = facts.require_traceable()?;
+        let layout = LayoutPod(types.layout(facts.symbols.address("kvm_vcpu_ioctl"))?);
+        let mut ebpf = load(layout, targets)?;
+        let logger = if verbose { Some(EbpfLogger::init(&mut ebpf).context("start the kernel side's log")?) } else { None };
+        let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?;
+        let counters = PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?)?;
+        watch(&mut ebpf, targets)?;
+        let attached = attach_all(&mut ebpf, kind, facts, targets)?;
+        Ok(Self { ebpf, ring, counters, attached, logger, undecodable: 0 })
+    }
+
+    /// Hand over up to `limit` events while `each` takes them; true if the ring is empty then.
+    pub fn drain(&mut self, limit: usize, mut each: impl FnMut(&Event) -> bool) -> bool {
+        if let Some(logger) = &mut self.logger {
+            logger.flush();
+        }
+        for _ in 0..limit {
+            let Some(item) = self.ring.next() else {
+                return true;
+            };
+            match Event::decode(&item) {
+                Ok(event) if each(&event) => {}
+                Ok(_) => return false,
+                Err(_) => self.undecodable += 1,
+            }
+        }
+        false
+    }
+
+    /// Remove every probe; what is in the ring stays there to be drained.
+    pub fn detach(&mut self) {
+        let names: Vec<_> = self.attached.iter().map(|(row, _)| row.program).collect();
+        for name in names {
+            // Dropping a program's links removes them; a program without links is inert.
+            match self.ebpf.program_mut(name) {
+                Some(aya::programs::Program::KProbe(program)) => drop(program.unload()),
+                Some(aya::programs::Program::RawTracePoint(program)) => drop(program.unload()),
+                _ => {}
+            }
+        }
+    }
+
+    /// What was missed so far.
+    ///
+    /// # Errors
+    /// When the kernel does not let us read the counters.
+    pub fn losses(&self) -> Result<Losses> {
+        let probes = self.attached.iter().map(|(row, target)| self.loss(row.probe, target)).collect::<Result<_>>()?;
+        Ok(Losses { probes, undecodable: self.undecodable })
+    }
+
+    fn loss(&self, probe: Probe, target: &str) -> Result<ProbeLoss> {
+        let per_cpu = self.counters.get(&(probe as u32), 0).context("read the probes' counters")?;
+        let sum = |of: fn(&Counter) -> u64| per_cpu.iter().map(|pod| of(&pod.0)).sum();
+        Ok(ProbeLoss {
+            probe: target.to_owned(),
+            hits: sum(|counter| counter.hits),
+            emitted: sum(|counter| counter.emitted),
+            lost: sum(|counter| counter.lost),
+            lost_by_cpu: per_cpu.iter().map(|pod| pod.0.lost).enumerate().filter(|(_, lost)| *lost > 0).collect(),
+        })
+    }
+}
+
+impl AsFd for EbpfBackend {
+    /// Readable when there are events.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
+    }
+}
+
+fn load(layout: LayoutPod, targets: &Targets) -> Result<Ebpf> {
+    allow_locked_memory();
+    let filter = u32::from(*targets != Targets::All);
+    EbpfLoader::new()
+        .override_global("LAYOUT", &layout, true)
+        .override_global("FILTER", &filter, true)
+        .map_max_entries("EVENTS", RING_BYTES)
+        .load(OBJECT)
+        .map_err(|error| anyhow!(error))
+        .context("load the kernel side")
+}
+
+fn take(ebpf: &mut Ebpf, map: &str) -> Result<aya::maps::Map> {
+    ebpf.take_map(map).with_context(|| format!("the kernel side has no map {map}"))
+}
+
+fn watch(ebpf: &mut Ebpf, targets: &Targets) -> Result<()> {
+    let map = ebpf.map_mut("TARGETS").context("the kernel side has no map TARGETS")?;
+    let mut map: HashMap<_, u32, u8> = HashMap::try_from(map)?;
+    let pids = match targets {
+        Targets::All => &[][..],
+        Targets::Processes(pids) => pids,
+        Targets::Tree(pid) => std::slice::from_ref(pid),
+    };
+    for pid in pids {
+        map.insert(pid, 1, 0).with_context(|| format!("watch process {pid}"))?;
+    }
+    Ok(())
+}
+
+fn attach_all(
+    ebpf: &mut Ebpf,
+    kind: BackendKind,
+    facts: &KernelFacts,
+    targets: &Targets,
+) -> Result<Vec<(&'static ProbeRow, &'static str)>> {
+    let follows = matches!(targets, Targets::Tree(_));
+    let mut attached = Vec::new();
+    for row in probes(kind).filter(|row| row.probe != Probe::Fork || follows) {
+        match row.target(facts) {
+            Ok(target) => {
+                attach_one(ebpf, row, target)?;
+                attached.push((row, target));
+            }
+            Err(reason) if row.required => return Err(anyhow!(reason)),
+            Err(reason) => log::info!("without {}: {reason}", row.label()),
+        }
+    }
+    Ok(attached)
+}
+
+fn attach_one(ebpf: &mut Ebpf, row: &ProbeRow, target: &str) -> Result<()> {
+    let program = ebpf.program_mut(row.program).with_context(|| format!("the kernel side has no program {}", row.program))?;
+    match row.attachment {
+        Attachment::Function(_) => {
+            let kprobe: &mut KProbe = program.try_into()?;
+            kprobe.load().map_err(|error| refused(row, &error))?;
+            kprobe.attach(target, 0).with_context(|| format!("attach kprobe to {target}"))?;
+        }
+        Attachment::RawTracepoint(_) => {
+            let tracepoint: &mut RawTracePoint = program.try_into()?;
+            tracepoint.load().map_err(|error| refused(row, &error))?;
+            tracepoint.attach(target).with_context(|| format!("attach to raw tracepoint {target}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The kernel's reason in one line; the verifier's whole log is for `-v`.
+fn refused(row: &ProbeRow, error: &ProgramError) -> anyhow::Error {
+    log::debug!("{error}");
+    let reason = match error {
+        ProgramError::LoadError { io_error, .. } => io_error.to_string(),
+        other => other.to_string().lines().next().unwrap_or_default().to_owned(),
+    };
+    anyhow!("the kernel refused program {}: {reason}; -v shows the verifier's log", row.program)
+}
+
+/// Before Linux 5.11 maps count as locked memory, whose default limit is too low. Later kernels do not care.
+fn allow_locked_memory() {
+    let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: a valid pointer to a valid struct, read only.
+    let result = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) };
+    if result != 0 {
+        log::debug!("cannot raise RLIMIT_MEMLOCK; needed before Linux 5.11 only");
+    }
+}

@@ -1,0 +1,32 @@
+//! Where events come from. The only place that names aya.
+
+mod ebpf;
+mod table;
+
+pub use ebpf::{EbpfBackend, Targets};
+pub use table::{Attachment, BackendKind, ProbeRow, probes};
+
+use anyhow::{Result, bail};
+
+use crate::kernel::KernelFacts;
+
+/// The backend a user asked for, or the better usable one.
+///
+/// # Errors
+/// When it is not usable, with the first reason.
+pub fn choose(wanted: Option<BackendKind>, facts: &KernelFacts) -> Result<BackendKind> {
+    let problem = |kind: BackendKind| kind.problem(facts);
+    match wanted {
+        Some(kind) => match problem(kind) {
+            None => Ok(kind),
+            Some(reason) => bail!("the {kind} backend is not usable: {reason}"),
+        },
+        None => match (problem(BackendKind::Kprobe), problem(BackendKind::Tracepoint)) {
+            (None, _) => Ok(BackendKind::Kprobe),
+            (_, None) => Ok(BackendKind::Tracepoint),
+            (Some(kprobe), Some(tracepoint)) => {
+                bail!("no backend is usable: kprobe: {kprobe}; tracepoint: {tracepoint}")
+            }
+        },
+    }
+}

@@ -1,0 +1,143 @@
+//! The probe table: per probe its program, what it attaches to by preference, and whether a trace can do without.
+//! To add a probe: write its program, add its row.
+
+use std::fmt;
+
+use clap::ValueEnum;
+use stealtrace_common::probe::Probe;
+
+use crate::kernel::KernelFacts;
+
+/// A way to see what KVM does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BackendKind {
+    /// Kprobes on KVM's functions: every load, every update.
+    Kprobe,
+    /// Raw tracepoints on system calls: works without kprobes, sees an update when its ioctl returns.
+    Tracepoint,
+}
+
+/// What a program is attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attachment {
+    /// The entry of the first of these functions that exists.
+    Function(&'static [&'static str]),
+    /// A raw tracepoint.
+    RawTracepoint(&'static str),
+}
+
+/// One row of the probe table.
+#[derive(Clone, Copy, Debug)]
+pub struct ProbeRow {
+    /// Its number, for the counters.
+    pub probe: Probe,
+    /// Name of the program in the kernel object.
+    pub program: &'static str,
+    /// What it attaches to.
+    pub attachment: Attachment,
+    /// Can a trace not do without?
+    pub required: bool,
+    /// What it is for.
+    pub purpose: &'static str,
+}
+
+const KPROBES: &[ProbeRow] = &[
+    function(Probe::VcpuIoctl, "vcpu_ioctl", &["kvm_vcpu_ioctl"], "who issues which vCPU ioctl"),
+    function(Probe::VcpuLoad, "vcpu_load", &["kvm_arch_vcpu_load"], "last_steal before"),
+    function(Probe::VcpuPut, "vcpu_put", &["kvm_arch_vcpu_put"], "last_steal and guest steal after"),
+    function(Probe::SetMsr, "set_msr", &["kvm_set_msr_common"], "writes of the steal MSR"),
+    function(Probe::VcpuCreate, "vcpu_create", &["kvm_arch_vcpu_create"], "a new vCPU, perhaps at an old address"),
+    function(Probe::VcpuDestroy, "vcpu_destroy", &["kvm_arch_vcpu_destroy"], "its end"),
+    ProbeRow {
+        required: false, // without it the delta is what changed between load and put
+        ..function(
+            Probe::StealUpdate,
+            "steal_update",
+            &["accumulate_steal_time", "record_steal_time"],
+            "guest steal right before KVM's write",
+        )
+    },
+];
+
+const TRACEPOINTS: &[ProbeRow] = &[
+    tracepoint(Probe::SysEnter, "sys_enter", "sys_enter", "what is true before a vCPU ioctl"),
+    tracepoint(Probe::SysExit, "sys_exit", "sys_exit", "what changed during it"),
+];
+
+const COMMON: &[ProbeRow] = &[
+    tracepoint(Probe::Fork, "process_fork", "sched_process_fork", "children of a traced command"),
+    tracepoint(Probe::Exit, "thread_exit", "sched_process_exit", "threads that end inside an ioctl"),
+];
+
+/// Every probe of a backend.
+pub fn probes(kind: BackendKind) -> impl Iterator<Item = &'static ProbeRow> {
+    match kind {
+        BackendKind::Kprobe => KPROBES,
+        BackendKind::Tracepoint => TRACEPOINTS,
+    }
+    .iter()
+    .chain(COMMON)
+}
+
+const fn function(
+    probe: Probe,
+    program: &'static str,
+    symbols: &'static [&'static str],
+    purpose: &'static str,
+) -> ProbeRow {
+    ProbeRow { probe, program, attachment: Attachment::Function(symbols), required: true, purpose }
+}
+
+const fn tracepoint(probe: Probe, program: &'static str, name: &'static str, purpose: &'static str) -> ProbeRow {
+    ProbeRow { probe, program, attachment: Attachment::RawTracepoint(name), required: true, purpose }
+}
+
+impl ProbeRow {
+    /// The name it attaches to on this kernel, or why it cannot.
+    ///
+    /// # Errors
+    /// The reason, as a phrase.
+    pub fn target(&self, facts: &KernelFacts) -> Result<&'static str, String> {
+        match self.attachment {
+            Attachment::RawTracepoint(name) => Ok(name),
+            Attachment::Function(_) if !facts.kprobes => Err("this kernel has no kprobes".to_owned()),
+            Attachment::Function(symbols) => symbols
+                .iter()
+                .find(|symbol| facts.symbols.has(symbol))
+                .copied()
+                .ok_or_else(|| format!("no function {} in this kernel (inlined or absent)", symbols.join(" or "))),
+        }
+    }
+
+    /// What it attaches to where it can.
+    #[must_use]
+    pub fn label(&self) -> String {
+        match self.attachment {
+            Attachment::Function(symbols) => symbols.join(" | "),
+            Attachment::RawTracepoint(name) => name.to_owned(),
+        }
+    }
+}
+
+impl BackendKind {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Kprobe, Self::Tracepoint];
+
+    /// Why this backend cannot be used here, if so.
+    #[must_use]
+    pub fn problem(self, facts: &KernelFacts) -> Option<String> {
+        if self == Self::Tracepoint && facts.symbols.address("kvm_vcpu_ioctl").is_none() {
+            return Some("the address of kvm_vcpu_ioctl is not in /proc/kallsyms".to_owned());
+        }
+        probes(self).filter(|row| row.required).find_map(|row| row.target(facts).err())
+    }
+}
+
+impl fmt::Display for BackendKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Kprobe => "kprobe",
+            Self::Tracepoint => "tracepoint",
+        })
+    }
+}

@@ -1,0 +1,148 @@
+//! Engine: knows every vCPU, lets every rule judge every event, folds repetition, keeps the count for the summary.
+
+use std::collections::{BTreeMap, HashMap};
+
+use stealtrace_common::event::{Event, EventKind};
+
+use super::{Case, RULES};
+use crate::model::{Finding, Severity, Summary, Thread, Vcpu, VcpuKey, VcpuSummary};
+
+/// Repetition is the same rule about the same vCPU, caller and ioctl.
+type Fold = (&'static str, VcpuKey, Thread, u32);
+
+/// What was said of a fold so far.
+#[derive(Default)]
+struct Said {
+    count: u64,
+    worst: Option<Severity>,
+}
+
+/// What the rules say about one event.
+#[derive(Default)]
+pub struct Judgement {
+    /// Did any rule fire?
+    pub anomalous: bool,
+    /// The findings worth telling, repetitions left out.
+    pub told: Vec<Finding>,
+}
+
+/// Judges events one by one, in the order in which they happened.
+#[derive(Default)]
+pub struct Engine {
+    vcpus: BTreeMap<VcpuKey, Vcpu>,
+    order: Vec<VcpuKey>,
+    said: HashMap<Fold, Said>,
+    findings: BTreeMap<(&'static str, Severity), u64>,
+    events: u64,
+}
+
+impl Engine {
+    /// Judge an event.
+    pub fn judge(&mut self, event: &Event) -> Judgement {
+        let Some(kind) = EventKind::from_u32(event.kind) else {
+            return Judgement::default(); // Event::decode lets no other through
+        };
+        self.events += 1;
+        let key = VcpuKey::of(event);
+        let vcpu = self.vcpus.entry(key).or_insert_with(|| {
+            self.order.push(key);
+            Vcpu::first_seen(event)
+        });
+        let found: Vec<Finding> =
+            RULES.iter().filter_map(|rule| (rule.judge)(Case { vcpu, event, kind })).collect();
+        vcpu.findings += found.len() as u64;
+        vcpu.learn(kind, event);
+        Judgement {
+            anomalous: !found.is_empty(),
+            told: found.into_iter().filter_map(|finding| self.fold(key, finding)).collect(),
+        }
+    }
+
+    /// The finding, unless it only repeats one that was told before.
+    fn fold(&mut self, key: VcpuKey, mut finding: Finding) -> Option<Finding> {
+        *self.findings.entry((finding.rule, finding.severity)).or_default() += 1;
+        let said = self.said.entry((finding.rule, key, finding.caller.clone(), finding.ioctl)).or_default();
+        said.count += 1;
+        finding.count = said.count;
+        let worse = said.worst.is_none_or(|worst| finding.severity > worst);
+        said.worst = said.worst.max(Some(finding.severity));
+        worse.then_some(finding)
+    }
+
+    /// What was seen and found so far; the caller adds duration, backend and losses.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        Summary {
+            events: self.events,
+            vcpus: self.order.iter().filter_map(|key| self.vcpus.get(key)).map(summarize).collect(),
+            findings: self.findings.clone(),
+            ..Summary::default()
+        }
+    }
+}
+
+fn summarize(vcpu: &Vcpu) -> VcpuSummary {
+    let mut ioctls = BTreeMap::new();
+    for ((thread, _), count) in &vcpu.ioctls {
+        *ioctls.entry(thread.clone()).or_default() += count;
+    }
+    VcpuSummary {
+        name: vcpu.name,
+        creator: vcpu.creator.clone(),
+        runner: vcpu.runner.clone(),
+        ioctls,
+        updates: vcpu.updates,
+        findings: vcpu.findings,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use stealtrace_common::kvm::KVM_RUN;
+
+    use super::Engine;
+    use crate::{detect::testing::{Script, GET_LAPIC}, model::Severity};
+
+    #[test]
+    fn repetition_is_told_once_and_counted() {
+        let mut engine = Engine::default();
+        let mut script = Script::new();
+        let events = [
+            script.created(1),
+            script.ioctl(1, KVM_RUN),
+            script.ioctl(2, GET_LAPIC),
+            script.ioctl(2, GET_LAPIC),
+            script.ioctl(2, GET_LAPIC),
+        ];
+        let told: Vec<_> = events.iter().flat_map(|event| engine.judge(event).told).collect();
+        assert_eq!(told.len(), 1);
+        assert_eq!(engine.summary().findings[&("cross-thread-ioctl", Severity::Warning)], 3);
+    }
+
+    #[test]
+    fn a_repetition_that_is_worse_is_told_again() {
+        let mut engine = Engine::default();
+        let mut script = Script::new();
+        let events =
+            [script.created(1), script.ioctl(2, GET_LAPIC), script.ioctl(1, KVM_RUN), script.ioctl(2, GET_LAPIC)];
+        let told: Vec<_> = events.iter().flat_map(|event| engine.judge(event).told).map(|f| f.severity).collect();
+        assert_eq!(told, [Severity::Notice, Severity::Warning]);
+    }
+
+    #[test]
+    fn a_reused_address_is_a_new_vcpu() {
+        let mut engine = Engine::default();
+        let mut first = Script::new();
+        let mut second = Script::with_generation(2);
+        let events = [
+            first.created(1),
+            first.ioctl(1, KVM_RUN),
+            first.destroyed(1),
+            second.created(9),
+            second.ioctl(9, KVM_RUN),
+            second.ioctl(9, GET_LAPIC),
+        ];
+        assert!(events.iter().all(|event| !engine.judge(event).anomalous));
+        assert_eq!(engine.summary().vcpus.len(), 2);
+    }
+}

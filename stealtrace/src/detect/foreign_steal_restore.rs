@@ -1,0 +1,122 @@
+//! The steal MSR enabled from the host side by a thread that is not the one that runs the vCPU.
+//! With no runner yet, the first KVM_RUN decides who that is.
+
+use stealtrace_common::{
+    event::{EventKind, HOST_INITIATED},
+    kvm::{self, KVM_RUN},
+};
+
+use super::{Case, Rule};
+use crate::model::{Finding, Restore, Severity, Thread, Value, Vcpu};
+
+pub(crate) const RULE: Rule = Rule { id: "foreign-steal-restore", judge };
+
+fn judge(case: Case<'_>) -> Option<Finding> {
+    match case.kind {
+        EventKind::MsrWrite => restored_under_a_runner(case),
+        EventKind::Ioctl if case.event.ioctl == KVM_RUN => first_run_after_restore(case),
+        _ => None,
+    }
+}
+
+fn restored_under_a_runner(case: Case<'_>) -> Option<Finding> {
+    let Case { vcpu, event, .. } = case;
+    let runner = vcpu.runner.as_ref()?;
+    if !event.has(HOST_INITIATED) || !kvm::msr_enabled(event.msr_val) || runner.tid == event.caller_tid {
+        return None;
+    }
+    let restore = Restore::from_event(event);
+    let severity = if restore.copied() { Severity::Error } else { Severity::Warning };
+    Some(finding(case, severity, &restore, runner))
+}
+
+fn first_run_after_restore(case: Case<'_>) -> Option<Finding> {
+    let Case { vcpu, event, .. } = case;
+    let restore = vcpu.unrun_restore.as_ref()?;
+    let runner = Thread::caller(event);
+    if vcpu.runner.is_some() || restore.by.tid == runner.tid {
+        return None;
+    }
+    Some(finding(case, severity_before_first_run(vcpu, restore), restore, &runner))
+}
+
+/// VMMs that configure every vCPU on one thread before any runs are ordinary, and harmless unless the kernel copies.
+fn severity_before_first_run(vcpu: &Vcpu, restore: &Restore) -> Severity {
+    let by_creator = vcpu.creator.as_ref().is_some_and(|creator| creator.tid == restore.by.tid);
+    match (restore.copied(), by_creator) {
+        (true, _) => Severity::Error,
+        (false, true) => Severity::Notice,
+        (false, false) => Severity::Warning,
+    }
+}
+
+fn finding(case: Case<'_>, severity: Severity, restore: &Restore, runner: &Thread) -> Finding {
+    let effect = if restore.copied() {
+        "the kernel copied its run_delay into last_steal"
+    } else {
+        "the kernel left last_steal alone"
+    };
+    let what = format!("steal MSR restored by {} on a vCPU that {runner} runs; {effect}", restore.by);
+    Finding::new(RULE.id, severity, case.vcpu, case.event, what)
+        .with("restorer", Value::Thread(restore.by.clone()))
+        .with("runner", Value::Thread(runner.clone()))
+        .with("restorer_run_delay", Value::Ns(restore.run_delay_ns))
+        .with("last_steal_before", Value::Ns(restore.last_steal_before_ns))
+        .with("last_steal_after", Value::Ns(restore.last_steal_after_ns))
+}
+
+#[cfg(test)]
+mod tests {
+    use stealtrace_common::kvm::KVM_RUN;
+
+    use super::RULE;
+    use crate::{
+        detect::testing::{Script, judge},
+        model::Severity,
+    };
+
+    #[test]
+    fn under_a_runner_it_is_a_warning() {
+        let mut s = Script::new();
+        let finding = judge(&RULE, &[s.ioctl(1, KVM_RUN), s.restore(2, 500, (0, 0))]);
+        assert_eq!(finding.map(|f| f.severity), Some(Severity::Warning));
+    }
+
+    #[test]
+    fn a_copied_run_delay_is_an_error() {
+        let mut s = Script::new();
+        let finding = judge(&RULE, &[s.ioctl(1, KVM_RUN), s.restore(2, 500, (0, 500))]);
+        assert_eq!(finding.map(|f| f.severity), Some(Severity::Error));
+    }
+
+    #[test]
+    fn before_the_first_run_it_waits_for_the_runner() {
+        let mut s = Script::new();
+        assert!(judge(&RULE, &[s.created(1), s.restore(2, 500, (0, 500))]).is_none());
+        let mut s = Script::new();
+        let finding = judge(&RULE, &[s.created(1), s.restore(2, 500, (0, 500)), s.ioctl(1, KVM_RUN)]);
+        assert_eq!(finding.map(|f| f.severity), Some(Severity::Error));
+    }
+
+    #[test]
+    fn by_a_third_thread_before_the_first_run_it_is_a_warning() {
+        let mut s = Script::new();
+        let finding = judge(&RULE, &[s.created(1), s.restore(2, 500, (0, 0)), s.ioctl(1, KVM_RUN)]);
+        assert_eq!(finding.map(|f| f.severity), Some(Severity::Warning));
+    }
+
+    #[test]
+    fn a_vmm_that_configures_then_starts_gets_a_notice() {
+        let mut s = Script::new();
+        let finding = judge(&RULE, &[s.created(1), s.restore(1, 500, (0, 0)), s.ioctl(2, KVM_RUN)]);
+        assert_eq!(finding.map(|f| f.severity), Some(Severity::Notice));
+    }
+
+    #[test]
+    fn by_the_runner_itself_it_is_fine() {
+        let mut s = Script::new();
+        assert!(judge(&RULE, &[s.ioctl(1, KVM_RUN), s.restore(1, 500, (0, 500))]).is_none());
+        let mut s = Script::new();
+        assert!(judge(&RULE, &[s.created(1), s.restore(1, 500, (0, 500)), s.ioctl(1, KVM_RUN)]).is_none());
+    }
+}

@@ -1,0 +1,56 @@
+//! KVM's own update lowered the guest's counter although no negative delta was seen.
+//! With a negative delta it is evidence of steal-underflow.
+
+use stealtrace_common::{
+    event::{EventKind, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN},
+    steal::StealDelta,
+};
+
+use super::{Case, Rule};
+use crate::model::{Finding, Severity, Thread, Value};
+
+pub(crate) const RULE: Rule = Rule { id: "steal-backwards", judge };
+
+fn judge(case: Case<'_>) -> Option<Finding> {
+    let Case { vcpu, event, kind } = case;
+    if kind != EventKind::Update || !event.has(STEAL_BEFORE_KNOWN | STEAL_AFTER_KNOWN) {
+        return None;
+    }
+    let delta = StealDelta::between(event.last_steal_before_ns, event.run_delay_ns);
+    let growth = StealDelta::between(event.steal_before_ns, event.steal_after_ns);
+    if delta.is_underflow() || !growth.is_underflow() {
+        return None;
+    }
+    let what = format!("KVM's update in {} lowered the guest's steal", Thread::caller(event));
+    Some(
+        Finding::new(RULE.id, Severity::Error, vcpu, event, what)
+            .with("delta", Value::SignedNs(delta.signed_ns()))
+            .with("steal_before", Value::Ns(event.steal_before_ns))
+            .with("steal_after", Value::Ns(event.steal_after_ns)),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::RULE;
+    use crate::detect::testing::{Script, judge};
+
+    #[test]
+    fn a_lowered_counter_without_a_negative_delta_fires() {
+        let mut s = Script::enabled();
+        assert!(judge(&RULE, &[s.update(1, 900, 800, (1000, 999))]).is_some());
+    }
+
+    #[test]
+    fn with_a_negative_delta_it_is_the_underflows_evidence() {
+        let mut s = Script::enabled();
+        assert!(judge(&RULE, &[s.update(1, 100, 900, (1000, 200))]).is_none());
+    }
+
+    #[test]
+    fn growth_and_a_poisoned_counter_that_catches_up_are_silent() {
+        let mut s = Script::enabled();
+        assert!(judge(&RULE, &[s.update(1, 900, 800, (1000, 1100))]).is_none());
+        assert!(judge(&RULE, &[s.update(1, 900, 800, (u64::MAX - 10, 89))]).is_none());
+    }
+}

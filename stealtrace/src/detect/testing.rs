@@ -1,0 +1,99 @@
+//! Events for tests, as short to write as they are to read.
+
+use stealtrace_common::{
+    event::{Event, EventKind, HOST_INITIATED, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN},
+    kvm::{KVM_RUN, KVM_SET_MSRS},
+};
+
+use super::{Case, Rule};
+use crate::model::{Finding, Vcpu};
+
+pub(crate) const GET_LAPIC: u32 = 0x8400_ae8e;
+pub(crate) const MSR_ON: u64 = 0x1000 | 1;
+
+/// Makes the events of one vCPU, each a microsecond after the one before.
+pub(crate) struct Script {
+    generation: u64,
+    time_ns: u64,
+    msr_val: u64,
+}
+
+impl Script {
+    pub(crate) fn new() -> Self {
+        Self::with_generation(1)
+    }
+
+    pub(crate) fn with_generation(generation: u64) -> Self {
+        Self { generation, time_ns: 0, msr_val: 0 }
+    }
+
+    pub(crate) fn enabled() -> Self {
+        Self { msr_val: MSR_ON, ..Self::new() }
+    }
+
+    fn event(&mut self, kind: EventKind, tid: u32, ioctl: u32) -> Event {
+        self.time_ns += 1000;
+        Event {
+            time_ns: self.time_ns,
+            vcpu: 0xffff_8880_0000_0000,
+            generation: self.generation,
+            kind: kind as u32,
+            vm_tgid: 100,
+            caller_tgid: 100,
+            caller_tid: tid,
+            ioctl,
+            msr_before: self.msr_val,
+            msr_val: self.msr_val,
+            comm: *b"qemu\0\0\0\0\0\0\0\0\0\0\0\0",
+            ..Event::default()
+        }
+    }
+
+    pub(crate) fn created(&mut self, tid: u32) -> Event {
+        self.event(EventKind::Created, tid, 0)
+    }
+
+    pub(crate) fn destroyed(&mut self, tid: u32) -> Event {
+        self.event(EventKind::Destroyed, tid, 0)
+    }
+
+    pub(crate) fn ioctl(&mut self, tid: u32, ioctl: u32) -> Event {
+        self.event(EventKind::Ioctl, tid, ioctl)
+    }
+
+    /// The VMM enables the MSR; the kernel leaves `last_steal` at `after`.
+    pub(crate) fn restore(&mut self, tid: u32, run_delay_ns: u64, last_steal: (u64, u64)) -> Event {
+        self.msr_val = MSR_ON;
+        Event {
+            run_delay_ns,
+            last_steal_before_ns: last_steal.0,
+            last_steal_after_ns: last_steal.1,
+            flags: HOST_INITIATED,
+            ..self.event(EventKind::MsrWrite, tid, KVM_SET_MSRS)
+        }
+    }
+
+    /// KVM consumes `run_delay_ns - last_steal_ns`; the guest's counter goes from `steal.0` to `steal.1`.
+    pub(crate) fn update(&mut self, tid: u32, run_delay_ns: u64, last_steal_ns: u64, steal: (u64, u64)) -> Event {
+        Event {
+            run_delay_ns,
+            last_steal_before_ns: last_steal_ns,
+            last_steal_after_ns: run_delay_ns,
+            steal_before_ns: steal.0,
+            steal_after_ns: steal.1,
+            version_after: 2,
+            flags: STEAL_BEFORE_KNOWN | STEAL_AFTER_KNOWN,
+            ..self.event(EventKind::Update, tid, KVM_RUN)
+        }
+    }
+}
+
+/// What one rule says about the last of these events, after the others have been learned.
+pub(crate) fn judge(rule: &Rule, events: &[Event]) -> Option<Finding> {
+    let (last, earlier) = events.split_last()?;
+    let mut vcpu = Vcpu::first_seen(&events[0]);
+    for event in earlier {
+        vcpu.learn(EventKind::from_u32(event.kind)?, event);
+    }
+    (rule.judge)(Case { vcpu: &vcpu, event: last, kind: EventKind::from_u32(last.kind)? })
+}

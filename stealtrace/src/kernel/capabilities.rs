@@ -1,0 +1,84 @@
+//! Which privileges tracing needs and this process lacks.
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+
+/// A capability tracing needs (`include/uapi/linux/capability.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Capability {
+    /// Load programs and maps.
+    Bpf,
+    /// Attach probes and read kernel memory.
+    Perfmon,
+    /// See kernel addresses in /proc/kallsyms.
+    Syslog,
+}
+
+const ALL: [Capability; 3] = [Capability::Bpf, Capability::Perfmon, Capability::Syslog];
+const CAP_SYS_ADMIN: u32 = 21;
+
+impl Capability {
+    /// Its name in capabilities(7).
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bpf => "CAP_BPF",
+            Self::Perfmon => "CAP_PERFMON",
+            Self::Syslog => "CAP_SYSLOG",
+        }
+    }
+
+    const fn bit(self) -> u32 {
+        match self {
+            Self::Bpf => 39,
+            Self::Perfmon => 38,
+            Self::Syslog => 34,
+        }
+    }
+}
+
+/// What this process lacks for tracing. CAP_SYS_ADMIN stands in for all.
+///
+/// # Errors
+/// When /proc/self/status cannot be read.
+pub fn missing_capabilities() -> Result<Vec<Capability>> {
+    let status = fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
+    let effective = effective(&status).context("no CapEff in /proc/self/status")?;
+    Ok(missing(effective))
+}
+
+fn effective(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(line.trim(), 16).ok()
+}
+
+fn missing(effective: u64) -> Vec<Capability> {
+    let holds = |bit: u32| effective & (1 << bit) != 0;
+    ALL.into_iter().filter(|capability| !holds(capability.bit()) && !holds(CAP_SYS_ADMIN)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Capability, effective, missing};
+
+    #[test]
+    fn root_lacks_nothing() {
+        assert_eq!(missing(0x1ff_ffff_ffff), []);
+    }
+
+    #[test]
+    fn an_ordinary_user_lacks_everything() {
+        assert_eq!(missing(0), [Capability::Bpf, Capability::Perfmon, Capability::Syslog]);
+    }
+
+    #[test]
+    fn sys_admin_stands_in() {
+        assert_eq!(missing(1 << 21), []);
+    }
+
+    #[test]
+    fn the_effective_set_is_read() {
+        assert_eq!(effective("CapPrm:\t01\nCapEff:\t00000080\n"), Some(0x80));
+    }
+}

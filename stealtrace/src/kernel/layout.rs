@@ -1,0 +1,150 @@
+//! Where this kernel keeps the fields the probes read: Layout, from BTF, by member path, sizes checked.
+//! A required field that is missing is an error that names it; an optional one is ABSENT.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use btf_rs::{Btf, BtfType, Member, Type};
+use stealtrace_common::layout::{ABSENT, Layout};
+
+/// BTF of the kernel image.
+pub const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
+/// BTF of kvm where it is a module.
+pub const KVM_BTF: &str = "/sys/kernel/btf/kvm";
+
+/// Type information of the running kernel and, where kvm is a module, of kvm.
+pub struct KernelTypes(Btf);
+
+impl KernelTypes {
+    /// Read it from /sys/kernel/btf.
+    ///
+    /// # Errors
+    /// When the kernel carries none, or it cannot be parsed.
+    pub fn read() -> Result<Self> {
+        let vmlinux = Btf::from_file(VMLINUX_BTF)
+            .with_context(|| format!("read {VMLINUX_BTF} (needs a kernel built with CONFIG_DEBUG_INFO_BTF)"))?;
+        if !Path::new(KVM_BTF).exists() {
+            return Ok(Self(vmlinux));
+        }
+        let kvm = Btf::from_split_file(KVM_BTF, &vmlinux).with_context(|| format!("read {KVM_BTF}"))?;
+        Ok(Self(kvm))
+    }
+
+    /// The layout of everything the probes read.
+    ///
+    /// # Errors
+    /// Names the first required field this kernel lacks or keeps in another size.
+    pub fn layout(&self, kvm_vcpu_ioctl: Option<u64>) -> Result<Layout> {
+        let gpa = self.optional("kvm_vcpu", "arch.st.cache.gpa", 8)?;
+        let hva = self.optional("kvm_vcpu", "arch.st.cache.hva", 8)?;
+        Ok(Layout {
+            task_run_delay: self.required("task_struct", "sched_info.run_delay", 8)?,
+            task_tgid: self.required("task_struct", "tgid", 4)?,
+            task_files: self.required("task_struct", "files", 8)?,
+            files_fdt: self.required("files_struct", "fdt", 8)?,
+            fdtable_max_fds: self.required("fdtable", "max_fds", 4)?,
+            fdtable_fd: self.required("fdtable", "fd", 8)?,
+            file_f_op: self.required("file", "f_op", 8)?,
+            file_private_data: self.required("file", "private_data", 8)?,
+            fops_unlocked_ioctl: self.required("file_operations", "unlocked_ioctl", 8)?,
+            vcpu_kvm: self.required("kvm_vcpu", "kvm", 8)?,
+            vcpu_id: self.required("kvm_vcpu", "vcpu_id", 4)?,
+            vcpu_mutex_owner: self.required("kvm_vcpu", "mutex.owner", 8)?,
+            vcpu_msr_val: self.required("kvm_vcpu", "arch.st.msr_val", 8)?,
+            vcpu_last_steal: self.required("kvm_vcpu", "arch.st.last_steal", 8)?,
+            vcpu_cache_gpa: gpa.filter(|_| hva.is_some()).unwrap_or(ABSENT),
+            vcpu_cache_hva: hva.filter(|_| gpa.is_some()).unwrap_or(ABSENT),
+            msr_index: self.required("msr_data", "index", 4)?,
+            msr_data: self.required("msr_data", "data", 8)?,
+            msr_host_initiated: self.required("msr_data", "host_initiated", 1)?,
+            reserved: 0,
+            kvm_vcpu_ioctl: kvm_vcpu_ioctl.unwrap_or(0),
+        })
+    }
+
+    /// Does this structure have a member at this path?
+    #[must_use]
+    pub fn has(&self, structure: &str, path: &str) -> bool {
+        matches!(self.find(structure, path), Ok(Some(_)))
+    }
+
+    fn required(&self, structure: &str, path: &str, size: usize) -> Result<u32> {
+        self.optional(structure, path, size)?
+            .with_context(|| format!("this kernel has no field {structure}.{path}; stealtrace cannot read it"))
+    }
+
+    fn optional(&self, structure: &str, path: &str, size: usize) -> Result<Option<u32>> {
+        let Some((offset, member)) = self.find(structure, path)? else {
+            return Ok(None);
+        };
+        let found = self.size(&member)?;
+        if found != size {
+            bail!("{structure}.{path} has {found} bytes on this kernel, not {size}");
+        }
+        Ok(Some(offset))
+    }
+
+    /// Byte offset and type of a member.
+    fn find(&self, structure: &str, path: &str) -> Result<Option<(u32, Type)>> {
+        let Some(mut current) = self.structure(structure) else {
+            return Ok(None);
+        };
+        let mut bits = 0;
+        for name in path.split('.') {
+            let Some((member_bits, member)) = self.member(&current, name)? else {
+                return Ok(None);
+            };
+            bits += member_bits;
+            current = self.resolve(&member)?;
+        }
+        Ok(Some((bits / 8, current)))
+    }
+
+    fn structure(&self, name: &str) -> Option<Type> {
+        let types = self.0.resolve_types_by_name(name).ok()?;
+        types.into_iter().find(|candidate| matches!(candidate, Type::Struct(_)))
+    }
+
+    /// A member by name, also inside anonymous members; its offset in bits.
+    fn member(&self, of: &Type, name: &str) -> Result<Option<(u32, Member)>> {
+        let (Type::Struct(fields) | Type::Union(fields)) = of else {
+            return Ok(None);
+        };
+        for member in &fields.members {
+            let member_name = self.0.resolve_name(member)?;
+            if member_name == name {
+                return Ok(Some((member.bit_offset(), member.clone())));
+            }
+            if member_name.is_empty()
+                && let Some((bits, found)) = self.member(&self.resolve(member)?, name)?
+            {
+                return Ok(Some((member.bit_offset() + bits, found)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The type behind typedefs and qualifiers.
+    fn resolve(&self, of: &dyn BtfType) -> Result<Type> {
+        let mut found = self.0.resolve_chained_type(of)?;
+        loop {
+            found = match &found {
+                Type::Typedef(inner) => self.0.resolve_chained_type(inner)?,
+                Type::Const(inner) | Type::Volatile(inner) | Type::Restrict(inner) => {
+                    self.0.resolve_chained_type(inner)?
+                }
+                Type::TypeTag(inner) => self.0.resolve_chained_type(inner)?,
+                _ => return Ok(found),
+            };
+        }
+    }
+
+    fn size(&self, of: &Type) -> Result<usize> {
+        Ok(match of {
+            Type::Int(int) => int.size(),
+            Type::Ptr(_) => size_of::<u64>(),
+            Type::Struct(fields) | Type::Union(fields) => fields.size(),
+            other => bail!("a field of kind {} has no size we know", other.name()),
+        })
+    }
+}

@@ -1,0 +1,145 @@
+//! Read-only facts about the running kernel. Gathers, never judges; what cannot be known is said to be unknown.
+
+mod capabilities;
+mod layout;
+mod symbols;
+
+use std::{fs, path::Path};
+
+use anyhow::{Result, bail};
+
+pub use capabilities::{Capability, missing_capabilities};
+pub use layout::{KVM_BTF, KernelTypes, VMLINUX_BTF};
+pub use symbols::Symbols;
+
+/// How kvm is present.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kvm {
+    /// Part of the kernel image.
+    BuiltIn,
+    /// A loaded module.
+    Module,
+    /// Neither.
+    Absent,
+}
+
+/// Which steal-time code this kernel looks like. Behaviour decides (`stealtrace verify`); fixes are backported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Era {
+    /// 3.1 to 4.5: a delta is accumulated apart (`accum_steal`) and handed to the guest later.
+    Accumulating,
+    /// 4.6 and later: `record_steal_time` subtracts at guest entry.
+    Recording,
+    /// No type information to tell.
+    Unknown,
+}
+
+/// Kernel lockdown (`/sys/kernel/security/lockdown`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lockdown {
+    /// Not locked down.
+    None,
+    /// Nothing may write to the kernel.
+    Integrity,
+    /// Nothing may read from it either: no tracing.
+    Confidentiality,
+    /// securityfs is not mounted or the kernel has no lockdown.
+    Unknown,
+}
+
+/// Everything we know of the running kernel.
+pub struct KernelFacts {
+    /// `uname -r`.
+    pub release: String,
+    /// How kvm is present.
+    pub kvm: Kvm,
+    /// Vendor module (`kvm_intel`, `kvm_amd`, …), if one is there.
+    pub vendor: Option<String>,
+    /// Kernel functions.
+    pub symbols: Symbols,
+    /// Kernel types, or why there are none.
+    pub types: Result<KernelTypes>,
+    /// Can kprobes be attached through perf (`CONFIG_KPROBE_EVENTS`)?
+    pub kprobes: bool,
+    /// Lockdown mode.
+    pub lockdown: Lockdown,
+}
+
+impl KernelFacts {
+    /// Look at the running kernel.
+    ///
+    /// # Errors
+    /// When /proc cannot be read.
+    pub fn gather() -> Result<Self> {
+        let symbols = Symbols::read()?;
+        Ok(Self {
+            release: read_trimmed("/proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".to_owned()),
+            kvm: kvm_presence(&symbols),
+            vendor: vendor_module(),
+            types: KernelTypes::read(),
+            kprobes: Path::new("/sys/bus/event_source/devices/kprobe/type").exists(),
+            lockdown: lockdown(),
+            symbols,
+        })
+    }
+
+    /// Which steal-time code this looks like.
+    #[must_use]
+    pub fn era(&self) -> Era {
+        match &self.types {
+            Err(_) => Era::Unknown,
+            Ok(types) if types.has("kvm_vcpu", "arch.st.accum_steal") => Era::Accumulating,
+            Ok(types) if types.has("kvm_vcpu", "arch.st.last_steal") => Era::Recording,
+            Ok(_) => Era::Unknown,
+        }
+    }
+
+    /// The reasons why nothing can be traced here, whatever the backend.
+    ///
+    /// # Errors
+    /// The first reason, and what to do about it.
+    pub fn require_traceable(&self) -> Result<&KernelTypes> {
+        let missing = missing_capabilities()?;
+        if !missing.is_empty() {
+            let names: Vec<_> = missing.iter().map(|capability| capability.name()).collect();
+            bail!("missing privilege: {}; run as root", names.join(", "));
+        }
+        if self.kvm == Kvm::Absent {
+            bail!("kvm is not loaded; run `modprobe kvm_intel` or `modprobe kvm_amd`");
+        }
+        if self.lockdown == Lockdown::Confidentiality {
+            bail!("the kernel is locked down (confidentiality) and refuses tracing; boot with lockdown=integrity or none");
+        }
+        self.types.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))
+    }
+}
+
+fn kvm_presence(symbols: &Symbols) -> Kvm {
+    if !symbols.has("kvm_arch_vcpu_load") {
+        Kvm::Absent
+    } else if Path::new("/sys/module/kvm/initstate").exists() {
+        Kvm::Module
+    } else {
+        Kvm::BuiltIn
+    }
+}
+
+fn vendor_module() -> Option<String> {
+    fs::read_dir("/sys/module")
+        .ok()?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .find(|name| name.starts_with("kvm_"))
+}
+
+fn lockdown() -> Lockdown {
+    match read_trimmed("/sys/kernel/security/lockdown") {
+        Some(text) if text.contains("[confidentiality]") => Lockdown::Confidentiality,
+        Some(text) if text.contains("[integrity]") => Lockdown::Integrity,
+        Some(text) if text.contains("[none]") => Lockdown::None,
+        Some(_) | None => Lockdown::Unknown,
+    }
+}
+
+fn read_trimmed(file: &str) -> Option<String> {
+    fs::read_to_string(file).ok().map(|text| text.trim().to_owned())
+}

@@ -1,0 +1,88 @@
+//! Which kernel functions exist, and where. Reads /proc/kallsyms once; nothing else.
+
+use std::{collections::HashMap, fs};
+
+use anyhow::{Context as _, Result};
+
+/// The symbols that matter to us, by name.
+#[derive(Debug, Default)]
+pub struct Symbols(HashMap<&'static str, u64>);
+
+/// Every symbol somebody in this crate asks for.
+const WANTED: [&str; 9] = [
+    "kvm_vcpu_ioctl",
+    "kvm_arch_vcpu_load",
+    "kvm_arch_vcpu_put",
+    "kvm_set_msr_common",
+    "accumulate_steal_time",
+    "record_steal_time",
+    "kvm_arch_vcpu_create",
+    "kvm_arch_vcpu_destroy",
+    "kvm_init",
+];
+
+impl Symbols {
+    /// The running kernel's symbols.
+    ///
+    /// # Errors
+    /// When /proc/kallsyms cannot be read.
+    pub fn read() -> Result<Self> {
+        let text = fs::read_to_string("/proc/kallsyms").context("read /proc/kallsyms")?;
+        Ok(Self::parse(&text))
+    }
+
+    fn parse(text: &str) -> Self {
+        Self(text.lines().filter_map(parse_line).collect())
+    }
+
+    /// Is there a function of this name that a probe can attach to?
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// Its address; None if there is none or this user may not see addresses (CAP_SYSLOG).
+    #[must_use]
+    pub fn address(&self, name: &str) -> Option<u64> {
+        self.0.get(name).copied().filter(|address| *address != 0)
+    }
+}
+
+/// `ffffffffc0a1b2c0 t record_steal_time  [kvm]`
+fn parse_line(line: &str) -> Option<(&'static str, u64)> {
+    let mut words = line.split_ascii_whitespace();
+    let address = words.next()?;
+    let kind = words.next()?;
+    let name = words.next()?;
+    let wanted = WANTED.iter().find(|wanted| **wanted == name)?;
+    matches!(kind, "t" | "T").then_some((*wanted, u64::from_str_radix(address, 16).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Symbols;
+
+    #[test]
+    fn functions_of_the_kernel_and_of_a_module_are_found() {
+        let symbols = Symbols::parse(
+            "ffffffff8127ca20 t kvm_vcpu_ioctl\nffffffffc0a1b2c0 T kvm_arch_vcpu_load\t[kvm]\ngarbage\n",
+        );
+        assert_eq!(symbols.address("kvm_vcpu_ioctl"), Some(0xffff_ffff_8127_ca20));
+        assert!(symbols.has("kvm_arch_vcpu_load"));
+        assert!(!symbols.has("accumulate_steal_time"));
+    }
+
+    #[test]
+    fn split_off_cold_parts_and_data_are_not_functions() {
+        let symbols = Symbols::parse("ffffffff8120152f t record_steal_time.cold\nffffffff81000000 d kvm_init\n");
+        assert!(!symbols.has("record_steal_time"));
+        assert!(!symbols.has("kvm_init"));
+    }
+
+    #[test]
+    fn hidden_addresses_are_no_addresses() {
+        let symbols = Symbols::parse("0000000000000000 t kvm_vcpu_ioctl\n");
+        assert!(symbols.has("kvm_vcpu_ioctl"));
+        assert_eq!(symbols.address("kvm_vcpu_ioctl"), None);
+    }
+}

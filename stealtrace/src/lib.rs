@@ -1,0 +1,14 @@
+//! stealtrace finds out, on a live KVM host, why a guest's steal time is wrong.
+//!
+//! One way: probe, event, backend, engine, finding, reporter. See the README.
+
+pub mod backend;
+pub mod cli;
+pub mod command;
+pub mod detect;
+pub mod exit;
+pub mod ioctl;
+pub mod kernel;
+pub mod model;
+pub mod report;
+pub mod session;

@@ -1,0 +1,34 @@
+//! The binary: parse, do, say what went wrong in one line.
+
+use std::{io::Write as _, process::ExitCode};
+
+use anyhow::Result;
+use clap::Parser as _;
+use stealtrace::{
+    cli::{Cli, Command},
+    exit::Exit,
+    session,
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr(cli.verbose);
+    match run(cli) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            let _unheard = writeln!(std::io::stderr(), "stealtrace: {error:#}");
+            Exit::Unusable.into()
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<Exit> {
+    match cli.command {
+        Command::Trace(trace) => session::trace(&trace.options(cli.verbose)),
+    }
+}
+
+fn log_to_stderr(verbose: bool) {
+    let level = if verbose { log::LevelFilter::Debug } else { log::LevelFilter::Off };
+    env_logger::Builder::new().filter_level(level).format_timestamp(None).init();
+}

@@ -1,0 +1,9 @@
+//! What stealtrace knows: threads, vCPUs, findings, summary. No I/O, no clock.
+
+mod finding;
+mod summary;
+mod vcpu;
+
+pub use finding::{Field, Finding, Severity, Value};
+pub use summary::{Losses, ProbeLoss, Summary, VcpuSummary};
+pub use vcpu::{Restore, Thread, Vcpu, VcpuKey, VcpuName};

@@ -1,0 +1,172 @@
+//! A vCPU as far as events have shown it, and the threads around it.
+
+use std::{collections::BTreeMap, fmt};
+
+use stealtrace_common::{
+    event::{Event, EventKind, HOST_INITIATED},
+    kvm::{self, KVM_RUN},
+};
+
+/// A host thread.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Thread {
+    /// Its thread id in the initial pid namespace.
+    pub tid: u32,
+    /// Its name.
+    pub comm: String,
+}
+
+impl Thread {
+    /// The caller of an event.
+    #[must_use]
+    pub fn caller(event: &Event) -> Self {
+        let end = event.comm.iter().position(|byte| *byte == 0).unwrap_or(event.comm.len());
+        Self { tid: event.caller_tid, comm: String::from_utf8_lossy(&event.comm[..end]).into_owned() }
+    }
+}
+
+impl fmt::Display for Thread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}({})", self.comm, self.tid)
+    }
+}
+
+/// Tells vCPUs apart: addresses are reused at once, generations never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VcpuKey {
+    /// `struct kvm_vcpu *`
+    pub address: u64,
+    /// When it was created or first seen.
+    pub generation: u64,
+}
+
+impl VcpuKey {
+    /// The vCPU an event is about.
+    #[must_use]
+    pub const fn of(event: &Event) -> Self {
+        Self { address: event.vcpu, generation: event.generation }
+    }
+}
+
+/// How a vCPU is shown: process of the VM, and vCPU id in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct VcpuName {
+    /// Process of the VM.
+    pub pid: u32,
+    /// `kvm_vcpu.vcpu_id`
+    pub id: u32,
+}
+
+impl fmt::Display for VcpuName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.pid, self.id)
+    }
+}
+
+/// The steal MSR was enabled by the VMM.
+#[derive(Clone, Debug)]
+pub struct Restore {
+    /// Who did it.
+    pub by: Thread,
+    /// Its run_delay then.
+    pub run_delay_ns: u64,
+    /// `last_steal` before the write.
+    pub last_steal_before_ns: u64,
+    /// `last_steal` after the write.
+    pub last_steal_after_ns: u64,
+}
+
+impl Restore {
+    /// What an MsrWrite event says.
+    #[must_use]
+    pub fn from_event(event: &Event) -> Self {
+        Self {
+            by: Thread::caller(event),
+            run_delay_ns: event.run_delay_ns,
+            last_steal_before_ns: event.last_steal_before_ns,
+            last_steal_after_ns: event.last_steal_after_ns,
+        }
+    }
+
+    /// Did the kernel copy the caller's run_delay into last_steal, as Linux 3.1 to 4.3 do?
+    #[must_use]
+    pub const fn copied(&self) -> bool {
+        self.last_steal_after_ns == self.run_delay_ns && self.last_steal_after_ns != self.last_steal_before_ns
+    }
+}
+
+/// A vCPU as far as events have shown it.
+#[derive(Clone, Debug)]
+pub struct Vcpu {
+    /// How it is shown.
+    pub name: VcpuName,
+    /// Thread that made it; None if it was there before us.
+    pub creator: Option<Thread>,
+    /// Last thread to issue KVM_RUN.
+    pub runner: Option<Thread>,
+    /// Thread whose run_delay is in last_steal.
+    pub last_steal_of: Option<Thread>,
+    /// A restore that no KVM_RUN has followed yet.
+    pub unrun_restore: Option<Restore>,
+    /// ioctls by thread and number.
+    pub ioctls: BTreeMap<(Thread, u32), u64>,
+    /// Steal updates seen.
+    pub updates: u64,
+    /// Findings about it.
+    pub findings: u64,
+}
+
+impl Vcpu {
+    /// A vCPU of which only this event is known.
+    #[must_use]
+    pub fn first_seen(event: &Event) -> Self {
+        Self {
+            name: VcpuName { pid: event.vm_tgid, id: event.vcpu_id },
+            creator: None,
+            runner: None,
+            last_steal_of: None,
+            unrun_restore: None,
+            ioctls: BTreeMap::new(),
+            updates: 0,
+            findings: 0,
+        }
+    }
+
+    /// Learn from an event, after the rules have judged it.
+    pub fn learn(&mut self, kind: EventKind, event: &Event) {
+        match kind {
+            EventKind::Created => self.creator = Some(Thread::caller(event)),
+            EventKind::Ioctl => self.learn_ioctl(event),
+            EventKind::MsrWrite => self.learn_msr_write(event),
+            EventKind::Update => self.learn_update(event),
+            EventKind::Load | EventKind::Destroyed => {}
+        }
+    }
+
+    fn learn_ioctl(&mut self, event: &Event) {
+        let caller = Thread::caller(event);
+        if event.ioctl == KVM_RUN {
+            self.runner = Some(caller.clone());
+            self.unrun_restore = None;
+        }
+        *self.ioctls.entry((caller, event.ioctl)).or_default() += 1;
+    }
+
+    fn learn_msr_write(&mut self, event: &Event) {
+        if event.has(HOST_INITIATED) && kvm::msr_enabled(event.msr_val) {
+            let restore = Restore::from_event(event);
+            if restore.copied() {
+                self.last_steal_of = Some(restore.by.clone());
+            }
+            self.unrun_restore = Some(restore);
+        }
+    }
+
+    fn learn_update(&mut self, event: &Event) {
+        self.updates += 1;
+        self.last_steal_of = Some(Thread::caller(event));
+        if self.runner.is_none() && event.version_before != event.version_after {
+            self.runner = Some(Thread::caller(event)); // only guest entry advances the version
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! JSON: one object a line, `type` first, integers in ns. The summary carries the schema's version.
+
+use std::io::{self, Write};
+
+use serde_json::{Map, Value as Json_, json};
+use stealtrace_common::{
+    event::{Event, EventKind, HOST_INITIATED, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN},
+    steal::StealDelta,
+};
+
+use super::{Reporter, View};
+use crate::{
+    detect::Judgement,
+    ioctl,
+    model::{Finding, Summary, Thread, Value, VcpuSummary},
+};
+
+/// Raised when a field changes its meaning or goes away.
+const SCHEMA: u32 = 1;
+
+type Object = Map<String, Json_>;
+
+pub(crate) struct Json<W> {
+    view: View,
+    out: W,
+}
+
+impl<W: Write> Json<W> {
+    pub(crate) fn new(view: View, out: W) -> Self {
+        Self { view, out }
+    }
+
+    fn line(&mut self, object: &Json_) -> io::Result<()> {
+        writeln!(self.out, "{object}")
+    }
+
+    fn since_start(&self, time_ns: u64) -> u64 {
+        time_ns.saturating_sub(self.view.start_ns)
+    }
+}
+
+impl<W: Write> Reporter for Json<W> {
+    fn event(&mut self, event: &Event, judgement: &Judgement) -> io::Result<()> {
+        if !self.view.findings_only {
+            let object = event_object(event, self.since_start(event.time_ns));
+            self.line(&object)?;
+        }
+        for finding in &judgement.told {
+            let object = finding_object(finding, self.since_start(finding.time_ns));
+            self.line(&object)?;
+        }
+        Ok(())
+    }
+
+    fn summary(&mut self, summary: &Summary) -> io::Result<()> {
+        self.line(&summary_object(summary))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+fn event_object(event: &Event, time_ns: u64) -> Json_ {
+    let kind = match EventKind::from_u32(event.kind) {
+        Some(EventKind::Created) => "created",
+        Some(EventKind::Destroyed) => "destroyed",
+        Some(EventKind::Ioctl) => "ioctl",
+        Some(EventKind::Load) => "load",
+        Some(EventKind::MsrWrite) => "msr_write",
+        Some(EventKind::Update) => "update",
+        None => "unknown",
+    };
+    let known = |flag, number: u64| event.has(flag).then_some(number);
+    let caller = Thread::caller(event);
+    json!({
+        "type": kind,
+        "time_ns": time_ns,
+        "vm_pid": event.vm_tgid,
+        "vcpu_id": event.vcpu_id,
+        "vcpu": format!("{:#x}", event.vcpu),
+        "generation": event.generation,
+        "caller": caller.comm,
+        "caller_tid": caller.tid,
+        "caller_tgid": event.caller_tgid,
+        "cpu": event.cpu,
+        "ioctl": ioctl::name(event.ioctl),
+        "host_initiated": event.has(HOST_INITIATED),
+        "run_delay_ns": event.run_delay_ns,
+        "last_steal_before_ns": event.last_steal_before_ns,
+        "last_steal_after_ns": event.last_steal_after_ns,
+        "delta_ns": StealDelta::between(event.last_steal_before_ns, event.run_delay_ns).signed_ns(),
+        "msr_before": event.msr_before,
+        "msr_after": event.msr_val,
+        "steal_before_ns": known(STEAL_BEFORE_KNOWN, event.steal_before_ns),
+        "steal_after_ns": known(STEAL_AFTER_KNOWN, event.steal_after_ns),
+        "version_before": known(STEAL_BEFORE_KNOWN, event.version_before.into()),
+        "version_after": known(STEAL_AFTER_KNOWN, event.version_after.into()),
+    })
+}
+
+fn finding_object(finding: &Finding, time_ns: u64) -> Json_ {
+    let mut object = Object::new();
+    object.insert("type".to_owned(), "finding".into());
+    object.insert("time_ns".to_owned(), time_ns.into());
+    for (name, value) in finding.fields() {
+        insert(&mut object, name, value);
+    }
+    Json_::Object(object)
+}
+
+/// The unit is part of a number's name; a thread is a name and an id.
+fn insert(object: &mut Object, name: &str, value: Value) {
+    match value {
+        Value::Text(text) => object.insert(name.to_owned(), text.into()),
+        Value::Number(number) => object.insert(name.to_owned(), number.into()),
+        Value::Ns(ns) => object.insert(format!("{name}_ns"), ns.into()),
+        Value::SignedNs(ns) => object.insert(format!("{name}_ns"), ns.into()),
+        Value::Unknown => object.insert(name.to_owned(), Json_::Null),
+        Value::Thread(thread) => {
+            object.insert(name.to_owned(), thread.comm.into());
+            object.insert(format!("{name}_tid"), thread.tid.into())
+        }
+    };
+}
+
+fn summary_object(summary: &Summary) -> Json_ {
+    let findings: Vec<_> = summary
+        .findings
+        .iter()
+        .map(|((rule, severity), count)| json!({"rule": rule, "severity": severity.to_string(), "count": count}))
+        .collect();
+    let probes: Vec<_> = summary
+        .losses
+        .probes
+        .iter()
+        .map(|p| json!({"probe": p.probe, "hits": p.hits, "emitted": p.emitted, "lost": p.lost, "lost_by_cpu": p.lost_by_cpu}))
+        .collect();
+    json!({
+        "type": "summary",
+        "schema": SCHEMA,
+        "duration_ns": summary.duration_ns,
+        "backend": summary.backend,
+        "events": summary.events,
+        "vcpus": summary.vcpus.iter().map(vcpu_object).collect::<Vec<_>>(),
+        "findings": findings,
+        "probes": probes,
+        "undecodable": summary.losses.undecodable,
+        "lost": summary.losses.total(),
+        "inconclusive": summary.inconclusive(),
+    })
+}
+
+fn vcpu_object(vcpu: &VcpuSummary) -> Json_ {
+    let ioctls: Vec<_> = vcpu
+        .ioctls
+        .iter()
+        .map(|(thread, count)| json!({"caller": thread.comm, "caller_tid": thread.tid, "count": count}))
+        .collect();
+    json!({
+        "vm_pid": vcpu.name.pid,
+        "vcpu_id": vcpu.name.id,
+        "creator_tid": vcpu.creator.as_ref().map(|thread| thread.tid),
+        "runner_tid": vcpu.runner.as_ref().map(|thread| thread.tid),
+        "ioctls": ioctls,
+        "updates": vcpu.updates,
+        "findings": vcpu.findings,
+    })
+}

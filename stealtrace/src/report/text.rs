@@ -1,0 +1,165 @@
+//! Text: a line per event, `**` before those that a rule objects to, findings as lines of their own, a table at the end.
+
+use std::io::{self, Write};
+
+use stealtrace_common::{
+    event::{Event, EventKind, HOST_INITIATED, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN},
+    steal::StealDelta,
+};
+
+use super::{Reporter, View, table, units};
+use crate::{
+    detect::Judgement,
+    ioctl,
+    model::{Finding, Summary, Thread, Value, VcpuName, VcpuSummary},
+};
+
+pub(crate) struct Text<W> {
+    view: View,
+    out: W,
+}
+
+impl<W: Write> Text<W> {
+    pub(crate) fn new(view: View, out: W) -> Self {
+        Self { view, out }
+    }
+
+    fn since_start(&self, time_ns: u64) -> String {
+        units::seconds(time_ns.saturating_sub(self.view.start_ns))
+    }
+
+    fn event_line(&mut self, event: &Event, anomalous: bool) -> io::Result<()> {
+        let mark = if anomalous { " **" } else { "   " };
+        let time = self.since_start(event.time_ns);
+        let caller = Thread::caller(event).to_string();
+        let vcpu = VcpuName { pid: event.vm_tgid, id: event.vcpu_id }.to_string();
+        writeln!(self.out, "{mark} {time:>12}  {caller:<22} {vcpu:<9} {}", details(event))
+    }
+
+    fn finding_line(&mut self, finding: &Finding) -> io::Result<()> {
+        writeln!(
+            self.out,
+            "{:>7}: {} on vCPU {} at {}: {} [{}]",
+            finding.severity,
+            finding.rule,
+            finding.vcpu,
+            self.since_start(finding.time_ns),
+            finding.what,
+            evidence(finding),
+        )
+    }
+}
+
+impl<W: Write> Reporter for Text<W> {
+    fn event(&mut self, event: &Event, judgement: &Judgement) -> io::Result<()> {
+        if !self.view.findings_only {
+            self.event_line(event, judgement.anomalous)?;
+        }
+        judgement.told.iter().try_for_each(|finding| self.finding_line(finding))
+    }
+
+    fn summary(&mut self, summary: &Summary) -> io::Result<()> {
+        let out = &mut self.out;
+        if !summary.vcpus.is_empty() {
+            writeln!(out, "{}", vcpu_table(summary))?;
+        }
+        for ((rule, severity), count) in &summary.findings {
+            writeln!(out, "{severity:>7}: {rule} × {count}")?;
+        }
+        writeln!(out, "{}", outcome(summary))?;
+        for probe in summary.losses.probes.iter().filter(|probe| probe.lost > 0) {
+            writeln!(out, "lost at {}: {} (by CPU: {:?})", probe.probe, probe.lost, probe.lost_by_cpu)?;
+        }
+        match summary.inconclusive() {
+            Some(reason) => writeln!(out, "inconclusive: {reason}"),
+            None => Ok(()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+fn details(event: &Event) -> String {
+    let ioctl = ioctl::name(event.ioctl);
+    let run_delay = units::ns(event.run_delay_ns);
+    let last_steal = units::ns(event.last_steal_before_ns);
+    let delta = StealDelta::between(event.last_steal_before_ns, event.run_delay_ns).signed_ns();
+    match EventKind::from_u32(event.kind) {
+        Some(EventKind::Created) => "created".to_owned(),
+        Some(EventKind::Destroyed) => "destroyed".to_owned(),
+        Some(EventKind::Ioctl) => format!("ioctl   {ioctl}"),
+        Some(EventKind::Load) => {
+            format!("load    {ioctl}  run_delay={run_delay} last_steal={last_steal} delta={delta} ns")
+        }
+        Some(EventKind::MsrWrite) => format!(
+            "msr     {ioctl}  {:#x} -> {:#x} by the {}  run_delay={run_delay} last_steal={last_steal} -> {}",
+            event.msr_before,
+            event.msr_val,
+            if event.has(HOST_INITIATED) { "host" } else { "guest" },
+            units::ns(event.last_steal_after_ns),
+        ),
+        Some(EventKind::Update) => format!(
+            "update  {ioctl}  run_delay={run_delay} last_steal={last_steal} delta={delta} ns  guest steal={} -> {}",
+            known(event.has(STEAL_BEFORE_KNOWN), event.steal_before_ns),
+            known(event.has(STEAL_AFTER_KNOWN), event.steal_after_ns),
+        ),
+        None => format!("kind {}", event.kind),
+    }
+}
+
+fn known(known: bool, ns: u64) -> String {
+    if known { units::ns(ns) } else { "?".to_owned() }
+}
+
+fn evidence(finding: &Finding) -> String {
+    let fields: Vec<_> = finding.evidence.iter().map(|(name, value)| format!("{name}={}", show(value))).collect();
+    fields.join(" ")
+}
+
+fn show(value: &Value) -> String {
+    match value {
+        Value::Text(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        Value::Ns(number) => units::ns(*number),
+        Value::SignedNs(number) => format!("{number} ns"),
+        Value::Thread(thread) => thread.to_string(),
+        Value::Unknown => "?".to_owned(),
+    }
+}
+
+fn vcpu_table(summary: &Summary) -> comfy_table::Table {
+    let mut table = table(["vCPU", "creator", "runner", "ioctls by thread", "updates", "findings"]);
+    for vcpu in &summary.vcpus {
+        table.add_row([
+            vcpu.name.to_string(),
+            thread(vcpu.creator.as_ref()),
+            thread(vcpu.runner.as_ref()),
+            ioctls(vcpu),
+            vcpu.updates.to_string(),
+            vcpu.findings.to_string(),
+        ]);
+    }
+    table
+}
+
+fn thread(thread: Option<&Thread>) -> String {
+    thread.map_or_else(|| "?".to_owned(), Thread::to_string)
+}
+
+fn ioctls(vcpu: &VcpuSummary) -> String {
+    let counts: Vec<_> = vcpu.ioctls.iter().map(|(thread, count)| format!("{thread} {count}")).collect();
+    counts.join("\n")
+}
+
+fn outcome(summary: &Summary) -> String {
+    let found: u64 = summary.findings.values().sum();
+    format!(
+        "{} events in {} ({} backend): {found} findings, {} lost",
+        summary.events,
+        units::seconds(summary.duration_ns),
+        summary.backend,
+        summary.losses.total(),
+    )
+}
