@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{backend::BackendKind, model::Severity, report::Format, session::TraceOptions};
+use crate::{backend::BackendKind, model::Severity, report::Format, session::TraceOptions, vmm::scenario::Class};
 
 /// Finds out, on a live KVM host, why a guest's steal time is wrong.
 #[derive(Debug, Parser)]
@@ -30,6 +30,21 @@ Exit codes:
 pub enum Command {
     /// Trace vCPU ioctls and steal updates, and flag what corrupts steal time
     Trace(Trace),
+    /// Prove what the running kernel's steal accounting can be trusted with
+    Verify(Verify),
+}
+
+/// `stealtrace verify`
+#[derive(Args, Debug)]
+pub struct Verify {
+    /// Scenarios to play; all if none are named
+    pub scenarios: Vec<String>,
+    /// List the scenarios instead
+    #[arg(long)]
+    pub list: bool,
+    /// What this kernel should be; sound passes for fixed
+    #[arg(long, value_enum, default_value_t = Class::Fixed)]
+    pub expect: Class,
 }
 
 /// `stealtrace trace`

@@ -12,3 +12,5 @@ pub mod kernel;
 pub mod model;
 pub mod report;
 pub mod session;
+pub mod verify;
+pub mod vmm;

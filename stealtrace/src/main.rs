@@ -1,13 +1,16 @@
 //! The binary: parse, do, say what went wrong in one line.
 
-use std::{io::Write as _, process::ExitCode};
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use anyhow::Result;
 use clap::Parser as _;
 use stealtrace::{
     cli::{Cli, Command},
     exit::Exit,
-    session,
+    session, verify,
 };
 
 fn main() -> ExitCode {
@@ -16,7 +19,7 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(exit) => exit.into(),
         Err(error) => {
-            let _unheard = writeln!(std::io::stderr(), "stealtrace: {error:#}");
+            let _unheard = writeln!(io::stderr(), "stealtrace: {error:#}");
             Exit::Unusable.into()
         }
     }
@@ -25,6 +28,8 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<Exit> {
     match cli.command {
         Command::Trace(trace) => session::trace(&trace.options(cli.verbose)),
+        Command::Verify(options) if options.list => verify::list(io::stdout()),
+        Command::Verify(options) => verify::verify(&options.scenarios, options.expect, io::stdout()),
     }
 }
 

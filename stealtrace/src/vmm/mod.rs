@@ -1,0 +1,16 @@
+//! The embedded test VMM: real vCPUs, a few bytes of guest code, threads that hand a vCPU over,
+//! and pressure that makes run_delay grow where it is wanted.
+
+mod guest;
+mod memory;
+mod pressure;
+pub mod scenario;
+mod schedstat;
+mod stage;
+mod vm;
+
+pub use memory::{GuestMemory, StealArea};
+pub use pressure::accrue_run_delay;
+pub use schedstat::run_delay_ns;
+pub use stage::StageThread;
+pub use vm::{Vcpu, Vm, require_steal_time};
