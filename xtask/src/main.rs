@@ -1,1 +1,66 @@
-fn main(){}
+//! Host orchestration: set-up, builds, the lab, checks. Depends on none of our crates.
+
+mod build;
+mod cache;
+mod check;
+mod debian;
+mod demo;
+mod lab;
+mod process;
+mod setup;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// The lab or a check could not do its work; a lab guest's command never means this.
+const TROUBLE: u8 = 125;
+
+/// stealtrace's own workshop.
+#[derive(Parser)]
+#[command(name = "cargo xtask", version)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Install what is missing: eBPF toolchain, bpf-linker, QEMU, kernel build tools
+    Setup,
+    /// Boot a kernel that has the bug of 2015 and one that has not, and watch both
+    Demo,
+    /// Run every check and test
+    Test,
+    /// Build the static binary that runs on any x86-64 host
+    Dist,
+    /// Boot real kernels
+    #[command(subcommand)]
+    Lab(lab::Verb),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().verb) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            process::say(&format!("{error:#}"));
+            ExitCode::from(TROUBLE)
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<u8> {
+    setup::setup()?;
+    match verb {
+        Verb::Setup => process::say("nothing is missing"),
+        Verb::Demo => demo::demo()?,
+        Verb::Test => return check::check(),
+        Verb::Dist => {
+            let binary = build::dist()?;
+            process::say(&format!("{} runs on any x86-64 host", binary.display()));
+        }
+        Verb::Lab(verb) => return lab::run(verb),
+    }
+    Ok(0)
+}

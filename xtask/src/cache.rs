@@ -1,0 +1,56 @@
+//! Where things that are slow to make are kept between clones: the user's cache folder.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+
+/// A folder in the cache, made if need be.
+pub(crate) fn folder(name: &str) -> Result<PathBuf> {
+    let base = env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")))
+        .context("neither XDG_CACHE_HOME nor HOME is set")?;
+    let folder = base.join("stealtrace").join(name);
+    fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    Ok(folder)
+}
+
+/// A folder in the cache that is either whole or not there: filled by `make` under another name, then renamed.
+pub(crate) fn made(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    let whole = folder("")?.join(name);
+    if whole.exists() {
+        return Ok(whole);
+    }
+    let parts = folder("tmp")?.join(format!("{}-{}", name.replace('/', "-"), std::process::id()));
+    let _absent = fs::remove_dir_all(&parts);
+    fs::create_dir_all(&parts).with_context(|| format!("create {}", parts.display()))?;
+    let result = make(&parts);
+    if result.is_ok() {
+        if let Some(parent) = whole.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        // Another run may have been faster; its work is as good as ours.
+        if let Err(error) = fs::rename(&parts, &whole)
+            && !whole.exists()
+        {
+            return Err(error).with_context(|| format!("move {} into the cache", parts.display()));
+        }
+    }
+    let _gone = fs::remove_dir_all(&parts);
+    result.map(|()| whole)
+}
+
+/// The repository's top.
+pub(crate) fn root() -> Result<PathBuf> {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).context("xtask has no parent folder")
+}
+
+/// The build folder.
+pub(crate) fn target() -> Result<PathBuf> {
+    let folder = env::var_os("CARGO_TARGET_DIR").map_or_else(|| Ok(root()?.join("target")), |folder| anyhow::Ok(folder.into()))?;
+    fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    Ok(folder)
+}

@@ -1,0 +1,144 @@
+//! The lab guest's root: busybox, kvm's modules, stealtrace, and an init that runs one command.
+//! Written as a "newc" archive by ourselves, since device nodes need no root there.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::Path,
+};
+
+use anyhow::{Context as _, Result};
+
+use super::package::KernelFiles;
+use crate::{cache, debian};
+
+const FOLDER: u32 = 0o040_755;
+const PROGRAM: u32 = 0o100_755;
+const LINK: u32 = 0o120_777;
+const CHARACTER_DEVICE: u32 = 0o020_600;
+
+/// Mounts, loads kvm, does `action`, powers off. Serial ports: 0 console, 1 stdout, 2 stderr, 3 control.
+const INIT: &str = r#"#!/bin/sh
+export PATH=/bin HOME=/ TERM=vt100
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+mount -t securityfs securityfs /sys/kernel/security
+mount -t tmpfs tmp /tmp
+for port in 1 2 3; do stty -F /dev/ttyS$port raw -echo; done
+for module in $(cat /modules/order); do insmod /modules/$module.ko || echo "insmod $module failed"; done
+ACTION
+poweroff -f
+"#;
+
+const RUN: &str = r#"echo booted > /dev/ttyS3
+sh /command < /dev/null > /dev/ttyS1 2> /dev/ttyS2
+code=$?
+sync
+echo "exit $code" > /dev/ttyS3
+sleep 1"#;
+
+const SHELL: &str = "setsid -c sh < /dev/ttyS0 > /dev/ttyS0 2>&1";
+
+/// What the lab guest does once it is up.
+pub(crate) enum Action {
+    /// Run this shell script.
+    Script(String),
+    /// Give the user a shell.
+    Shell,
+}
+
+/// Write the archive.
+pub(crate) fn write(file: &Path, kernel: &KernelFiles, stealtrace: &Path, action: &Action) -> Result<()> {
+    let out = io::BufWriter::new(fs::File::create(file).with_context(|| format!("create {}", file.display()))?);
+    let mut archive = Archive { out, next_inode: 1 };
+    for folder in ["bin", "dev", "proc", "sys", "tmp", "modules"] {
+        archive.add(folder, FOLDER, &[], (0, 0))?;
+    }
+    archive.add("dev/console", CHARACTER_DEVICE, &[], (5, 1))?;
+    archive.add("bin/busybox", PROGRAM, &busybox()?, (0, 0))?;
+    for applet in APPLETS {
+        archive.add(&format!("bin/{applet}"), LINK, b"busybox", (0, 0))?;
+    }
+    archive.add("bin/stealtrace", PROGRAM, &read(stealtrace)?, (0, 0))?;
+    add_modules(&mut archive, kernel)?;
+    let (script, action) = match action {
+        Action::Script(script) => (script.as_str(), RUN),
+        Action::Shell => ("", SHELL),
+    };
+    archive.add("command", PROGRAM, script.as_bytes(), (0, 0))?;
+    archive.add("init", PROGRAM, INIT.replace("ACTION", action).as_bytes(), (0, 0))?;
+    archive.finish()
+}
+
+const APPLETS: &[&str] = &[
+    "sh", "mount", "stty", "insmod", "cat", "echo", "sleep", "sync", "poweroff", "setsid", "ls", "head", "tail", "grep",
+    "sed", "kill", "ps", "dmesg", "wc", "test", "true", "false", "timeout", "rmmod", "mkdir", "rm", "id", "umount",
+    "nproc", "taskset", "top", "vi", "less", "find", "sort", "uniq", "dd", "mknod", "chmod", "cut", "env", "printf",
+    "su", "adduser", "setuidgid", "uname", "seq", "awk", "tr", "tee", "pidof", "date", "cp", "mv", "ln", "touch",
+];
+
+fn add_modules(archive: &mut Archive<impl Write>, kernel: &KernelFiles) -> Result<()> {
+    let mut order = String::new();
+    for module in &kernel.modules {
+        let name = module.file_stem().and_then(|stem| stem.to_str()).context("a module without name")?;
+        order.push_str(name);
+        order.push('\n');
+        archive.add(&format!("modules/{name}.ko"), PROGRAM, &read(module)?, (0, 0))?;
+    }
+    archive.add("modules/order", PROGRAM, order.as_bytes(), (0, 0))
+}
+
+fn busybox() -> Result<Vec<u8>> {
+    let folder = cache::made("lab/busybox-static", |into| debian::unpack("busybox-static", into))?;
+    let file = ["bin/busybox", "usr/bin/busybox"].map(|path| folder.join(path)).into_iter().find(|path| path.exists());
+    read(&file.context("busybox-static has no busybox")?)
+}
+
+fn read(file: &Path) -> Result<Vec<u8>> {
+    fs::read(file).with_context(|| format!("read {}", file.display()))
+}
+
+/// A "newc" cpio archive (`Documentation/driver-api/early-userspace/buffer-format.rst`).
+struct Archive<W> {
+    out: W,
+    next_inode: u32,
+}
+
+impl<W: Write> Archive<W> {
+    fn add(&mut self, name: &str, mode: u32, content: &[u8], device: (u32, u32)) -> Result<()> {
+        let header = [
+            self.next_inode,
+            mode,
+            0,                              // uid
+            0,                              // gid
+            1,                              // links
+            0,                              // time
+            u32::try_from(content.len())?,
+            0,                              // device of the file system
+            0,
+            device.0,
+            device.1,
+            u32::try_from(name.len() + 1)?,
+            0,                              // checksum, unused in this format
+        ];
+        self.next_inode += 1;
+        write!(self.out, "070701")?;
+        header.iter().try_for_each(|field| write!(self.out, "{field:08x}"))?;
+        self.padded(&[name.as_bytes(), &[0]].concat(), 110)?;
+        self.padded(content, 0)
+    }
+
+    /// Write, then fill up to a multiple of four, counting `before` bytes already written.
+    fn padded(&mut self, bytes: &[u8], before: usize) -> Result<()> {
+        self.out.write_all(bytes)?;
+        let end = before + bytes.len();
+        self.out.write_all(&[0; 3][..end.next_multiple_of(4) - end])?;
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<()> {
+        self.add("TRAILER!!!", 0, &[], (0, 0))?;
+        Ok(self.out.flush()?)
+    }
+}

@@ -1,0 +1,47 @@
+//! The kernels of the lab. To add one: a row.
+
+use anyhow::Result;
+
+use super::{modules, package};
+
+/// One kernel of the lab.
+pub(crate) struct Kernel {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// What it is.
+    pub(crate) about: &'static str,
+    /// What `stealtrace verify` must find it to be.
+    pub(crate) class: &'static str,
+    /// Debian's kernel series.
+    pub(crate) series: &'static str,
+    /// A change to its kvm modules.
+    pub(crate) patch: Option<&'static str>,
+}
+
+/// Linux 3.1 to 4.3's steal-time logic put back into a present-day kvm.
+const UNFIXED: &str = include_str!("patches/unfixed.patch");
+
+/// Every kernel.
+pub(crate) const KERNELS: &[Kernel] = &[
+    Kernel { name: "stock-6.1", about: "Debian 12's kernel", class: "fixed", series: "6.1", patch: None },
+    Kernel {
+        name: "unfixed-6.1",
+        about: "the same image, kvm with the bug of 2015 put back",
+        class: "affected",
+        series: "6.1",
+        patch: Some(UNFIXED),
+    },
+    Kernel { name: "stock-6.12", about: "Debian 12's newer kernel", class: "fixed", series: "6.12", patch: None },
+];
+
+impl Kernel {
+    /// Its image and modules, fetched and built as needed.
+    pub(crate) fn files(&self) -> Result<package::KernelFiles> {
+        let version = package::newest(self.series)?;
+        let stock = package::fetch(&version)?;
+        match self.patch {
+            None => Ok(stock),
+            Some(patch) => modules::rebuild(&version, stock, patch),
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! The lab: boots real Debian kernels under QEMU's software emulation and runs commands in them.
+//! Needs no root and no hardware virtualization.
+
+mod initramfs;
+mod kernels;
+mod modules;
+mod package;
+mod qemu;
+mod serial;
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Subcommand;
+use comfy_table::{Table, presets};
+
+use crate::{build, process::say};
+
+use self::kernels::{KERNELS, Kernel};
+use self::qemu::{Boot, Outcome};
+
+/// What to do in the lab.
+#[derive(Subcommand)]
+pub(crate) enum Verb {
+    /// List the kernels
+    List,
+    /// Boot a kernel and run a command in it; its exit code is ours (125: the lab itself failed)
+    Run {
+        /// One of `lab list`
+        kernel: String,
+        /// Give up after this many seconds
+        #[arg(long, default_value_t = 300)]
+        timeout: u64,
+        /// The command; `stealtrace` is on PATH
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+    /// Boot a kernel and open a shell in it
+    Shell {
+        /// One of `lab list`
+        kernel: String,
+    },
+}
+
+/// Do it; the exit code.
+pub(crate) fn run(verb: Verb) -> Result<u8> {
+    match verb {
+        Verb::List => list(),
+        Verb::Run { kernel, timeout, command } => {
+            run_in(find(&kernel)?, &command, Duration::from_secs(timeout))
+        }
+        Verb::Shell { kernel } => prepare(find(&kernel)?, &Boot::SHELL)?.interactive(),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the list is the result")]
+fn list() -> Result<u8> {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_BORDERS_ONLY).set_header(["kernel", "what it is", "class"]);
+    for kernel in KERNELS {
+        table.add_row([kernel.name, kernel.about, kernel.class]);
+    }
+    println!("{table}");
+    Ok(0)
+}
+
+/// Boot a kernel, run a command in it; its exit code. A hang is tried once more, and said.
+pub(crate) fn run_in(kernel: &Kernel, command: &[String], timeout: Duration) -> Result<u8> {
+    if command.is_empty() {
+        bail!("no command; try `cargo xtask lab run {} -- stealtrace doctor`", kernel.name);
+    }
+    let boot = prepare(kernel, &Boot::script(command))?;
+    match boot.run(timeout)? {
+        Outcome::Exited(code) => Ok(code),
+        Outcome::Hung(how) => {
+            say(&format!("RETRY: {} {how}; console: {}", kernel.name, boot.console().display()));
+            match boot.run(timeout)? {
+                Outcome::Exited(code) => Ok(code),
+                Outcome::Hung(how) | Outcome::Died(how) => fail(kernel, &boot, &how),
+            }
+        }
+        Outcome::Died(how) => fail(kernel, &boot, &how),
+    }
+}
+
+fn fail(kernel: &Kernel, boot: &qemu::Machine, how: &str) -> Result<u8> {
+    bail!("{} {how}; console: {}", kernel.name, boot.console().display())
+}
+
+/// The kernel with this name.
+pub(crate) fn find(name: &str) -> Result<&'static Kernel> {
+    KERNELS.iter().find(|kernel| kernel.name == name).with_context(|| {
+        let names: Vec<_> = KERNELS.iter().map(|kernel| kernel.name).collect();
+        format!("no kernel {name}; there are {}", names.join(", "))
+    })
+}
+
+fn prepare(kernel: &Kernel, boot: &Boot) -> Result<qemu::Machine> {
+    let binary = build::dist()?;
+    let files = kernel.files()?;
+    qemu::Machine::new(kernel.name, &files, &binary, boot)
+}

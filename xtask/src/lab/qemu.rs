@@ -1,0 +1,191 @@
+//! One boot of a lab guest: start QEMU, wait for "booted", wait for "exit N", tell hangs and deaths apart.
+
+use std::{
+    fs,
+    io::{self, BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+use super::{
+    initramfs::{self, Action},
+    package::KernelFiles,
+    serial::{Port, copy},
+};
+use crate::{cache, process::say};
+
+/// A boot takes about 5 s; a machine busy with other things may need more.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// What the lab guest does.
+pub(crate) struct Boot(Action);
+
+impl Boot {
+    /// A shell for the user.
+    pub(crate) const SHELL: Self = Self(Action::Shell);
+
+    /// One command.
+    pub(crate) fn script(command: &[String]) -> Self {
+        let words: Vec<_> = command.iter().map(|word| quote(word)).collect();
+        Self(Action::Script(words.join(" ")))
+    }
+}
+
+/// For the lab guest's shell.
+fn quote(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// How a boot ended.
+pub(crate) enum Outcome {
+    /// The command's exit code.
+    Exited(u8),
+    /// Nothing happened any more.
+    Hung(String),
+    /// The lab guest ended before the command did.
+    Died(String),
+}
+
+/// Everything a boot needs; can be run more than once.
+pub(crate) struct Machine {
+    image: PathBuf,
+    initramfs: PathBuf,
+    console: PathBuf,
+    sockets: PathBuf,
+    name: &'static str,
+}
+
+impl Machine {
+    /// Write the initramfs.
+    pub(crate) fn new(name: &'static str, kernel: &KernelFiles, stealtrace: &Path, boot: &Boot) -> Result<Self> {
+        let folder = cache::target()?.join("lab");
+        fs::create_dir_all(&folder)?;
+        let own = format!("{name}-{}", std::process::id());
+        let machine = Self {
+            image: kernel.image.clone(),
+            initramfs: folder.join(format!("{own}.cpio")),
+            console: folder.join(format!("{own}.console.log")),
+            sockets: std::env::temp_dir().join(format!("stealtrace-{own}")),
+            name,
+        };
+        initramfs::write(&machine.initramfs, kernel, stealtrace, &boot.0)?;
+        Ok(machine)
+    }
+
+    /// Where the kernel's messages go.
+    pub(crate) fn console(&self) -> &Path {
+        &self.console
+    }
+
+    /// Boot and run the command.
+    pub(crate) fn run(&self, timeout: Duration) -> Result<Outcome> {
+        say(&format!("booting {}", self.name));
+        fs::create_dir_all(&self.sockets)?;
+        let [stdout, stderr, control] =
+            ["stdout", "stderr", "control"].map(|port| Port::listen(&self.sockets.join(port)));
+        let (stdout, stderr, control) = (stdout?, stderr?, control?);
+        let mut qemu = self.qemu();
+        qemu.arg("-display").arg("none").arg("-monitor").arg("none");
+        qemu.arg("-serial").arg(format!("file:{}", self.console.display()));
+        for port in [&stdout, &stderr, &control] {
+            qemu.args(["-serial", &port.argument()]);
+        }
+        let mut guest = Guest(qemu.stdin(Stdio::null()).spawn().context("start qemu-system-x86_64")?);
+        let copies = [copy(stdout.accept()?, io::stdout()), copy(stderr.accept()?, io::stderr())];
+        let outcome = watch(&lines(control.accept()?), timeout);
+        guest.end();
+        for copy in copies {
+            let _panicked = copy.join();
+        }
+        Ok(outcome)
+    }
+
+    /// Boot with the console on the terminal.
+    pub(crate) fn interactive(&self) -> Result<u8> {
+        say("the console is yours; `poweroff -f` or Ctrl-A X ends it");
+        let null = ["-serial", "null"];
+        let mut qemu = self.qemu();
+        qemu.args(["-nographic", "-serial", "mon:stdio"]).args(null).args(null).args(null);
+        let status = qemu.status().context("start qemu-system-x86_64")?;
+        Ok(u8::from(!status.success()))
+    }
+
+    /// Software emulation of an AMD processor with SVM. One thread for both CPUs: with one each, the lab guest
+    /// hangs now and then when kprobes are armed.
+    fn qemu(&self) -> Command {
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args(["-machine", "q35", "-accel", "tcg,thread=single", "-cpu", "EPYC", "-smp", "2", "-m", "1024"])
+            .args(["-no-reboot", "-nodefaults", "-vga", "none"])
+            .arg("-kernel")
+            .arg(&self.image)
+            .arg("-initrd")
+            .arg(&self.initramfs)
+            .args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"]);
+        qemu
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _gone = fs::remove_file(&self.initramfs);
+        let _gone = fs::remove_dir_all(&self.sockets);
+    }
+}
+
+/// QEMU; ended when dropped.
+struct Guest(Child);
+
+impl Guest {
+    fn end(&mut self) {
+        let _ended = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn lines(control: std::os::unix::net::UnixStream) -> Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(control).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// Booting, then running, then exited; anything else is a hang or a death.
+fn watch(control: &Receiver<String>, timeout: Duration) -> Outcome {
+    match wait_for(control, "booted", BOOT_TIMEOUT) {
+        Ok(_) => {}
+        Err(RecvTimeoutError::Timeout) => return Outcome::Hung(format!("did not boot within {BOOT_TIMEOUT:?}")),
+        Err(RecvTimeoutError::Disconnected) => return Outcome::Died("died while booting".to_owned()),
+    }
+    match wait_for(control, "exit ", timeout) {
+        Ok(code) => code.trim().parse().map_or_else(|_| Outcome::Died(format!("said exit {code:?}")), Outcome::Exited),
+        Err(RecvTimeoutError::Timeout) => Outcome::Hung(format!("did not finish within {timeout:?}")),
+        Err(RecvTimeoutError::Disconnected) => Outcome::Died("died (panic?) before the command ended".to_owned()),
+    }
+}
+
+/// What follows this word on the first line that begins with it.
+fn wait_for(control: &Receiver<String>, word: &str, patience: Duration) -> Result<String, RecvTimeoutError> {
+    let end = Instant::now() + patience;
+    loop {
+        let line = control.recv_timeout(end.saturating_duration_since(Instant::now()))?;
+        if let Some(rest) = line.strip_prefix(word) {
+            return Ok(rest.to_owned());
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! A serial port of the lab guest, as a socket on this side.
+
+use std::{
+    fs,
+    io::{self, Read as _, Write},
+    os::unix::net::{UnixListener, UnixStream},
+    path::{Path, PathBuf},
+    thread::{self, JoinHandle},
+};
+
+use anyhow::{Context as _, Result};
+
+/// Waits for QEMU to connect.
+pub(crate) struct Port {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Port {
+    /// A port whose socket has this path.
+    pub(crate) fn listen(path: &Path) -> Result<Self> {
+        let _absent = fs::remove_file(path);
+        let listener = UnixListener::bind(path).with_context(|| format!("listen on {}", path.display()))?;
+        Ok(Self { listener, path: path.to_owned() })
+    }
+
+    /// QEMU's argument for it.
+    pub(crate) fn argument(&self) -> String {
+        format!("unix:{}", self.path.display())
+    }
+
+    /// Accept QEMU's connection; call once QEMU has been started.
+    pub(crate) fn accept(self) -> Result<UnixStream> {
+        let (stream, _) = self.listener.accept().context("wait for QEMU")?;
+        let _gone = fs::remove_file(&self.path);
+        Ok(stream)
+    }
+}
+
+/// Copy what the port says, as it says it, until QEMU ends.
+pub(crate) fn copy(mut port: UnixStream, mut to: impl Write + Send + 'static) -> JoinHandle<()> {
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(length @ 1..) = port.read(&mut buffer) {
+            if write_all(&mut to, &buffer[..length]).is_err() {
+                return; // a closed pipe is the reader's wish
+            }
+        }
+    })
+}
+
+fn write_all(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+    to.write_all(bytes)?;
+    to.flush()
+}
