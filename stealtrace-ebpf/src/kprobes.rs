@@ -2,6 +2,7 @@
 //! the probe on the kernel's update function, where there is one, tightens its "before".
 
 use aya_ebpf::{EbpfContext as _, macros::kprobe, programs::ProbeContext};
+use aya_log_ebpf::debug;
 use stealtrace_common::{
     event::EventKind,
     kvm::{self, MSR_KVM_STEAL_TIME},
@@ -157,7 +158,7 @@ fn enabling(state: &VcpuState) -> bool {
 #[kprobe]
 pub(crate) fn vcpu_create(ctx: ProbeContext) -> u32 {
     if let Some(caller) = watched(Probe::VcpuCreate) {
-        lifecycle::created(Probe::VcpuCreate, caller, arg(&ctx, 0));
+        lifecycle::created(&ctx, Probe::VcpuCreate, caller, arg(&ctx, 0));
     }
     0
 }
@@ -170,6 +171,7 @@ pub(crate) fn vcpu_destroy(ctx: ProbeContext) -> u32 {
         let caller = Caller { tgid: ctx.tgid(), tid: ctx.pid() };
         let nothing = Snapshot::default();
         emit(Probe::VcpuDestroy, EventKind::Destroyed, caller, vcpu, state, &nothing, &nothing);
+        debug!(&ctx, "vCPU {:x} destroyed by thread {}", vcpu, caller.tid);
         let _absent = VCPUS.remove(vcpu);
     }
     0

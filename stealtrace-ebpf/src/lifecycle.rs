@@ -1,9 +1,7 @@
 //! vCPUs and threads that come and go, whatever the backend: the only place that adds to or removes from VCPUS.
 
-use aya_ebpf::{
-    macros::raw_tracepoint,
-    programs::RawTracePointContext,
-};
+use aya_ebpf::{EbpfContext, macros::raw_tracepoint, programs::RawTracePointContext};
+use aya_log_ebpf::debug;
 use stealtrace_common::{
     event::EventKind,
     probe::Probe,
@@ -30,8 +28,9 @@ pub(crate) fn begin(probe: Probe, caller: Caller, vcpu: u64) -> Option<&'static 
 
 /// The vCPU created by the caller just now.
 #[inline(always)]
-pub(crate) fn created(probe: Probe, caller: Caller, vcpu: u64) {
+pub(crate) fn created(ctx: &impl EbpfContext, probe: Probe, caller: Caller, vcpu: u64) {
     if let Some(state) = begin(probe, caller, vcpu) {
+        debug!(ctx, "vCPU {:x} created by thread {}", vcpu, caller.tid);
         let nothing = Snapshot::default();
         emit(probe, EventKind::Created, caller, vcpu, state, &nothing, &nothing);
     }
@@ -71,6 +70,7 @@ pub(crate) fn process_fork(ctx: RawTracePointContext) -> i32 {
     }
     if let Some(caller) = watched(Probe::Fork) {
         let child = read::tgid(ctx.arg(1));
+        debug!(&ctx, "process {} forked {}", caller.tgid, child);
         if child != caller.tgid && TARGETS.insert(child, 1, 0).is_err() {
             lost(Probe::Fork);
         }

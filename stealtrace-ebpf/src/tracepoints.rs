@@ -77,19 +77,20 @@ pub(crate) fn sys_exit(ctx: RawTracePointContext) -> i32 {
     let thread = *thread;
     let _absent = THREADS.remove(tid);
     if let Some(caller) = watched(Probe::SysExit) {
-        leave(caller, &thread, ctx.arg::<u64>(1).cast_signed());
+        leave(&ctx, caller, &thread);
     }
     0
 }
 
 #[inline(always)]
-fn leave(caller: Caller, thread: &ThreadState, ret: i64) {
+fn leave(ctx: &RawTracePointContext, caller: Caller, thread: &ThreadState) {
+    let ret = ctx.arg::<u64>(1).cast_signed();
     if thread.vcpu != 0 {
         report_changes(caller, thread, ret);
     } else if ret >= 0 {
         let vcpu = read::vcpu_of_fd(ret as u32);
         if vcpu != 0 {
-            lifecycle::created(Probe::SysExit, caller, vcpu);
+            lifecycle::created(ctx, Probe::SysExit, caller, vcpu);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{backend::BackendKind, model::Severity, report::Format, session::TraceOptions, vmm::scenario::Class};
+use crate::{backend::BackendKind, doctor::DoctorFormat, model::Severity, report::Format, session::TraceOptions, vmm::scenario::Class};
 
 /// Finds out, on a live KVM host, why a guest's steal time is wrong.
 #[derive(Debug, Parser)]
@@ -28,10 +28,20 @@ Exit codes:
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Say what of this host stealtrace can use, and if not, why
+    Doctor(Doctor),
     /// Trace vCPU ioctls and steal updates, and flag what corrupts steal time
     Trace(Trace),
     /// Prove what the running kernel's steal accounting can be trusted with
     Verify(Verify),
+}
+
+/// `stealtrace doctor`
+#[derive(Args, Debug)]
+#[expect(missing_docs, reason = "clap would show it")]
+pub struct Doctor {
+    #[arg(long, value_enum, default_value_t = DoctorFormat::Table)]
+    pub format: DoctorFormat,
 }
 
 /// `stealtrace verify`

@@ -6,6 +6,7 @@ pub mod backend;
 pub mod cli;
 pub mod command;
 pub mod detect;
+pub mod doctor;
 pub mod exit;
 pub mod ioctl;
 pub mod kernel;

@@ -10,7 +10,7 @@ use clap::Parser as _;
 use stealtrace::{
     cli::{Cli, Command},
     exit::Exit,
-    session, verify,
+    doctor, session, verify,
 };
 
 fn main() -> ExitCode {
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<Exit> {
     match cli.command {
+        Command::Doctor(options) => doctor::doctor(options.format, io::stdout()),
         Command::Trace(trace) => session::trace(&trace.options(cli.verbose)),
         Command::Verify(options) if options.list => verify::list(io::stdout()),
         Command::Verify(options) => verify::verify(&options.scenarios, options.expect, io::stdout()),
@@ -35,5 +36,9 @@ fn run(cli: Cli) -> Result<Exit> {
 
 fn log_to_stderr(verbose: bool) {
     let level = if verbose { log::LevelFilter::Debug } else { log::LevelFilter::Off };
-    env_logger::Builder::new().filter_level(level).format_timestamp(None).init();
+    env_logger::Builder::new()
+        .filter_level(level)
+        .filter_module("aya_obj", log::LevelFilter::Warn) // a line per relocation
+        .format_timestamp(None)
+        .init();
 }

@@ -26,11 +26,6 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     run(apt_get().args(["install", "-y", "-q", "--no-install-recommends"]).args(packages))
 }
 
-/// Is there such a package to install?
-pub(crate) fn is_known(package: &str) -> bool {
-    output(Command::new("apt-cache").args(["show", "--no-all-versions", package])).is_ok_and(|text| !text.is_empty())
-}
-
 /// Bring the package lists up to date, if we may.
 pub(crate) fn refresh_lists() -> Result<()> {
     if is_root() { run(apt_get().args(["update", "-q"])) } else { Ok(()) }

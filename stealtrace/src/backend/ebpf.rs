@@ -45,7 +45,7 @@ pub struct EbpfBackend {
     ring: RingBuf<MapData>,
     counters: PerCpuArray<MapData, CounterPod>,
     attached: Vec<(&'static ProbeRow, &'static str)>,
-    logger: Option<EbpfLogger<&'static dyn log::Log>>,
+    logger: EbpfLogger<&'static dyn log::Log>,
     undecodable: u64,
 }
 
@@ -70,8 +70,8 @@ impl EbpfBackend {
     pub fn attach(kind: BackendKind, facts: &KernelFacts, targets: &Targets, verbose: bool) -> Result<Self> {
         let types = facts.require_traceable()?;
         let layout = LayoutPod(types.layout(facts.symbols.address("kvm_vcpu_ioctl"))?);
-        let mut ebpf = load(layout, targets)?;
-        let logger = if verbose { Some(EbpfLogger::init(&mut ebpf).context("start the kernel side's log")?) } else { None };
+        let mut ebpf = load(layout, targets, verbose)?;
+        let logger = EbpfLogger::init(&mut ebpf).context("start the kernel side's log")?;
         let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?;
         let counters = PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?)?;
         watch(&mut ebpf, targets)?;
@@ -81,9 +81,7 @@ impl EbpfBackend {
 
     /// Hand over up to `limit` events while `each` takes them; true if the ring is empty then.
     pub fn drain(&mut self, limit: usize, mut each: impl FnMut(&Event) -> bool) -> bool {
-        if let Some(logger) = &mut self.logger {
-            logger.flush();
-        }
+        self.logger.flush();
         for _ in 0..limit {
             let Some(item) = self.ring.next() else {
                 return true;
@@ -139,12 +137,14 @@ impl AsFd for EbpfBackend {
     }
 }
 
-fn load(layout: LayoutPod, targets: &Targets) -> Result<Ebpf> {
+fn load(layout: LayoutPod, targets: &Targets, verbose: bool) -> Result<Ebpf> {
     allow_locked_memory();
     let filter = u32::from(*targets != Targets::All);
+    let log_level = if verbose { aya_log::Level::Debug as u8 } else { 0 };
     EbpfLoader::new()
         .override_global("LAYOUT", &layout, true)
         .override_global("FILTER", &filter, true)
+        .override_global(aya_log::LEVEL, &log_level, false)
         .map_max_entries("EVENTS", RING_BYTES)
         .load(OBJECT)
         .map_err(|error| anyhow!(error))

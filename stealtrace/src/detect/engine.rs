@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use stealtrace_common::event::{Event, EventKind};
 
 use super::{Case, RULES};
-use crate::model::{Finding, Severity, Summary, Thread, Vcpu, VcpuKey, VcpuSummary};
+use crate::model::{Finding, Severity, Summary, Thread, Vcpu, VcpuKey, VcpuName, VcpuSummary, VmNames};
 
 /// Repetition is the same rule about the same vCPU, caller and ioctl.
 type Fold = (&'static str, VcpuKey, Thread, u32);
@@ -20,6 +20,8 @@ struct Said {
 /// What the rules say about one event.
 #[derive(Default)]
 pub struct Judgement {
+    /// How the event's vCPU is shown.
+    pub vcpu: VcpuName,
     /// Did any rule fire?
     pub anomalous: bool,
     /// The findings worth telling, repetitions left out.
@@ -31,6 +33,7 @@ pub struct Judgement {
 pub struct Engine {
     vcpus: BTreeMap<VcpuKey, Vcpu>,
     order: Vec<VcpuKey>,
+    names: VmNames,
     said: HashMap<Fold, Said>,
     findings: BTreeMap<(&'static str, Severity), u64>,
     events: u64,
@@ -46,13 +49,17 @@ impl Engine {
         let key = VcpuKey::of(event);
         let vcpu = self.vcpus.entry(key).or_insert_with(|| {
             self.order.push(key);
-            Vcpu::first_seen(event)
+            Vcpu::first_seen(self.names.begin(event))
         });
         let found: Vec<Finding> =
             RULES.iter().filter_map(|rule| (rule.judge)(Case { vcpu, event, kind })).collect();
         vcpu.findings += found.len() as u64;
         vcpu.learn(kind, event);
+        if kind == EventKind::Destroyed {
+            self.names.end(event);
+        }
         Judgement {
+            vcpu: vcpu.name,
             anomalous: !found.is_empty(),
             told: found.into_iter().filter_map(|finding| self.fold(key, finding)).collect(),
         }

@@ -29,6 +29,9 @@ fn judge(case: Case<'_>) -> Option<Finding> {
         return None;
     }
     let reach = reach(event);
+    if reach == Reach::Overwritten && event.ioctl == 0 {
+        return None; // KVM loads a vCPU once more to destroy it; no guest is left to see it
+    }
     let severity = match reach {
         Reach::Reached | Reach::Unknown => Severity::Error,
         Reach::Overwritten => Severity::Warning,
@@ -86,6 +89,8 @@ const fn yes_no(yes: bool) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use stealtrace_common::event::Event;
+
     use super::RULE;
     use crate::{
         detect::testing::{Script, judge},
@@ -125,6 +130,13 @@ mod tests {
         let finding = judge(&RULE, &[s.update(2, 100, 900, (1000, 1000))]).expect("fires");
         assert_eq!(finding.severity, Severity::Warning);
         assert!(finding.what.contains("overwritten"), "{}", finding.what);
+    }
+
+    #[test]
+    fn the_load_that_destroys_a_vcpu_is_silent() {
+        let mut s = Script::enabled();
+        let teardown = Event { ioctl: 0, ..s.update(2, 100, 900, (1000, 1000)) };
+        assert!(judge(&RULE, &[teardown]).is_none());
     }
 
     #[test]

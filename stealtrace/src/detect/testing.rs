@@ -6,7 +6,7 @@ use stealtrace_common::{
 };
 
 use super::{Case, Rule};
-use crate::model::{Finding, Vcpu};
+use crate::model::{Finding, Vcpu, VcpuName};
 
 pub(crate) const GET_LAPIC: u32 = 0x8400_ae8e;
 pub(crate) const MSR_ON: u64 = 0x1000 | 1;
@@ -91,7 +91,7 @@ impl Script {
 /// What one rule says about the last of these events, after the others have been learned.
 pub(crate) fn judge(rule: &Rule, events: &[Event]) -> Option<Finding> {
     let (last, earlier) = events.split_last()?;
-    let mut vcpu = Vcpu::first_seen(&events[0]);
+    let mut vcpu = Vcpu::first_seen(VcpuName::default());
     for event in earlier {
         vcpu.learn(EventKind::from_u32(event.kind)?, event);
     }

@@ -103,6 +103,7 @@ impl Finding {
             ("rule", Value::Text(self.rule.to_owned())),
             ("severity", Value::Text(self.severity.to_string())),
             ("vm_pid", Value::Number(self.vcpu.pid.into())),
+            ("vm", Value::Number(self.vcpu.vm.into())),
             ("vcpu_id", Value::Number(self.vcpu.id.into())),
             ("caller", Value::Thread(self.caller.clone())),
             ("ioctl", Value::Text(crate::ioctl::name(self.ioctl))),

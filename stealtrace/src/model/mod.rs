@@ -3,7 +3,9 @@
 mod finding;
 mod summary;
 mod vcpu;
+mod vm_names;
 
 pub use finding::{Field, Finding, Severity, Value};
 pub use summary::{Losses, ProbeLoss, Summary, VcpuSummary};
 pub use vcpu::{Restore, Thread, Vcpu, VcpuKey, VcpuName};
+pub use vm_names::VmNames;

@@ -48,18 +48,20 @@ impl VcpuKey {
     }
 }
 
-/// How a vCPU is shown: process of the VM, and vCPU id in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// How a vCPU is shown: process, which of its VMs, and vCPU id in that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct VcpuName {
     /// Process of the VM.
     pub pid: u32,
+    /// Which VM of the process, counted from 1 as they appear.
+    pub vm: u32,
     /// `kvm_vcpu.vcpu_id`
     pub id: u32,
 }
 
 impl fmt::Display for VcpuName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.pid, self.id)
+        write!(f, "{}/{}/{}", self.pid, self.vm, self.id)
     }
 }
 
@@ -117,11 +119,11 @@ pub struct Vcpu {
 }
 
 impl Vcpu {
-    /// A vCPU of which only this event is known.
+    /// A vCPU of which nothing else is known.
     #[must_use]
-    pub fn first_seen(event: &Event) -> Self {
+    pub fn first_seen(name: VcpuName) -> Self {
         Self {
-            name: VcpuName { pid: event.vm_tgid, id: event.vcpu_id },
+            name,
             creator: None,
             runner: None,
             last_steal_of: None,

@@ -12,7 +12,7 @@ use super::{Reporter, View};
 use crate::{
     detect::Judgement,
     ioctl,
-    model::{Finding, Summary, Thread, Value, VcpuSummary},
+    model::{Finding, Summary, Thread, Value, VcpuName, VcpuSummary},
 };
 
 /// Raised when a field changes its meaning or goes away.
@@ -42,7 +42,7 @@ impl<W: Write> Json<W> {
 impl<W: Write> Reporter for Json<W> {
     fn event(&mut self, event: &Event, judgement: &Judgement) -> io::Result<()> {
         if !self.view.findings_only {
-            let object = event_object(event, self.since_start(event.time_ns));
+            let object = event_object(event, judgement.vcpu, self.since_start(event.time_ns));
             self.line(&object)?;
         }
         for finding in &judgement.told {
@@ -61,7 +61,7 @@ impl<W: Write> Reporter for Json<W> {
     }
 }
 
-fn event_object(event: &Event, time_ns: u64) -> Json_ {
+fn event_object(event: &Event, vcpu: VcpuName, time_ns: u64) -> Json_ {
     let kind = match EventKind::from_u32(event.kind) {
         Some(EventKind::Created) => "created",
         Some(EventKind::Destroyed) => "destroyed",
@@ -76,8 +76,9 @@ fn event_object(event: &Event, time_ns: u64) -> Json_ {
     json!({
         "type": kind,
         "time_ns": time_ns,
-        "vm_pid": event.vm_tgid,
-        "vcpu_id": event.vcpu_id,
+        "vm_pid": vcpu.pid,
+        "vm": vcpu.vm,
+        "vcpu_id": vcpu.id,
         "vcpu": format!("{:#x}", event.vcpu),
         "generation": event.generation,
         "caller": caller.comm,
@@ -159,6 +160,7 @@ fn vcpu_object(vcpu: &VcpuSummary) -> Json_ {
         .collect();
     json!({
         "vm_pid": vcpu.name.pid,
+        "vm": vcpu.name.vm,
         "vcpu_id": vcpu.name.id,
         "creator_tid": vcpu.creator.as_ref().map(|thread| thread.tid),
         "runner_tid": vcpu.runner.as_ref().map(|thread| thread.tid),

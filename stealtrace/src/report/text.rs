@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use stealtrace_common::{
     event::{Event, EventKind, HOST_INITIATED, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN},
+    kvm,
     steal::StealDelta,
 };
 
@@ -11,7 +12,7 @@ use super::{Reporter, View, table, units};
 use crate::{
     detect::Judgement,
     ioctl,
-    model::{Finding, Summary, Thread, Value, VcpuName, VcpuSummary},
+    model::{Finding, Summary, Thread, Value, VcpuSummary},
 };
 
 pub(crate) struct Text<W> {
@@ -28,12 +29,12 @@ impl<W: Write> Text<W> {
         units::seconds(time_ns.saturating_sub(self.view.start_ns))
     }
 
-    fn event_line(&mut self, event: &Event, anomalous: bool) -> io::Result<()> {
-        let mark = if anomalous { " **" } else { "   " };
+    fn event_line(&mut self, event: &Event, judgement: &Judgement) -> io::Result<()> {
+        let mark = if judgement.anomalous { " **" } else { "   " };
         let time = self.since_start(event.time_ns);
         let caller = Thread::caller(event).to_string();
-        let vcpu = VcpuName { pid: event.vm_tgid, id: event.vcpu_id }.to_string();
-        writeln!(self.out, "{mark} {time:>12}  {caller:<22} {vcpu:<9} {}", details(event))
+        let vcpu = judgement.vcpu.to_string();
+        writeln!(self.out, "{mark} {time:>12}  {caller:<22} {vcpu:<11} {}", details(event))
     }
 
     fn finding_line(&mut self, finding: &Finding) -> io::Result<()> {
@@ -53,7 +54,7 @@ impl<W: Write> Text<W> {
 impl<W: Write> Reporter for Text<W> {
     fn event(&mut self, event: &Event, judgement: &Judgement) -> io::Result<()> {
         if !self.view.findings_only {
-            self.event_line(event, judgement.anomalous)?;
+            self.event_line(event, judgement)?;
         }
         judgement.told.iter().try_for_each(|finding| self.finding_line(finding))
     }
@@ -83,29 +84,37 @@ impl<W: Write> Reporter for Text<W> {
 
 fn details(event: &Event) -> String {
     let ioctl = ioctl::name(event.ioctl);
-    let run_delay = units::ns(event.run_delay_ns);
-    let last_steal = units::ns(event.last_steal_before_ns);
-    let delta = StealDelta::between(event.last_steal_before_ns, event.run_delay_ns).signed_ns();
+    let numbers = numbers(event);
     match EventKind::from_u32(event.kind) {
         Some(EventKind::Created) => "created".to_owned(),
         Some(EventKind::Destroyed) => "destroyed".to_owned(),
-        Some(EventKind::Ioctl) => format!("ioctl   {ioctl}"),
-        Some(EventKind::Load) => {
-            format!("load    {ioctl}  run_delay={run_delay} last_steal={last_steal} delta={delta} ns")
-        }
+        Some(EventKind::Ioctl) => format!("ioctl   {ioctl}  {numbers}"),
+        Some(EventKind::Load) => format!("load    {ioctl}  {numbers}"),
         Some(EventKind::MsrWrite) => format!(
-            "msr     {ioctl}  {:#x} -> {:#x} by the {}  run_delay={run_delay} last_steal={last_steal} -> {}",
+            "msr     {ioctl}  {:#x} -> {:#x} by the {}  {numbers} -> {}",
             event.msr_before,
             event.msr_val,
             if event.has(HOST_INITIATED) { "host" } else { "guest" },
             units::ns(event.last_steal_after_ns),
         ),
         Some(EventKind::Update) => format!(
-            "update  {ioctl}  run_delay={run_delay} last_steal={last_steal} delta={delta} ns  guest steal={} -> {}",
+            "update  {ioctl}  {numbers}  guest steal={} -> {}",
             known(event.has(STEAL_BEFORE_KNOWN), event.steal_before_ns),
             known(event.has(STEAL_AFTER_KNOWN), event.steal_after_ns),
         ),
         None => format!("kind {}", event.kind),
+    }
+}
+
+/// What a delta is made of, and the delta where the guest has steal time enabled.
+fn numbers(event: &Event) -> String {
+    let run_delay = units::ns(event.run_delay_ns);
+    let last_steal = units::ns(event.last_steal_before_ns);
+    let delta = StealDelta::between(event.last_steal_before_ns, event.run_delay_ns).signed_ns();
+    if kvm::msr_enabled(event.msr_before) {
+        format!("run_delay={run_delay} last_steal={last_steal} delta={delta} ns")
+    } else {
+        format!("run_delay={run_delay} last_steal={last_steal}")
     }
 }
 

@@ -43,7 +43,7 @@ impl GuestMemory {
                 std::ptr::null_mut(),
                 guest::MEMORY_BYTES,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE, // resident, as a restored guest is
                 -1,
                 0,
             )

@@ -95,7 +95,8 @@ impl Machine {
         for port in [&stdout, &stderr, &control] {
             qemu.args(["-serial", &port.argument()]);
         }
-        let mut guest = Guest(qemu.stdin(Stdio::null()).spawn().context("start qemu-system-x86_64")?);
+        let log = fs::File::create(self.console.with_extension("qemu"))?; // software emulation warns of what it lacks
+        let mut guest = Guest(qemu.stdin(Stdio::null()).stderr(log).spawn().context("start qemu-system-x86_64")?);
         let copies = [copy(stdout.accept()?, io::stdout()), copy(stderr.accept()?, io::stderr())];
         let outcome = watch(&lines(control.accept()?), timeout);
         guest.end();

@@ -33,6 +33,6 @@ fn run() -> Result<Observation> {
 
     let area = vcpu.steal_area();
     let fault = (area.steal_ns > charged_ns)
-        .then(|| format!("{} although the runner waited {charged_ns} ns at most", show(area)));
+        .then(|| format!("more than the runner's run_delay, {charged_ns} ns"));
     Ok(Observation { saw: show(area), fault })
 }

@@ -37,7 +37,7 @@ fn run() -> Result<Observation> {
     } else if after.steal_ns < before.steal_ns {
         Some("steal went backwards".to_owned())
     } else {
-        Some(format!("steal grew by {growth} ns in {passed_ns} ns"))
+        Some(format!("steal wrapped or grew by more than the {passed_ns} ns that passed"))
     };
     Ok(Observation { saw: format!("{} -> {}", show(before), show(after)), fault })
 }
