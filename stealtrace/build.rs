@@ -64,7 +64,9 @@ impl Toolchain {
             format!("-Clinker={}", self.linker),
         ];
         let mut cargo = Command::new(&self.cargo);
-        for (inherited, _) in env::vars().filter(|(name, _)| name.starts_with("CARGO") || name.starts_with("RUST")) {
+        for (inherited, _) in
+            env::vars().filter(|(name, _)| name.starts_with("CARGO") || name.starts_with("RUST"))
+        {
             cargo.env_remove(inherited);
         }
         if let Ok(home) = env::var("CARGO_HOME") {
@@ -75,7 +77,16 @@ impl Toolchain {
             .env("RUSTC_BOOTSTRAP", "1")
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
             .current_dir(root.join("stealtrace-ebpf"))
-            .args(["build", "--quiet", "--locked", "--release", "-Zbuild-std=core", "--target", TARGET, "--target-dir"])
+            .args([
+                "build",
+                "--quiet",
+                "--locked",
+                "--release",
+                "-Zbuild-std=core",
+                "--target",
+                TARGET,
+                "--target-dir",
+            ])
             .arg(target_dir);
         cargo
     }

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{backend::BackendKind, doctor::DoctorFormat, model::Severity, report::Format, session::TraceOptions, vmm::scenario::Class};
+use crate::{
+    backend::BackendKind, doctor::DoctorFormat, model::Severity, report::Format, session::TraceOptions,
+    vmm::scenario::Class,
+};
 
 /// Finds out, on a live KVM host, why a guest's steal time is wrong.
 #[derive(Debug, Parser)]
@@ -75,6 +78,9 @@ pub struct Trace {
     /// End after this time: 500ms, 10s, 5m, 1h
     #[arg(long, value_parser = parse_duration)]
     pub duration: Option<Duration>,
+    /// Kernel memory for events that wait to be read, in KiB: a power of two
+    #[arg(long, value_name = "KIB", default_value_t = 8192, value_parser = parse_buffer)]
+    pub buffer: u32,
     /// Exit with 1 for findings of at least this severity
     #[arg(long, value_enum, default_value_t = Severity::Error)]
     pub fail_on: Severity,
@@ -114,6 +120,7 @@ impl Trace {
             format: self.format,
             findings_only: self.findings_only,
             duration: self.duration,
+            ring_bytes: self.buffer * 1024,
             fail_on: self.fail_on,
             command: self.command,
             verbose,
@@ -134,6 +141,13 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     };
     let number: u64 = number.parse().map_err(|_| "expected a number before the unit".to_owned())?;
     number.checked_mul(millis_per_unit).map(Duration::from_millis).ok_or_else(|| "too long".to_owned())
+}
+
+/// A power of two from 4 (a page) to 1 GiB.
+fn parse_buffer(text: &str) -> Result<u32, String> {
+    let kib: u32 = text.parse().map_err(|_| "expected a number of KiB".to_owned())?;
+    let fits = (4..=1 << 20).contains(&kib) && kib.is_power_of_two();
+    if fits { Ok(kib) } else { Err("expected a power of two from 4 to 1048576".to_owned()) }
 }
 
 #[cfg(test)]

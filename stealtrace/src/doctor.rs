@@ -56,7 +56,10 @@ pub fn doctor(format: DoctorFormat, mut out: impl Write) -> Result<Exit> {
         checks.extend(probes(kind).map(|row| probe(kind, row, &facts)));
     }
     checks.push(Check::of("trace --backend auto", usable.clone()));
-    checks.push(Check::of("verify", vmm::require_steal_time().map(|()| "can run".to_owned()).map_err(|error| format!("{error:#}"))));
+    checks.push(Check::of(
+        "verify",
+        vmm::require_steal_time().map(|()| "can run".to_owned()).map_err(|error| format!("{error:#}")),
+    ));
     match format {
         DoctorFormat::Table => print_table(&checks, &mut out)?,
         DoctorFormat::Json => print_json(&checks, &usable, &mut out)?,
@@ -99,7 +102,9 @@ fn btf(facts: &KernelFacts) -> Result<String, String> {
         Err(error) => Err(format!("{error:#}")),
         Ok(types) => match types.layout(None) {
             Err(error) => Err(format!("{error:#}")),
-            Ok(_) if std::path::Path::new(KVM_BTF).exists() => Ok("kernel and kvm module, every field found".to_owned()),
+            Ok(_) if std::path::Path::new(KVM_BTF).exists() => {
+                Ok("kernel and kvm module, every field found".to_owned())
+            }
             Ok(_) => Ok("kernel, every field found".to_owned()),
         },
     }
@@ -110,7 +115,9 @@ fn lockdown(facts: &KernelFacts) -> Result<String, String> {
         Lockdown::None => Ok("none".to_owned()),
         Lockdown::Integrity => Ok("integrity (tracing is allowed)".to_owned()),
         Lockdown::Unknown => Ok("unknown (no /sys/kernel/security/lockdown)".to_owned()),
-        Lockdown::Confidentiality => Err("confidentiality: refuses tracing; boot with lockdown=integrity or none".to_owned()),
+        Lockdown::Confidentiality => {
+            Err("confidentiality: refuses tracing; boot with lockdown=integrity or none".to_owned())
+        }
     }
 }
 
@@ -154,8 +161,10 @@ fn print_table(checks: &[Check], out: &mut impl Write) -> Result<()> {
 }
 
 fn print_json(checks: &[Check], usable: &Result<String, String>, out: &mut impl Write) -> Result<()> {
-    let list: Vec<_> =
-        checks.iter().map(|check| json!({"item": check.item, "good": check.good, "found": check.found})).collect();
+    let list: Vec<_> = checks
+        .iter()
+        .map(|check| json!({"item": check.item, "good": check.good, "found": check.found}))
+        .collect();
     let object = json!({
         "type": "doctor",
         "schema": 1,

@@ -9,8 +9,9 @@ use anyhow::Result;
 use clap::Parser as _;
 use stealtrace::{
     cli::{Cli, Command},
+    doctor,
     exit::Exit,
-    doctor, session, verify,
+    session, verify,
 };
 
 fn main() -> ExitCode {

@@ -45,6 +45,8 @@ pub struct TraceOptions {
     pub findings_only: bool,
     /// End by itself after this time.
     pub duration: Option<Duration>,
+    /// Size of the ring of events.
+    pub ring_bytes: u32,
     /// Findings from here upwards make exit code 1.
     pub fail_on: Severity,
     /// A command to run and trace; empty for none.
@@ -65,11 +67,12 @@ pub fn trace(options: &TraceOptions) -> Result<Exit> {
 
     let held = HeldCommand::hold(&options.command)?;
     let targets = targets(&options.pids, held.as_ref());
-    let backend = EbpfBackend::attach(kind, &facts, &targets, options.verbose)?;
+    let backend = EbpfBackend::attach(kind, &facts, &targets, options.ring_bytes, options.verbose)?;
     drop(facts); // type information is large and has served
     let command = held.map(HeldCommand::release).transpose()?;
 
-    let runtime = runtime::Builder::new_current_thread().enable_all().build().context("start the event loop")?;
+    let runtime =
+        runtime::Builder::new_current_thread().enable_all().build().context("start the event loop")?;
     let summary = runtime.block_on(Session::new(options, backend, kind, command)?.run())?;
     Ok(Exit::of(&summary, options.fail_on))
 }
@@ -107,14 +110,15 @@ impl<'a> Session<'a> {
         command: Option<RunningCommand>,
     ) -> Result<Self> {
         let start_ns = monotonic_ns()?;
-        let view = View { format: options.format, findings_only: options.findings_only, start_ns };
+        let view = View { format: options.format, start_ns };
         let reporter = report::reporter(view, BufWriter::new(io::stdout()));
         Ok(Self { options, backend, kind, command, engine: Engine::default(), reporter, start_ns })
     }
 
     async fn run(mut self) -> Result<Summary> {
         if self.command.is_none() {
-            let _unheard = writeln!(io::stderr(), "stealtrace: tracing ({} backend); Ctrl-C ends it", self.kind);
+            let _unheard =
+                writeln!(io::stderr(), "stealtrace: tracing ({} backend); Ctrl-C ends it", self.kind);
         }
         let followed = self.follow().await;
         let ended = self.command.take().map(RunningCommand::end).transpose()?;
@@ -174,11 +178,10 @@ impl<'a> Session<'a> {
 
     /// Handle up to `limit` events; true if none are left.
     fn drain(&mut self, limit: usize) -> Result<bool> {
-        let Self { backend, engine, reporter, .. } = self;
+        let Self { backend, engine, reporter, options, .. } = self;
         let mut written = Ok(());
         let each = |event: &Event| {
-            let judgement = engine.judge(event);
-            written = reporter.event(event, &judgement);
+            written = report(event, engine, reporter.as_mut(), options.findings_only);
             written.is_ok()
         };
         let empty = backend.drain(limit, each);
@@ -188,6 +191,12 @@ impl<'a> Session<'a> {
 
     fn finish(&mut self, ended: Option<&Ended>) -> Result<Summary> {
         while !self.drain(BATCH)? {}
+        let Self { engine, reporter, .. } = self;
+        engine
+            .finish()
+            .iter()
+            .try_for_each(|finding| reporter.finding(finding))
+            .context("write the findings")?;
         let summary = self.summary(ended)?;
         self.reporter.summary(&summary).and_then(|()| self.reporter.flush()).context("write the summary")?;
         Ok(summary)
@@ -205,6 +214,20 @@ impl<'a> Session<'a> {
         });
         Ok(summary)
     }
+}
+
+/// Judge one event and show what there is to show.
+fn report(
+    event: &Event,
+    engine: &mut Engine,
+    reporter: &mut dyn Reporter,
+    findings_only: bool,
+) -> io::Result<()> {
+    let judgement = engine.judge(event);
+    if !findings_only {
+        reporter.event(event, &judgement)?;
+    }
+    judgement.told.iter().try_for_each(|finding| reporter.finding(finding))
 }
 
 fn listen(kind: SignalKind) -> Result<Signal> {

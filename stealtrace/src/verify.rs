@@ -29,7 +29,15 @@ pub fn verify(ids: &[String], expect: Class, mut out: impl Write) -> Result<Exit
     if !as_expected {
         writeln!(out, "not what is expected of a kernel that is {expect}")?;
     }
-    Ok(if as_expected { Exit::Clean } else { Exit::Found })
+    let conclusive = verdicts.iter().all(Verdict::is_conclusive);
+    if !conclusive {
+        writeln!(out, "inconclusive: the runner was rescheduled in every attempt; run on an idle host")?;
+    }
+    Ok(match (as_expected, conclusive) {
+        (false, _) => Exit::Found,
+        (true, false) => Exit::Inconclusive,
+        (true, true) => Exit::Clean,
+    })
 }
 
 /// Print what scenarios there are.
@@ -64,7 +72,8 @@ fn verdict_table(verdicts: &[Verdict], expect: Class) -> comfy_table::Table {
     let mut rows = table(["scenario", "the guest saw", "verdict", "as expected"]);
     for verdict in verdicts {
         let result = match &verdict.observation.fault {
-            None => "sound".to_owned(),
+            None if verdict.is_conclusive() => "sound".to_owned(),
+            None => format!("inconclusive after {} attempts", verdict.attempts),
             Some(fault) => format!("CORRUPT: {fault}"),
         };
         rows.add_row([

@@ -4,7 +4,10 @@ use std::{path::PathBuf, process::Command};
 
 use anyhow::{Result, ensure};
 
-use crate::{cache, process::{run, say}};
+use crate::{
+    cache,
+    process::{run, say},
+};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 

@@ -50,7 +50,8 @@ pub(crate) fn root() -> Result<PathBuf> {
 
 /// The build folder.
 pub(crate) fn target() -> Result<PathBuf> {
-    let folder = env::var_os("CARGO_TARGET_DIR").map_or_else(|| Ok(root()?.join("target")), |folder| anyhow::Ok(folder.into()))?;
+    let folder = env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| Ok(root()?.join("target")), |folder| anyhow::Ok(folder.into()))?;
     fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     Ok(folder)
 }

@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use crate::process::{output, run, say, which};
 
 /// Install these packages, or say how.
-pub(crate) fn install(packages: &[&str]) -> Result<()> {
+pub(crate) fn install(packages: &[String]) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
@@ -52,7 +52,10 @@ fn debs(folder: &Path) -> Result<Vec<PathBuf>> {
 
 fn apt_get() -> Command {
     let mut command = Command::new("apt-get");
-    command.env("DEBIAN_FRONTEND", "noninteractive").stdin(std::process::Stdio::null()).stdout(std::io::stderr());
+    command
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(std::process::Stdio::null())
+        .stdout(std::io::stderr());
     command
 }
 

@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use crate::{
     cache, debian,
@@ -37,33 +37,84 @@ const TOOLS: &[Tool] = &[
     Tool { present: || Path::new("/usr/include/openssl/opensslv.h").exists(), package: "libssl-dev" },
 ];
 
+/// Debian's newest Rust, its source and linter, for the kernel side; and the LLVM it is built with.
+const DEBIAN_RUST: &[&str] = &["rustc-web", "cargo-web", "rust-web-src", "rust-web-clippy"];
+const DEBIAN_LLVM: u32 = 22;
+
+/// For those who cannot have Debian's.
+const ADVICE: &str = "set-up (instead of Debian's Rust and LLVM also `rustup toolchain install nightly --component \
+                      rust-src,clippy` and a bpf-linker on PATH)";
+
 /// Find or install everything.
 pub(crate) fn setup() -> Result<()> {
-    let missing: Vec<_> = TOOLS.iter().filter(|tool| !(tool.present)()).map(|tool| tool.package).collect();
-    debian::install(&missing)?;
+    debian::install(&missing()).context(ADVICE)?;
     let toolchain = toolchain()?;
     let linker = linker(&toolchain)?;
     remember(&toolchain, &linker)
 }
 
+/// Every package that is missing, so that one command gets them all.
+fn missing() -> Vec<String> {
+    let tools = TOOLS.iter().filter(|tool| !(tool.present)()).map(|tool| tool.package.to_owned());
+    let toolchain = rustup_nightly().or_else(distribution);
+    let rust = if toolchain.is_none() { DEBIAN_RUST } else { &[] };
+    let llvm = toolchain.map_or(DEBIAN_LLVM, |toolchain| toolchain.llvm);
+    tools.chain(rust.iter().map(|package| (*package).to_owned())).chain(missing_llvm(llvm)).collect()
+}
+
+/// What bpf-linker is built with and runs with.
+fn missing_llvm(llvm: u32) -> Option<String> {
+    let present = which("bpf-linker").is_some() || llvm_prefix(llvm).join("lib/cmake/llvm").exists();
+    (!present).then(|| format!("llvm-{llvm}-dev"))
+}
+
+fn llvm_prefix(llvm: u32) -> PathBuf {
+    PathBuf::from(format!("/usr/lib/llvm-{llvm}"))
+}
+
 /// A cargo and rustc whose rust-src can be built for BPF.
-struct Toolchain {
+pub(crate) struct Toolchain {
     cargo: PathBuf,
     rustc: PathBuf,
     llvm: u32,
 }
 
-fn toolchain() -> Result<Toolchain> {
-    if let Some(found) = rustup_nightly().or_else(distribution) {
-        return Ok(found);
+impl Toolchain {
+    /// Lint the kernel side.
+    pub(crate) fn clippy(&self, root: &Path, target: &Path) -> Command {
+        let mut command = Command::new(&self.cargo);
+        if let Some(tools) = self.cargo.parent() {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let first = std::iter::once(tools.to_owned()).chain(std::env::split_paths(&path));
+            command.env("PATH", std::env::join_paths(first).unwrap_or(path));
+        }
+        command
+            .env("RUSTC", &self.rustc)
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env("CARGO_ENCODED_RUSTFLAGS", "--cfg=bpf_target_arch=\"x86_64\"")
+            .env_remove("RUSTUP_TOOLCHAIN")
+            .current_dir(root.join("stealtrace-ebpf"))
+            .args([
+                "clippy",
+                "--quiet",
+                "--locked",
+                "--release",
+                "-Zbuild-std=core",
+                "--target",
+                "bpfel-unknown-none",
+            ])
+            .arg("--target-dir")
+            .arg(target.join("ebpf-clippy"))
+            .args(["--", "-D", "warnings"]);
+        command
     }
-    const PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
-    if which("apt-get").is_none() {
-        bail!("missing: rust-src; run `rustup toolchain install nightly --component rust-src`");
-    }
-    debian::install(&PACKAGES)
-        .context("an eBPF toolchain; or run `rustup toolchain install nightly --component rust-src`")?;
-    distribution().context("Debian's rustc is older than the packages need; run `rustup toolchain install nightly --component rust-src`")
+}
+
+/// The toolchain for the kernel side.
+pub(crate) fn toolchain() -> Result<Toolchain> {
+    rustup_nightly()
+        .or_else(distribution)
+        .context("no Rust with rust-src that is new enough; run `rustup toolchain install nightly --component rust-src`")
 }
 
 fn rustup_nightly() -> Option<Toolchain> {
@@ -108,23 +159,22 @@ fn linker(toolchain: &Toolchain) -> Result<PathBuf> {
         return Ok(found);
     }
     let llvm = toolchain.llvm;
-    let root = cache::made(&format!("bpf-linker-{LINKER_VERSION}-llvm{llvm}"), |into| install_linker(llvm, into))?;
+    if let Some(package) = missing_llvm(llvm) {
+        debian::install(&[package]).context("LLVM, for bpf-linker")?; // another than Debian's Rust was expected to need
+    }
+    let name = format!("bpf-linker-{LINKER_VERSION}-llvm{llvm}");
+    let root = cache::made(&name, |into| install_linker(llvm, into))?;
     Ok(root.join("bin/bpf-linker"))
 }
 
 fn install_linker(llvm: u32, into: &Path) -> Result<()> {
-    let package = format!("llvm-{llvm}-dev");
-    let prefix = format!("/usr/lib/llvm-{llvm}");
-    if !Path::new(&prefix).join("include/llvm").exists() && !Path::new(&prefix).join("lib/cmake").exists() {
-        debian::install(&[&package]).context("LLVM, to build bpf-linker; or put a bpf-linker on PATH")?;
-    }
     say(&format!("building bpf-linker {LINKER_VERSION} with LLVM {llvm} (about a minute)"));
     run(Command::new("cargo")
         .args(["install", "bpf-linker", "--quiet", "--locked", "--version", LINKER_VERSION])
         .args(["--no-default-features", "--features", &format!("llvm-{llvm}")])
         .arg("--root")
         .arg(into)
-        .env("LLVM_PREFIX", prefix)
+        .env("LLVM_PREFIX", llvm_prefix(llvm))
         .current_dir("/"))
 }
 

@@ -25,9 +25,6 @@ use crate::{
 /// The kernel side, as the build script left it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("STEALTRACE_OBJECT"));
 
-/// Bytes of the ring: about 55,000 events.
-const RING_BYTES: u32 = 8 << 20;
-
 /// Which processes to watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Targets {
@@ -67,10 +64,16 @@ impl EbpfBackend {
     ///
     /// # Errors
     /// When the kernel has no place for a required probe, or refuses a program; says which.
-    pub fn attach(kind: BackendKind, facts: &KernelFacts, targets: &Targets, verbose: bool) -> Result<Self> {
+    pub fn attach(
+        kind: BackendKind,
+        facts: &KernelFacts,
+        targets: &Targets,
+        ring_bytes: u32,
+        verbose: bool,
+    ) -> Result<Self> {
         let types = facts.require_traceable()?;
         let layout = LayoutPod(types.layout(facts.symbols.address("kvm_vcpu_ioctl"))?);
-        let mut ebpf = load(layout, targets, verbose)?;
+        let mut ebpf = load(layout, targets, ring_bytes, verbose)?;
         let logger = EbpfLogger::init(&mut ebpf).context("start the kernel side's log")?;
         let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?;
         let counters = PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?)?;
@@ -113,7 +116,8 @@ impl EbpfBackend {
     /// # Errors
     /// When the kernel does not let us read the counters.
     pub fn losses(&self) -> Result<Losses> {
-        let probes = self.attached.iter().map(|(row, target)| self.loss(row.probe, target)).collect::<Result<_>>()?;
+        let probes =
+            self.attached.iter().map(|(row, target)| self.loss(row.probe, target)).collect::<Result<_>>()?;
         Ok(Losses { probes, undecodable: self.undecodable })
     }
 
@@ -125,7 +129,12 @@ impl EbpfBackend {
             hits: sum(|counter| counter.hits),
             emitted: sum(|counter| counter.emitted),
             lost: sum(|counter| counter.lost),
-            lost_by_cpu: per_cpu.iter().map(|pod| pod.0.lost).enumerate().filter(|(_, lost)| *lost > 0).collect(),
+            lost_by_cpu: per_cpu
+                .iter()
+                .map(|pod| pod.0.lost)
+                .enumerate()
+                .filter(|(_, lost)| *lost > 0)
+                .collect(),
         })
     }
 }
@@ -137,7 +146,7 @@ impl AsFd for EbpfBackend {
     }
 }
 
-fn load(layout: LayoutPod, targets: &Targets, verbose: bool) -> Result<Ebpf> {
+fn load(layout: LayoutPod, targets: &Targets, ring_bytes: u32, verbose: bool) -> Result<Ebpf> {
     allow_locked_memory();
     let filter = u32::from(*targets != Targets::All);
     let log_level = if verbose { aya_log::Level::Debug as u8 } else { 0 };
@@ -145,7 +154,7 @@ fn load(layout: LayoutPod, targets: &Targets, verbose: bool) -> Result<Ebpf> {
         .override_global("LAYOUT", &layout, true)
         .override_global("FILTER", &filter, true)
         .override_global(aya_log::LEVEL, &log_level, false)
-        .map_max_entries("EVENTS", RING_BYTES)
+        .map_max_entries("EVENTS", ring_bytes)
         .load(OBJECT)
         .map_err(|error| anyhow!(error))
         .context("load the kernel side")
@@ -191,7 +200,9 @@ fn attach_all(
 }
 
 fn attach_one(ebpf: &mut Ebpf, row: &ProbeRow, target: &str) -> Result<()> {
-    let program = ebpf.program_mut(row.program).with_context(|| format!("the kernel side has no program {}", row.program))?;
+    let program = ebpf
+        .program_mut(row.program)
+        .with_context(|| format!("the kernel side has no program {}", row.program))?;
     match row.attachment {
         Attachment::Function(_) => {
             let kprobe: &mut KProbe = program.try_into()?;

@@ -46,7 +46,12 @@ const KPROBES: &[ProbeRow] = &[
     function(Probe::VcpuLoad, "vcpu_load", &["kvm_arch_vcpu_load"], "last_steal before"),
     function(Probe::VcpuPut, "vcpu_put", &["kvm_arch_vcpu_put"], "last_steal and guest steal after"),
     function(Probe::SetMsr, "set_msr", &["kvm_set_msr_common"], "writes of the steal MSR"),
-    function(Probe::VcpuCreate, "vcpu_create", &["kvm_arch_vcpu_create"], "a new vCPU, perhaps at an old address"),
+    function(
+        Probe::VcpuCreate,
+        "vcpu_create",
+        &["kvm_arch_vcpu_create"],
+        "a new vCPU, perhaps at an old address",
+    ),
     function(Probe::VcpuDestroy, "vcpu_destroy", &["kvm_arch_vcpu_destroy"], "its end"),
     ProbeRow {
         required: false, // without it the delta is what changed between load and put
@@ -88,7 +93,12 @@ const fn function(
     ProbeRow { probe, program, attachment: Attachment::Function(symbols), required: true, purpose }
 }
 
-const fn tracepoint(probe: Probe, program: &'static str, name: &'static str, purpose: &'static str) -> ProbeRow {
+const fn tracepoint(
+    probe: Probe,
+    program: &'static str,
+    name: &'static str,
+    purpose: &'static str,
+) -> ProbeRow {
     ProbeRow { probe, program, attachment: Attachment::RawTracepoint(name), required: true, purpose }
 }
 
@@ -101,11 +111,11 @@ impl ProbeRow {
         match self.attachment {
             Attachment::RawTracepoint(name) => Ok(name),
             Attachment::Function(_) if !facts.kprobes => Err("this kernel has no kprobes".to_owned()),
-            Attachment::Function(symbols) => symbols
-                .iter()
-                .find(|symbol| facts.symbols.has(symbol))
-                .copied()
-                .ok_or_else(|| format!("no function {} in this kernel (inlined or absent)", symbols.join(" or "))),
+            Attachment::Function(symbols) => {
+                symbols.iter().find(|symbol| facts.symbols.has(symbol)).copied().ok_or_else(|| {
+                    format!("no function {} in this kernel (inlined or absent)", symbols.join(" or "))
+                })
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use crate::{
     model::{Finding, Severity, Thread, Value},
 };
 
-pub(crate) const RULE: Rule = Rule { id: "cross-thread-ioctl", judge };
+pub(crate) const RULE: Rule = Rule { id: "cross-thread-ioctl", judge, at_end: None };
 
 /// ioctls that need no vCPU mutex and may come from any thread (`kvm_arch_vcpu_async_ioctl`): on x86 only
 /// KVM_MEMORY_ENCRYPT_OP, since TDX.
@@ -24,7 +24,8 @@ fn judge(case: Case<'_>) -> Option<Finding> {
         (_, Some(_)) if vcpu.creator.is_some() => Severity::Warning,
         (_, _) => Severity::Notice, // before the first run, or the caller may be the unseen creator
     };
-    let is_caller = |thread: &Option<Thread>| thread.as_ref().is_some_and(|thread| thread.tid == event.caller_tid);
+    let is_caller =
+        |thread: &Option<Thread>| thread.as_ref().is_some_and(|thread| thread.tid == event.caller_tid);
     if is_caller(&vcpu.creator) || is_caller(&vcpu.runner) {
         return None;
     }

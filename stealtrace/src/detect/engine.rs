@@ -65,6 +65,18 @@ impl Engine {
         }
     }
 
+    /// Nothing follows: the findings that waited for more.
+    pub fn finish(&mut self) -> Vec<Finding> {
+        let mut waiting = Vec::new();
+        for (key, vcpu) in &mut self.vcpus {
+            let found = RULES.iter().filter_map(|rule| rule.at_end?(vcpu)).map(|finding| (*key, finding));
+            let already = waiting.len();
+            waiting.extend(found);
+            vcpu.findings += (waiting.len() - already) as u64;
+        }
+        waiting.into_iter().filter_map(|(key, finding)| self.fold(key, finding)).collect()
+    }
+
     /// The finding, unless it only repeats one that was told before.
     fn fold(&mut self, key: VcpuKey, mut finding: Finding) -> Option<Finding> {
         *self.findings.entry((finding.rule, finding.severity)).or_default() += 1;
@@ -108,7 +120,10 @@ mod tests {
     use stealtrace_common::kvm::KVM_RUN;
 
     use super::Engine;
-    use crate::{detect::testing::{Script, GET_LAPIC}, model::Severity};
+    use crate::{
+        detect::testing::{GET_LAPIC, Script},
+        model::Severity,
+    };
 
     #[test]
     fn repetition_is_told_once_and_counted() {
@@ -130,9 +145,14 @@ mod tests {
     fn a_repetition_that_is_worse_is_told_again() {
         let mut engine = Engine::default();
         let mut script = Script::new();
-        let events =
-            [script.created(1), script.ioctl(2, GET_LAPIC), script.ioctl(1, KVM_RUN), script.ioctl(2, GET_LAPIC)];
-        let told: Vec<_> = events.iter().flat_map(|event| engine.judge(event).told).map(|f| f.severity).collect();
+        let events = [
+            script.created(1),
+            script.ioctl(2, GET_LAPIC),
+            script.ioctl(1, KVM_RUN),
+            script.ioctl(2, GET_LAPIC),
+        ];
+        let told: Vec<_> =
+            events.iter().flat_map(|event| engine.judge(event).told).map(|f| f.severity).collect();
         assert_eq!(told, [Severity::Notice, Severity::Warning]);
     }
 

@@ -9,7 +9,7 @@ use stealtrace_common::{
 use super::{Case, Rule};
 use crate::model::{Finding, Restore, Severity, Thread, Value, Vcpu};
 
-pub(crate) const RULE: Rule = Rule { id: "foreign-steal-restore", judge };
+pub(crate) const RULE: Rule = Rule { id: "foreign-steal-restore", judge, at_end: None };
 
 fn judge(case: Case<'_>) -> Option<Finding> {
     match case.kind {

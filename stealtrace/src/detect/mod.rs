@@ -32,6 +32,8 @@ pub struct Rule {
     pub id: &'static str,
     /// The finding, if the event is one.
     pub judge: fn(Case<'_>) -> Option<Finding>,
+    /// The finding about a vCPU that no further event will settle, for rules that wait.
+    pub at_end: Option<fn(&Vcpu) -> Option<Finding>>,
 }
 
 /// Every rule. To add one: write its file, add its line.

@@ -1,29 +1,52 @@
-//! KVM_RUN from another thread than last time.
+//! KVM_RUN from another thread than last time. With the MSR enabled the verdict waits for the steal update that
+//! follows at guest entry: if that underflows, the hand-off is the underflow's cause and no finding of its own.
 
 use stealtrace_common::{
-    event::EventKind,
+    event::{Event, EventKind},
     kvm::{self, KVM_RUN},
+    steal::StealDelta,
 };
 
 use super::{Case, Rule};
-use crate::model::{Finding, Severity, Thread, Value};
+use crate::model::{Finding, HandOff, Severity, Thread, Value, Vcpu};
 
-pub(crate) const RULE: Rule = Rule { id: "runner-hand-off", judge };
+pub(crate) const RULE: Rule = Rule { id: "runner-hand-off", judge, at_end: Some(unfinished) };
 
 fn judge(case: Case<'_>) -> Option<Finding> {
     let Case { vcpu, event, kind } = case;
-    let runner = vcpu.runner.as_ref()?;
-    if kind != EventKind::Ioctl || event.ioctl != KVM_RUN || runner.tid == event.caller_tid {
+    match kind {
+        EventKind::Ioctl => disabled(vcpu, event).or_else(|| unfinished(vcpu)),
+        EventKind::Update if underflows(event) => None,
+        EventKind::Update | EventKind::Destroyed => unfinished(vcpu),
+        EventKind::Created | EventKind::Load | EventKind::MsrWrite => None,
+    }
+}
+
+/// A hand-off with the MSR disabled, which can do no harm.
+fn disabled(vcpu: &Vcpu, event: &Event) -> Option<Finding> {
+    let from = vcpu.runner.as_ref()?;
+    if event.ioctl != KVM_RUN || from.tid == event.caller_tid || kvm::msr_enabled(event.msr_val) {
         return None;
     }
-    let severity = if kvm::msr_enabled(event.msr_val) { Severity::Warning } else { Severity::Notice };
-    let what = format!("KVM_RUN handed from {runner} to {}", Thread::caller(event));
-    Some(
-        Finding::new(RULE.id, severity, vcpu, event, what)
-            .with("previous_runner", Value::Thread(runner.clone()))
-            .with("run_delay", Value::Ns(event.run_delay_ns))
-            .with("last_steal", Value::Ns(event.last_steal_before_ns)),
-    )
+    Some(finding(Severity::Notice, vcpu, from, event))
+}
+
+/// A hand-off with the MSR enabled whose update did not underflow, or was not seen.
+fn unfinished(vcpu: &Vcpu) -> Option<Finding> {
+    let HandOff { from, run } = vcpu.hand_off.as_ref()?;
+    Some(finding(Severity::Warning, vcpu, from, run))
+}
+
+fn underflows(update: &Event) -> bool {
+    StealDelta::between(update.last_steal_before_ns, update.run_delay_ns).is_underflow()
+}
+
+fn finding(severity: Severity, vcpu: &Vcpu, from: &Thread, run: &Event) -> Finding {
+    let what = format!("KVM_RUN handed from {from} to {}", Thread::caller(run));
+    Finding::new(RULE.id, severity, vcpu, run, what)
+        .with("previous_runner", Value::Thread(from.clone()))
+        .with("run_delay", Value::Ns(run.run_delay_ns))
+        .with("last_steal", Value::Ns(run.last_steal_before_ns))
 }
 
 #[cfg(test)]
@@ -32,22 +55,43 @@ mod tests {
 
     use super::RULE;
     use crate::{
-        detect::testing::{GET_LAPIC, Script, judge},
+        detect::{
+            Engine,
+            testing::{GET_LAPIC, Script, judge},
+        },
         model::Severity,
     };
 
     #[test]
-    fn without_the_msr_it_is_a_notice() {
+    fn without_the_msr_it_is_a_notice_at_once() {
         let mut s = Script::new();
         let finding = judge(&RULE, &[s.ioctl(1, KVM_RUN), s.ioctl(2, KVM_RUN)]);
         assert_eq!(finding.map(|f| f.severity), Some(Severity::Notice));
     }
 
     #[test]
-    fn with_the_msr_enabled_it_is_a_warning() {
+    fn with_the_msr_enabled_it_is_a_warning_once_the_update_is_known() {
         let mut s = Script::enabled();
-        let finding = judge(&RULE, &[s.ioctl(1, KVM_RUN), s.ioctl(2, KVM_RUN)]);
-        assert_eq!(finding.map(|f| f.severity), Some(Severity::Warning));
+        let events = [s.ioctl(1, KVM_RUN), s.ioctl(2, KVM_RUN), s.update(2, 900, 500, (0, 400))];
+        assert!(judge(&RULE, &events[..2]).is_none());
+        assert_eq!(judge(&RULE, &events).map(|f| f.severity), Some(Severity::Warning));
+    }
+
+    #[test]
+    fn an_underflow_takes_it_over() {
+        let mut s = Script::enabled();
+        let events = [s.ioctl(1, KVM_RUN), s.ioctl(2, KVM_RUN), s.update(2, 100, 900, (900, 100))];
+        assert!(judge(&RULE, &events).is_none());
+    }
+
+    #[test]
+    fn without_an_update_it_is_told_with_the_next_ioctl_or_at_the_end() {
+        let mut s = Script::enabled();
+        let events = [s.ioctl(1, KVM_RUN), s.ioctl(2, KVM_RUN), s.ioctl(2, KVM_RUN)];
+        assert_eq!(judge(&RULE, &events).map(|f| f.severity), Some(Severity::Warning));
+        let mut engine = Engine::default();
+        assert!(events[..2].iter().all(|event| !engine.judge(event).anomalous));
+        assert_eq!(engine.finish().len(), 1);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use stealtrace_common::{
 use super::{Case, Rule};
 use crate::model::{Finding, Severity, Thread, Value};
 
-pub(crate) const RULE: Rule = Rule { id: "steal-backwards", judge };
+pub(crate) const RULE: Rule = Rule { id: "steal-backwards", judge, at_end: None };
 
 fn judge(case: Case<'_>) -> Option<Finding> {
     let Case { vcpu, event, kind } = case;

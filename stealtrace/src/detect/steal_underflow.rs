@@ -9,7 +9,7 @@ use stealtrace_common::{
 use super::{Case, Rule};
 use crate::model::{Finding, Severity, Thread, Value};
 
-pub(crate) const RULE: Rule = Rule { id: "steal-underflow", judge };
+pub(crate) const RULE: Rule = Rule { id: "steal-underflow", judge, at_end: None };
 
 /// Did the negative delta get into the guest's counter?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,15 @@ fn judge(case: Case<'_>) -> Option<Finding> {
         Reach::Overwritten => Severity::Warning,
     };
     let blamed = vcpu.last_steal_of.as_ref();
-    let what = format!("{} consumed a negative steal delta; {}", Thread::caller(event), consequence(event, reach));
+    let cause = match &vcpu.hand_off {
+        Some(hand_off) => format!(" took KVM_RUN over from {} and", hand_off.from),
+        None => String::new(),
+    };
+    let what = format!(
+        "{}{cause} consumed a negative steal delta; {}",
+        Thread::caller(event),
+        consequence(event, reach)
+    );
     let known = |flag, ns| event.has(flag).then_some(ns);
     Some(
         Finding::new(RULE.id, severity, vcpu, event, what)
@@ -48,7 +56,10 @@ fn judge(case: Case<'_>) -> Option<Finding> {
             .with("steal_before", known(STEAL_BEFORE_KNOWN, event.steal_before_ns).into())
             .with("steal_after", known(STEAL_AFTER_KNOWN, event.steal_after_ns).into())
             .with("reached_guest", Value::Text(reached_word(reach).to_owned()))
-            .with("steal_backwards", Value::Text(yes_no(reach == Reach::Reached && went_backwards(event)).to_owned())),
+            .with(
+                "steal_backwards",
+                Value::Text(yes_no(reach == Reach::Reached && went_backwards(event)).to_owned()),
+            ),
     )
 }
 

@@ -74,7 +74,13 @@ impl Script {
     }
 
     /// KVM consumes `run_delay_ns - last_steal_ns`; the guest's counter goes from `steal.0` to `steal.1`.
-    pub(crate) fn update(&mut self, tid: u32, run_delay_ns: u64, last_steal_ns: u64, steal: (u64, u64)) -> Event {
+    pub(crate) fn update(
+        &mut self,
+        tid: u32,
+        run_delay_ns: u64,
+        last_steal_ns: u64,
+        steal: (u64, u64),
+    ) -> Event {
         Event {
             run_delay_ns,
             last_steal_before_ns: last_steal_ns,

@@ -21,8 +21,9 @@ impl KernelTypes {
     /// # Errors
     /// When the kernel carries none, or it cannot be parsed.
     pub fn read() -> Result<Self> {
-        let vmlinux = Btf::from_file(VMLINUX_BTF)
-            .with_context(|| format!("read {VMLINUX_BTF} (needs a kernel built with CONFIG_DEBUG_INFO_BTF)"))?;
+        let vmlinux = Btf::from_file(VMLINUX_BTF).with_context(|| {
+            format!("read {VMLINUX_BTF} (needs a kernel built with CONFIG_DEBUG_INFO_BTF)")
+        })?;
         if !Path::new(KVM_BTF).exists() {
             return Ok(Self(vmlinux));
         }
@@ -69,8 +70,9 @@ impl KernelTypes {
     }
 
     fn required(&self, structure: &str, path: &str, size: usize) -> Result<u32> {
-        self.optional(structure, path, size)?
-            .with_context(|| format!("this kernel has no field {structure}.{path}; stealtrace cannot read it"))
+        self.optional(structure, path, size)?.with_context(|| {
+            format!("this kernel has no field {structure}.{path}; stealtrace cannot read it")
+        })
     }
 
     fn optional(&self, structure: &str, path: &str, size: usize) -> Result<Option<u32>> {

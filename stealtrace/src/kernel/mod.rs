@@ -108,7 +108,9 @@ impl KernelFacts {
             bail!("kvm is not loaded; run `modprobe kvm_intel` or `modprobe kvm_amd`");
         }
         if self.lockdown == Lockdown::Confidentiality {
-            bail!("the kernel is locked down (confidentiality) and refuses tracing; boot with lockdown=integrity or none");
+            bail!(
+                "the kernel is locked down (confidentiality) and refuses tracing; boot with lockdown=integrity or none"
+            );
         }
         self.types.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))
     }

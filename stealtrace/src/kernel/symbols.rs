@@ -74,7 +74,8 @@ mod tests {
 
     #[test]
     fn split_off_cold_parts_and_data_are_not_functions() {
-        let symbols = Symbols::parse("ffffffff8120152f t record_steal_time.cold\nffffffff81000000 d kvm_init\n");
+        let symbols =
+            Symbols::parse("ffffffff8120152f t record_steal_time.cold\nffffffff81000000 d kvm_init\n");
         assert!(!symbols.has("record_steal_time"));
         assert!(!symbols.has("kvm_init"));
     }

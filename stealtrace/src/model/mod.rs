@@ -7,5 +7,5 @@ mod vm_names;
 
 pub use finding::{Field, Finding, Severity, Value};
 pub use summary::{Losses, ProbeLoss, Summary, VcpuSummary};
-pub use vcpu::{Restore, Thread, Vcpu, VcpuKey, VcpuName};
+pub use vcpu::{HandOff, Restore, Thread, Vcpu, VcpuKey, VcpuName};
 pub use vm_names::VmNames;

@@ -97,6 +97,21 @@ impl Restore {
     }
 }
 
+/// KVM_RUN moved to another thread while the steal MSR was enabled.
+#[derive(Clone, Debug)]
+pub struct HandOff {
+    /// The runner before.
+    pub from: Thread,
+    /// The first KVM_RUN of the runner after.
+    pub run: Event,
+}
+
+impl HandOff {
+    fn detect(from: Thread, run: &Event) -> Option<Self> {
+        (from.tid != run.caller_tid && kvm::msr_enabled(run.msr_val)).then_some(Self { from, run: *run })
+    }
+}
+
 /// A vCPU as far as events have shown it.
 #[derive(Clone, Debug)]
 pub struct Vcpu {
@@ -108,6 +123,8 @@ pub struct Vcpu {
     pub runner: Option<Thread>,
     /// Thread whose run_delay is in last_steal.
     pub last_steal_of: Option<Thread>,
+    /// A hand-off whose steal update has not been seen yet.
+    pub hand_off: Option<HandOff>,
     /// A restore that no KVM_RUN has followed yet.
     pub unrun_restore: Option<Restore>,
     /// ioctls by thread and number.
@@ -126,6 +143,7 @@ impl Vcpu {
             name,
             creator: None,
             runner: None,
+            hand_off: None,
             last_steal_of: None,
             unrun_restore: None,
             ioctls: BTreeMap::new(),
@@ -148,6 +166,7 @@ impl Vcpu {
     fn learn_ioctl(&mut self, event: &Event) {
         let caller = Thread::caller(event);
         if event.ioctl == KVM_RUN {
+            self.hand_off = self.runner.take().and_then(|from| HandOff::detect(from, event));
             self.runner = Some(caller.clone());
             self.unrun_restore = None;
         }
@@ -166,6 +185,7 @@ impl Vcpu {
 
     fn learn_update(&mut self, event: &Event) {
         self.updates += 1;
+        self.hand_off = None;
         self.last_steal_of = Some(Thread::caller(event));
         if self.runner.is_none() && event.version_before != event.version_after {
             self.runner = Some(Thread::caller(event)); // only guest entry advances the version

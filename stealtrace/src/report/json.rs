@@ -41,15 +41,11 @@ impl<W: Write> Json<W> {
 
 impl<W: Write> Reporter for Json<W> {
     fn event(&mut self, event: &Event, judgement: &Judgement) -> io::Result<()> {
-        if !self.view.findings_only {
-            let object = event_object(event, judgement.vcpu, self.since_start(event.time_ns));
-            self.line(&object)?;
-        }
-        for finding in &judgement.told {
-            let object = finding_object(finding, self.since_start(finding.time_ns));
-            self.line(&object)?;
-        }
-        Ok(())
+        self.line(&event_object(event, judgement.vcpu, self.since_start(event.time_ns)))
+    }
+
+    fn finding(&mut self, finding: &Finding) -> io::Result<()> {
+        self.line(&finding_object(finding, self.since_start(finding.time_ns)))
     }
 
     fn summary(&mut self, summary: &Summary) -> io::Result<()> {

@@ -11,7 +11,7 @@ use stealtrace_common::event::Event;
 
 use crate::{
     detect::Judgement,
-    model::Summary,
+    model::{Finding, Summary},
 };
 
 /// How to print.
@@ -25,11 +25,17 @@ pub enum Format {
 
 /// Prints a run as it happens.
 pub trait Reporter {
-    /// An event and what the rules say of it.
+    /// An event, and whether a rule objects to it; its findings follow apart.
     ///
     /// # Errors
     /// When the output cannot be written.
     fn event(&mut self, event: &Event, judgement: &Judgement) -> io::Result<()>;
+
+    /// A finding.
+    ///
+    /// # Errors
+    /// When the output cannot be written.
+    fn finding(&mut self, finding: &Finding) -> io::Result<()>;
 
     /// The end.
     ///
@@ -49,8 +55,6 @@ pub trait Reporter {
 pub struct View {
     /// How.
     pub format: Format,
-    /// Leave out the events?
-    pub findings_only: bool,
     /// Times are shown since then (ns of CLOCK_MONOTONIC).
     pub start_ns: u64,
 }

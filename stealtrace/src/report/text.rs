@@ -28,8 +28,10 @@ impl<W: Write> Text<W> {
     fn since_start(&self, time_ns: u64) -> String {
         units::seconds(time_ns.saturating_sub(self.view.start_ns))
     }
+}
 
-    fn event_line(&mut self, event: &Event, judgement: &Judgement) -> io::Result<()> {
+impl<W: Write> Reporter for Text<W> {
+    fn event(&mut self, event: &Event, judgement: &Judgement) -> io::Result<()> {
         let mark = if judgement.anomalous { " **" } else { "   " };
         let time = self.since_start(event.time_ns);
         let caller = Thread::caller(event).to_string();
@@ -37,7 +39,7 @@ impl<W: Write> Text<W> {
         writeln!(self.out, "{mark} {time:>12}  {caller:<22} {vcpu:<11} {}", details(event))
     }
 
-    fn finding_line(&mut self, finding: &Finding) -> io::Result<()> {
+    fn finding(&mut self, finding: &Finding) -> io::Result<()> {
         writeln!(
             self.out,
             "{:>7}: {} on vCPU {} at {}: {} [{}]",
@@ -48,15 +50,6 @@ impl<W: Write> Text<W> {
             finding.what,
             evidence(finding),
         )
-    }
-}
-
-impl<W: Write> Reporter for Text<W> {
-    fn event(&mut self, event: &Event, judgement: &Judgement) -> io::Result<()> {
-        if !self.view.findings_only {
-            self.event_line(event, judgement)?;
-        }
-        judgement.told.iter().try_for_each(|finding| self.finding_line(finding))
     }
 
     fn summary(&mut self, summary: &Summary) -> io::Result<()> {
@@ -123,7 +116,8 @@ fn known(known: bool, ns: u64) -> String {
 }
 
 fn evidence(finding: &Finding) -> String {
-    let fields: Vec<_> = finding.evidence.iter().map(|(name, value)| format!("{name}={}", show(value))).collect();
+    let fields: Vec<_> =
+        finding.evidence.iter().map(|(name, value)| format!("{name}={}", show(value))).collect();
     fields.join(" ")
 }
 
@@ -165,7 +159,7 @@ fn ioctls(vcpu: &VcpuSummary) -> String {
 fn outcome(summary: &Summary) -> String {
     let found: u64 = summary.findings.values().sum();
     format!(
-        "{} events in {} ({} backend): {found} findings, {} lost",
+        "{} events in {} ({} backend); findings: {found}, lost: {}",
         summary.events,
         units::seconds(summary.duration_ns),
         summary.backend,

@@ -8,9 +8,11 @@ pub mod scenario;
 mod schedstat;
 mod stage;
 mod vm;
+mod watched;
 
 pub use memory::{GuestMemory, StealArea};
 pub use pressure::accrue_run_delay;
-pub use schedstat::run_delay_ns;
+pub use schedstat::{SchedStat, run_delay_ns};
 pub use stage::StageThread;
 pub use vm::{Vcpu, Vm, require_steal_time};
+pub use watched::{Watched, run_watched};

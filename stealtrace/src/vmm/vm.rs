@@ -20,7 +20,10 @@ const FEATURE_STEAL_TIME: u32 = 1 << 5;
 pub fn require_steal_time() -> Result<()> {
     let kvm = open()?;
     let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).context("ask KVM for its CPUID")?;
-    let offered = cpuid.as_slice().iter().any(|leaf| leaf.function == FEATURES_LEAF && leaf.eax & FEATURE_STEAL_TIME != 0);
+    let offered = cpuid
+        .as_slice()
+        .iter()
+        .any(|leaf| leaf.function == FEATURES_LEAF && leaf.eax & FEATURE_STEAL_TIME != 0);
     ensure!(offered, "KVM offers no steal time on this host (the kernel has no scheduler statistics)");
     Ok(())
 }

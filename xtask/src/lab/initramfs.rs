@@ -50,7 +50,8 @@ pub(crate) enum Action {
 
 /// Write the archive.
 pub(crate) fn write(file: &Path, kernel: &KernelFiles, stealtrace: &Path, action: &Action) -> Result<()> {
-    let out = io::BufWriter::new(fs::File::create(file).with_context(|| format!("create {}", file.display()))?);
+    let out =
+        io::BufWriter::new(fs::File::create(file).with_context(|| format!("create {}", file.display()))?);
     let mut archive = Archive { out, next_inode: 1 };
     for folder in ["bin", "dev", "proc", "sys", "tmp", "modules"] {
         archive.add(folder, FOLDER, &[], (0, 0))?;
@@ -72,10 +73,62 @@ pub(crate) fn write(file: &Path, kernel: &KernelFiles, stealtrace: &Path, action
 }
 
 const APPLETS: &[&str] = &[
-    "sh", "mount", "stty", "insmod", "cat", "echo", "sleep", "sync", "poweroff", "setsid", "ls", "head", "tail", "grep",
-    "sed", "kill", "ps", "dmesg", "wc", "test", "true", "false", "timeout", "rmmod", "mkdir", "rm", "id", "umount",
-    "nproc", "taskset", "top", "vi", "less", "find", "sort", "uniq", "dd", "mknod", "chmod", "cut", "env", "printf",
-    "su", "adduser", "setuidgid", "uname", "seq", "awk", "tr", "tee", "pidof", "date", "cp", "mv", "ln", "touch",
+    "sh",
+    "mount",
+    "stty",
+    "insmod",
+    "cat",
+    "echo",
+    "sleep",
+    "sync",
+    "poweroff",
+    "setsid",
+    "ls",
+    "head",
+    "tail",
+    "grep",
+    "sed",
+    "kill",
+    "ps",
+    "dmesg",
+    "wc",
+    "test",
+    "true",
+    "false",
+    "timeout",
+    "rmmod",
+    "mkdir",
+    "rm",
+    "id",
+    "umount",
+    "nproc",
+    "taskset",
+    "top",
+    "vi",
+    "less",
+    "find",
+    "sort",
+    "uniq",
+    "dd",
+    "mknod",
+    "chmod",
+    "cut",
+    "env",
+    "printf",
+    "su",
+    "adduser",
+    "setuidgid",
+    "uname",
+    "seq",
+    "awk",
+    "tr",
+    "tee",
+    "pidof",
+    "date",
+    "cp",
+    "mv",
+    "ln",
+    "touch",
 ];
 
 fn add_modules(archive: &mut Archive<impl Write>, kernel: &KernelFiles) -> Result<()> {
@@ -91,7 +144,10 @@ fn add_modules(archive: &mut Archive<impl Write>, kernel: &KernelFiles) -> Resul
 
 fn busybox() -> Result<Vec<u8>> {
     let folder = cache::made("lab/busybox-static", |into| debian::unpack("busybox-static", into))?;
-    let file = ["bin/busybox", "usr/bin/busybox"].map(|path| folder.join(path)).into_iter().find(|path| path.exists());
+    let file = ["bin/busybox", "usr/bin/busybox"]
+        .map(|path| folder.join(path))
+        .into_iter()
+        .find(|path| path.exists());
     read(&file.context("busybox-static has no busybox")?)
 }
 
@@ -110,17 +166,17 @@ impl<W: Write> Archive<W> {
         let header = [
             self.next_inode,
             mode,
-            0,                              // uid
-            0,                              // gid
-            1,                              // links
-            0,                              // time
+            0, // uid
+            0, // gid
+            1, // links
+            0, // time
             u32::try_from(content.len())?,
-            0,                              // device of the file system
+            0, // device of the file system
             0,
             device.0,
             device.1,
             u32::try_from(name.len() + 1)?,
-            0,                              // checksum, unused in this format
+            0, // checksum, unused in this format
         ];
         self.next_inode += 1;
         write!(self.out, "070701")?;

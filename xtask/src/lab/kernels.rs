@@ -31,7 +31,13 @@ pub(crate) const KERNELS: &[Kernel] = &[
         series: "6.1",
         patch: Some(UNFIXED),
     },
-    Kernel { name: "stock-6.12", about: "Debian 12's newer kernel", class: "fixed", series: "6.12", patch: None },
+    Kernel {
+        name: "stock-6.12",
+        about: "Debian 12's newer kernel",
+        class: "fixed",
+        series: "6.12",
+        patch: None,
+    },
 ];
 
 impl Kernel {

@@ -57,10 +57,16 @@ fn build(version: &Version, image: &Path, patch: &str, into: &Path) -> Result<()
     configure(&packages.join(format!("usr/src/linux-headers-{release}")), &source, release, into)?;
     give_types(&source, image)?;
     let log = into.join("modules.log");
-    run_logged(make(&source).arg(format!("KERNELRELEASE={release}")).args(["M=arch/x86/kvm", "modules"]), &log)?;
+    run_logged(
+        make(&source).arg(format!("KERNELRELEASE={release}")).args(["M=arch/x86/kvm", "modules"]),
+        &log,
+    )?;
     for name in REBUILT {
         let built = source.join(format!("arch/x86/kvm/{name}.ko"));
-        run(Command::new("strip").args(["--strip-debug", "-o"]).arg(into.join(format!("{name}.ko"))).arg(&built))?;
+        run(Command::new("strip")
+            .args(["--strip-debug", "-o"])
+            .arg(into.join(format!("{name}.ko")))
+            .arg(&built))?;
     }
     fs::remove_dir_all(source)?;
     fs::remove_dir_all(packages)?;
@@ -88,7 +94,8 @@ fn apply(patch: &str, source: &Path) -> Result<()> {
 /// The stock kernel's configuration and symbol versions, so that its image accepts our modules.
 fn configure(headers: &Path, source: &Path, release: &str, into: &Path) -> Result<()> {
     for file in [".config", "Module.symvers"] {
-        fs::copy(headers.join(file), source.join(file)).with_context(|| format!("the headers have no {file}"))?;
+        fs::copy(headers.join(file), source.join(file))
+            .with_context(|| format!("the headers have no {file}"))?;
     }
     run_logged(make(source).args(["olddefconfig", "modules_prepare"]), &into.join("prepare.log"))?;
     let release = format!("#define UTS_RELEASE \"{release}\"\n");

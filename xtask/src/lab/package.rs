@@ -87,10 +87,9 @@ fn look_up(series: &str) -> Result<Version> {
         return Ok(version);
     }
     debian::refresh_lists()?;
-    candidates(series)?
-        .into_iter()
-        .next()
-        .with_context(|| format!("Debian's package lists have no kernel {series} with headers and source; run apt-get update"))
+    candidates(series)?.into_iter().next().with_context(|| {
+        format!("Debian's package lists have no kernel {series} with headers and source; run apt-get update")
+    })
 }
 
 /// Newest first. Unsigned images: they always come with headers and source of the same version.
@@ -100,7 +99,8 @@ fn candidates(series: &str) -> Result<Vec<Version>> {
     let sources = versions(&format!("linux-source-{series}"))?;
     let mut candidates = Vec::new();
     for name in found.lines().filter_map(|line| line.split(' ').next()) {
-        let Some(release) = name.strip_prefix("linux-image-").and_then(|rest| rest.strip_suffix("-unsigned")) else {
+        let Some(release) = name.strip_prefix("linux-image-").and_then(|rest| rest.strip_suffix("-unsigned"))
+        else {
             continue;
         };
         if release.contains("-cloud-") || release.contains("-rt-") {
@@ -141,10 +141,12 @@ fn unpack_image(version: &Version, into: &Path) -> Result<()> {
     say(&format!("fetching linux-image-{release} {package}"));
     let tree = into.join("tree");
     debian::unpack(&format!("linux-image-{release}-unsigned={package}"), &tree)?;
-    fs::rename(tree.join(format!("boot/vmlinuz-{release}")), into.join("vmlinuz")).context("the package has no kernel image")?;
+    fs::rename(tree.join(format!("boot/vmlinuz-{release}")), into.join("vmlinuz"))
+        .context("the package has no kernel image")?;
     let kernel = tree.join(format!("lib/modules/{release}/kernel"));
     for name in MODULES {
-        let module = find(&kernel, name)?.with_context(|| format!("linux-image-{release} has no module {name}"))?;
+        let module =
+            find(&kernel, name)?.with_context(|| format!("linux-image-{release} has no module {name}"))?;
         unpack_module(&module, &into.join(format!("{name}.ko")))?;
     }
     fs::remove_dir_all(tree)?;
@@ -159,7 +161,11 @@ fn find(folder: &Path, name: &str) -> Result<Option<PathBuf>> {
             if let Some(found) = find(&path, name)? {
                 return Ok(Some(found));
             }
-        } else if path.file_name().and_then(|file| file.to_str()?.split_once('.')).is_some_and(|(stem, _)| stem == name) {
+        } else if path
+            .file_name()
+            .and_then(|file| file.to_str()?.split_once('.'))
+            .is_some_and(|(stem, _)| stem == name)
+        {
             return Ok(Some(path));
         }
     }

@@ -62,7 +62,12 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// Write the initramfs.
-    pub(crate) fn new(name: &'static str, kernel: &KernelFiles, stealtrace: &Path, boot: &Boot) -> Result<Self> {
+    pub(crate) fn new(
+        name: &'static str,
+        kernel: &KernelFiles,
+        stealtrace: &Path,
+        boot: &Boot,
+    ) -> Result<Self> {
         let folder = cache::target()?.join("lab");
         fs::create_dir_all(&folder)?;
         let own = format!("{name}-{}", std::process::id());
@@ -96,7 +101,8 @@ impl Machine {
             qemu.args(["-serial", &port.argument()]);
         }
         let log = fs::File::create(self.console.with_extension("qemu"))?; // software emulation warns of what it lacks
-        let mut guest = Guest(qemu.stdin(Stdio::null()).stderr(log).spawn().context("start qemu-system-x86_64")?);
+        let mut guest =
+            Guest(qemu.stdin(Stdio::null()).stderr(log).spawn().context("start qemu-system-x86_64")?);
         let copies = [copy(stdout.accept()?, io::stdout()), copy(stderr.accept()?, io::stderr())];
         let outcome = watch(&lines(control.accept()?), timeout);
         guest.end();
@@ -120,13 +126,24 @@ impl Machine {
     /// hangs now and then when kprobes are armed.
     fn qemu(&self) -> Command {
         let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(["-machine", "q35", "-accel", "tcg,thread=single", "-cpu", "EPYC", "-smp", "2", "-m", "1024"])
-            .args(["-no-reboot", "-nodefaults", "-vga", "none"])
-            .arg("-kernel")
-            .arg(&self.image)
-            .arg("-initrd")
-            .arg(&self.initramfs)
-            .args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"]);
+        qemu.args([
+            "-machine",
+            "q35",
+            "-accel",
+            "tcg,thread=single",
+            "-cpu",
+            "EPYC",
+            "-smp",
+            "2",
+            "-m",
+            "1024",
+        ])
+        .args(["-no-reboot", "-nodefaults", "-vga", "none"])
+        .arg("-kernel")
+        .arg(&self.image)
+        .arg("-initrd")
+        .arg(&self.initramfs)
+        .args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"]);
         qemu
     }
 }
@@ -170,13 +187,21 @@ fn lines(control: std::os::unix::net::UnixStream) -> Receiver<String> {
 fn watch(control: &Receiver<String>, timeout: Duration) -> Outcome {
     match wait_for(control, "booted", BOOT_TIMEOUT) {
         Ok(_) => {}
-        Err(RecvTimeoutError::Timeout) => return Outcome::Hung(format!("did not boot within {BOOT_TIMEOUT:?}")),
-        Err(RecvTimeoutError::Disconnected) => return Outcome::Died("died while booting".to_owned()),
+        Err(RecvTimeoutError::Timeout) => {
+            return Outcome::Hung(format!("did not boot within {BOOT_TIMEOUT:?}"));
+        }
+        Err(RecvTimeoutError::Disconnected) => {
+            return Outcome::Died("died while booting".to_owned());
+        }
     }
     match wait_for(control, "exit ", timeout) {
-        Ok(code) => code.trim().parse().map_or_else(|_| Outcome::Died(format!("said exit {code:?}")), Outcome::Exited),
+        Ok(code) => {
+            code.trim().parse().map_or_else(|_| Outcome::Died(format!("said exit {code:?}")), Outcome::Exited)
+        }
         Err(RecvTimeoutError::Timeout) => Outcome::Hung(format!("did not finish within {timeout:?}")),
-        Err(RecvTimeoutError::Disconnected) => Outcome::Died("died (panic?) before the command ended".to_owned()),
+        Err(RecvTimeoutError::Disconnected) => {
+            Outcome::Died("died (panic?) before the command ended".to_owned())
+        }
     }
 }
 

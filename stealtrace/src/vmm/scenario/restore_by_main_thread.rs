@@ -5,14 +5,13 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::{Decides, Observation, Scenario, show};
-use crate::vmm::{StageThread, Vm, accrue_run_delay, run_delay_ns};
+use crate::vmm::{StageThread, Vm, accrue_run_delay, run_watched};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "restore-by-main-thread",
     about: "the main thread restores the steal MSR of a vCPU another thread runs; steal is at most that thread's",
     decides: Decides::Restore,
     run,
-    attempts: 5,
 };
 
 /// How long the main thread has waited for a CPU; far more than a fresh thread.
@@ -25,14 +24,10 @@ fn run() -> Result<Observation> {
 
     let vcpu = runner.act(move || vm.create_vcpu(0))?;
     vcpu.restore_steal_msr()?;
-    let (vcpu, charged_ns) = runner.act(move || {
-        let mut vcpu = vcpu;
-        vcpu.run()?;
-        Ok((vcpu, run_delay_ns()?))
-    })?;
+    let (vcpu, ran) = runner.act(move || run_watched(vcpu))?;
 
     let area = vcpu.steal_area();
-    let fault = (area.steal_ns > charged_ns)
-        .then(|| format!("more than the runner's run_delay, {charged_ns} ns"));
-    Ok(Observation { saw: show(area), fault })
+    let most_ns = ran.after.run_delay_ns;
+    let fault = (area.steal_ns > most_ns).then(|| format!("more than the runner's run_delay, {most_ns} ns"));
+    Ok(Observation { saw: show(area), fault, conclusive: ran.undisturbed() })
 }

@@ -5,14 +5,13 @@ use std::time::Instant;
 use anyhow::Result;
 
 use super::{Decides, Observation, Scenario, restore_by_main_thread::MAIN_RUN_DELAY, show};
-use crate::vmm::{StageThread, Vm, accrue_run_delay};
+use crate::vmm::{StageThread, Vm, accrue_run_delay, run_watched};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "run-hand-off",
     about: "KVM_RUN moves from the main thread to a fresh one; steal grows by no more than the time that passed",
     decides: Decides::HandOff,
     run,
-    attempts: 5,
 };
 
 fn run() -> Result<Observation> {
@@ -24,10 +23,7 @@ fn run() -> Result<Observation> {
     vcpu.run()?;
     let (before, since) = (vcpu.steal_area(), Instant::now());
 
-    let vcpu = StageThread::spawn("vcpu0")?.act(move || {
-        vcpu.run()?;
-        Ok(vcpu)
-    })?;
+    let (vcpu, ran) = StageThread::spawn("vcpu0")?.act(move || run_watched(vcpu))?;
 
     let after = vcpu.steal_area();
     let passed_ns = since.elapsed().as_nanos();
@@ -39,5 +35,9 @@ fn run() -> Result<Observation> {
     } else {
         Some(format!("steal wrapped or grew by more than the {passed_ns} ns that passed"))
     };
-    Ok(Observation { saw: format!("{} -> {}", show(before), show(after)), fault })
+    Ok(Observation {
+        saw: format!("{} -> {}", show(before), show(after)),
+        fault,
+        conclusive: ran.undisturbed(),
+    })
 }

@@ -1,0 +1,334 @@
+//! Real kernels: which findings appear on which, with both backends, and which do not. Each kernel boots once.
+
+use std::{
+    collections::BTreeMap,
+    sync::{LazyLock, Mutex},
+};
+
+use serde_json::Value;
+use stealtrace_tests::{Run, Script, expected, findings, json_lines, run, summary, xtask};
+
+const BACKENDS: [&str; 2] = ["kprobe", "tracepoint"];
+const SCENARIOS: [&str; 3] = ["same-thread", "restore-by-main-thread", "run-hand-off"];
+
+/// One lab guest at a time: a second would slow the first, and this machine may have two CPUs.
+static ONE_BOOT: Mutex<()> = Mutex::new(());
+
+static STOCK_6_1: LazyLock<Steps> = LazyLock::new(|| Steps::of("stock-6.1", "fixed"));
+static UNFIXED_6_1: LazyLock<Steps> = LazyLock::new(|| Steps::of("unfixed-6.1", "affected"));
+static STOCK_6_12: LazyLock<Steps> = LazyLock::new(|| Steps::of("stock-6.12", "fixed"));
+
+/// Everything that was done in one boot.
+struct Steps(BTreeMap<String, Run>);
+
+impl Steps {
+    fn of(kernel: &str, class: &str) -> Self {
+        let mut script = Script::default();
+        script.step("doctor", "stealtrace doctor --format json");
+        for backend in BACKENDS {
+            for scenario in SCENARIOS {
+                let command = format!("stealtrace verify --expect {class} {scenario} > /tmp/verify");
+                script.step(
+                    &format!("{backend} {scenario}"),
+                    &format!("stealtrace trace --format json --backend {backend} -- sh -c '{command}'"),
+                );
+            }
+        }
+        for class in ["affected", "fixed", "sound"] {
+            script.step(&format!("expect {class}"), &format!("stealtrace verify --expect {class}"));
+        }
+        script.step("text", "stealtrace trace -- stealtrace verify run-hand-off");
+        script.step("only the command", ONLY_THE_COMMAND);
+        script.step("only the process", ONLY_THE_PROCESS);
+        script.step("killed", KILLED);
+        script.step("interrupted", INTERRUPTED);
+        script.step("closed pipe", "stealtrace trace -- stealtrace verify | head -n 1");
+        script.step("no command", "stealtrace trace -- /no/such/command");
+        script.step("no type information", NO_BTF);
+        script.step("no function", NO_FUNCTION);
+        script.step("no kvm", "rmmod kvm_amd kvm; stealtrace trace");
+        script.step("no kvm, verify", "stealtrace verify");
+        script.step("doctor without kvm", "stealtrace doctor");
+        script.step("confidential", CONFIDENTIAL);
+        let one_boot = ONE_BOOT.lock();
+        let steps = script.run(kernel);
+        drop(one_boot);
+        Self(steps)
+    }
+
+    fn step(&self, name: &str) -> &Run {
+        self.0.get(name).unwrap_or_else(|| panic!("step {name} was not reached"))
+    }
+
+    fn trace(&self, backend: &str, scenario: &str) -> (i32, Vec<Value>) {
+        let step = self.step(&format!("{backend} {scenario}"));
+        assert!(!step.stdout.is_empty(), "{backend} {scenario}: {}", step.stderr);
+        (step.code, json_lines(&step.stdout))
+    }
+}
+
+/// SIGKILL while tracing, then what is left of probes and programs.
+const KILLED: &str = "\
+stealtrace trace > /dev/null 2>&1 &
+pid=$!
+sleep 2
+mount -t debugfs debugfs /sys/kernel/debug
+echo during $(grep -c kvm_vcpu_ioctl /sys/kernel/debug/kprobes/list)
+kill -9 $pid
+wait $pid
+sleep 1
+echo after $(grep -c . /sys/kernel/debug/kprobes/list)
+umount /sys/kernel/debug";
+
+const INTERRUPTED: &str = "\
+stealtrace trace &
+pid=$!
+sleep 2
+kill -INT $pid
+wait $pid";
+
+/// A VM that corrupts runs beside the traced command.
+const ONLY_THE_COMMAND: &str = "\
+stealtrace verify run-hand-off > /dev/null &
+stealtrace trace --format json -- sh -c 'stealtrace verify same-thread > /dev/null'
+code=$?
+wait
+exit $code";
+
+/// The traced process runs its VM after the trace began, and the trace ends with it.
+const ONLY_THE_PROCESS: &str = "\
+sh -c 'sleep 3; exec stealtrace verify run-hand-off' > /dev/null &
+stealtrace trace --format json --pid $! --duration 60s";
+
+const NO_BTF: &str = "\
+mount -t tmpfs none /sys/kernel/btf
+stealtrace trace
+code=$?
+umount /sys/kernel/btf
+exit $code";
+
+/// As on a kernel that inlined kvm_arch_vcpu_put.
+const NO_FUNCTION: &str = "\
+grep -v kvm_arch_vcpu_put /proc/kallsyms > /tmp/kallsyms
+mount -o bind /tmp/kallsyms /proc/kallsyms
+stealtrace trace --backend kprobe
+code=$?
+umount /proc/kallsyms
+exit $code";
+
+/// The last step: lockdown lasts until the next boot.
+const CONFIDENTIAL: &str = "\
+insmod /modules/kvm.ko
+insmod /modules/kvm-amd.ko
+echo confidentiality > /sys/kernel/security/lockdown
+stealtrace trace";
+
+type Findings<'a> = &'a [(&'a str, &'a str)];
+
+/// What each scenario must show, no more and no less, whatever the backend.
+fn assert_findings(steps: &Steps, wanted: [(Findings<'_>, i32); 3]) {
+    for backend in BACKENDS {
+        for (scenario, (findings_wanted, code_wanted)) in SCENARIOS.into_iter().zip(wanted) {
+            let (code, lines) = steps.trace(backend, scenario);
+            assert_eq!(findings(&lines), expected(findings_wanted), "{backend} {scenario}");
+            let summary = summary(&lines);
+            assert_eq!(summary["lost"], 0, "{backend} {scenario}");
+            assert_eq!(summary["backend"], backend);
+            assert!(
+                lines.iter().any(|line| line["type"] == "update"),
+                "{backend} {scenario}: no update seen"
+            );
+            assert_eq!(code, code_wanted, "{backend} {scenario}: {summary}");
+        }
+    }
+}
+
+/// The finding of this rule with this severity.
+fn finding<'a>(lines: &'a [Value], rule: &str, severity: &str) -> &'a Value {
+    let is_it = |line: &&Value| line["rule"] == rule && line["severity"] == severity;
+    lines.iter().find(is_it).unwrap_or_else(|| panic!("no {severity} {rule}"))
+}
+
+fn number(finding: &Value, name: &str) -> i128 {
+    let value = &finding[name];
+    value
+        .as_u64()
+        .map(i128::from)
+        .or(value.as_i64().map(i128::from))
+        .unwrap_or_else(|| panic!("no number {name} in {finding}"))
+}
+
+const RESTORE_ON_FIXED: Findings<'_> =
+    &[("cross-thread-ioctl", "notice"), ("foreign-steal-restore", "warning")];
+const RESTORE_ON_AFFECTED: Findings<'_> =
+    &[("cross-thread-ioctl", "notice"), ("foreign-steal-restore", "error"), ("steal-underflow", "error")];
+const UNDERFLOW: Findings<'_> = &[("steal-underflow", "error")];
+
+#[test]
+fn unfixed_6_1_shows_the_bug_report_and_the_hand_off() {
+    assert_findings(&UNFIXED_6_1, [(&[], 0), (RESTORE_ON_AFFECTED, 1), (UNDERFLOW, 1)]);
+}
+
+#[test]
+fn stock_6_1_is_quiet_on_restore_and_shows_the_hand_off() {
+    assert_findings(&STOCK_6_1, [(&[], 0), (RESTORE_ON_FIXED, 0), (UNDERFLOW, 1)]);
+}
+
+#[test]
+fn stock_6_12_is_quiet_on_restore_and_shows_the_hand_off() {
+    assert_findings(&STOCK_6_12, [(&[], 0), (RESTORE_ON_FIXED, 0), (UNDERFLOW, 1)]);
+}
+
+#[test]
+fn the_bug_report_names_both_threads_and_the_wrapped_counter() {
+    for backend in BACKENDS {
+        let (_, lines) = UNFIXED_6_1.trace(backend, "restore-by-main-thread");
+        let underflow = finding(&lines, "steal-underflow", "error");
+        let restore = finding(&lines, "foreign-steal-restore", "error");
+        assert_eq!(underflow["last_steal_of_tid"], restore["restorer_tid"], "{backend}");
+        assert_eq!(underflow["caller_tid"], restore["runner_tid"], "{backend}");
+        assert_ne!(underflow["caller_tid"], underflow["last_steal_of_tid"], "{backend}");
+        assert_eq!(number(underflow, "last_steal_ns"), number(restore, "restorer_run_delay_ns"), "{backend}");
+        let delta = number(underflow, "run_delay_ns") - number(underflow, "last_steal_ns");
+        assert_eq!(number(underflow, "delta_ns"), delta, "{backend}");
+        assert!(delta < 0, "{backend}");
+        assert_eq!(number(underflow, "steal_before_ns"), 0, "{backend}");
+        assert_eq!(number(underflow, "steal_after_ns"), (1_i128 << 64) + delta, "{backend}");
+    }
+}
+
+#[test]
+fn a_hand_off_sets_the_guests_counter_back_by_the_delta() {
+    for steps in [&*STOCK_6_1, &*STOCK_6_12] {
+        for backend in BACKENDS {
+            let (_, lines) = steps.trace(backend, "run-hand-off");
+            let underflow = finding(&lines, "steal-underflow", "error");
+            assert_eq!(underflow["steal_backwards"], "yes");
+            let change = number(underflow, "steal_after_ns") - number(underflow, "steal_before_ns");
+            assert_eq!(change, number(underflow, "delta_ns"), "{backend}");
+        }
+    }
+}
+
+#[test]
+fn verdicts_match_the_kernels() {
+    for (steps, is_affected) in [(&*UNFIXED_6_1, true), (&*STOCK_6_1, false), (&*STOCK_6_12, false)] {
+        for (class, as_expected) in [("affected", is_affected), ("fixed", !is_affected), ("sound", false)] {
+            let step = steps.step(&format!("expect {class}"));
+            assert_eq!(
+                step.code,
+                i32::from(!as_expected),
+                "--expect {class}: {}{}",
+                step.stdout,
+                step.stderr
+            );
+            let sentence = if is_affected { "this kernel is affected" } else { "this kernel is fixed" };
+            assert!(step.stdout.contains(sentence), "{}", step.stdout);
+        }
+    }
+}
+
+#[test]
+fn doctor_tells_the_eras_and_the_update_probe_apart() {
+    for (steps, looks_like, update) in [
+        (&*UNFIXED_6_1, "3.1 to 4.5", "usable at accumulate_steal_time"),
+        (&*STOCK_6_1, "4.6 or later", "usable at record_steal_time"),
+        (&*STOCK_6_12, "4.6 or later", "usable at record_steal_time"),
+    ] {
+        let step = steps.step("doctor");
+        assert_eq!(step.code, 0, "{}", step.stdout);
+        let object = &json_lines(&step.stdout)[0];
+        assert_eq!(object["backend"], "kprobe");
+        assert!(step.stdout.contains(looks_like), "{}", step.stdout);
+        assert!(step.stdout.contains(update), "{}", step.stdout);
+    }
+}
+
+#[test]
+fn nothing_is_left_after_kill_9() {
+    for steps in [&*UNFIXED_6_1, &*STOCK_6_1, &*STOCK_6_12] {
+        let step = steps.step("killed");
+        assert!(step.stdout.contains("during 1"), "{}{}", step.stdout, step.stderr);
+        assert!(step.stdout.contains("after 0"), "{}{}", step.stdout, step.stderr);
+    }
+}
+
+#[test]
+fn a_trace_follows_its_command_or_process_and_nobody_else() {
+    let command = STOCK_6_1.step("only the command");
+    assert_eq!(command.code, 0, "{}{}", command.stdout, command.stderr);
+    assert_eq!(summary(&json_lines(&command.stdout))["vcpus"].as_array().map(Vec::len), Some(1));
+    let process = STOCK_6_1.step("only the process");
+    assert_eq!(process.code, 1, "{}{}", process.stdout, process.stderr);
+    assert_eq!(findings(&json_lines(&process.stdout)), expected(UNDERFLOW));
+}
+
+#[test]
+fn text_marks_anomalies_and_ends_with_a_table() {
+    let text = &STOCK_6_1.step("text").stdout;
+    let marked: Vec<_> = text.lines().filter(|line| line.starts_with(" **")).collect();
+    let [line] = marked[..] else { panic!("not one marked line: {text}") };
+    assert!(line.contains("update  KVM_RUN  run_delay="), "{line}");
+    let finding = text.lines().find(|line| line.contains("error: steal-underflow")).expect("a finding");
+    for evidence in
+        ["took KVM_RUN over from", "run_delay=", "last_steal=", "delta=-", "steal_before=", "steal_after="]
+    {
+        assert!(finding.contains(evidence), "{finding}");
+    }
+    for column in ["vCPU", "creator", "runner", "ioctls by thread", "updates", "findings"] {
+        assert!(text.contains(column), "{text}");
+    }
+}
+
+#[test]
+fn ctrl_c_prints_the_summary() {
+    let step = STOCK_6_1.step("interrupted");
+    assert_eq!(step.code, 0, "{}{}", step.stdout, step.stderr);
+    assert!(step.stdout.contains("lost: 0"), "{}", step.stdout);
+}
+
+#[test]
+fn a_closed_pipe_is_quiet() {
+    let step = STOCK_6_1.step("closed pipe");
+    assert_eq!(step.stderr, "");
+    assert_eq!(step.stdout.lines().count(), 1, "{}", step.stdout);
+}
+
+#[test]
+fn what_cannot_be_traced_says_why_in_one_line() {
+    for (name, says) in [
+        ("no command", "cannot run /no/such/command"),
+        ("no type information", "CONFIG_DEBUG_INFO_BTF"),
+        ("no function", "no function kvm_arch_vcpu_put in this kernel"),
+        ("no kvm", "modprobe kvm_amd"),
+        ("no kvm, verify", "/dev/kvm"),
+        ("confidential", "lockdown"),
+    ] {
+        let step = STOCK_6_1.step(name);
+        assert_eq!(step.code, 2, "{name}: {}", step.stderr);
+        assert!(step.stderr.contains(says), "{name}: {}", step.stderr);
+        assert_eq!(
+            step.stderr.lines().filter(|line| line.contains("stealtrace:")).count(),
+            1,
+            "{}",
+            step.stderr
+        );
+    }
+    assert_eq!(STOCK_6_1.step("doctor without kvm").code, 2);
+}
+
+/// Serial lines of the lab carry output and exit codes as they are, and a panic is not a result.
+#[test]
+fn the_lab_passes_results_on_and_reports_its_own_failures() {
+    let _one_boot = ONE_BOOT.lock();
+    let lab = |command: &str| run(xtask().args(["lab", "run", "stock-6.1", "--", "sh", "-c", command]));
+    let result = lab("printf 'a\\nb'; echo oops >&2; exit 7");
+    assert_eq!((result.code, result.stdout.as_str()), (7, "a\nb"));
+    assert!(result.stderr.contains("oops"), "{}", result.stderr);
+    let result = lab("echo c > /proc/sysrq-trigger; sleep 60");
+    assert_eq!(result.code, 125, "{}", result.stderr);
+    assert!(result.stderr.contains("console.log"), "{}", result.stderr);
+    let result = run(xtask().args(["lab", "run", "stock-6.1", "--timeout", "3", "--", "sleep", "600"]));
+    assert_eq!(result.code, 125, "{}", result.stderr);
+    assert!(result.stderr.contains("RETRY"), "a retry is always reported: {}", result.stderr);
+}

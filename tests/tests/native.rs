@@ -1,0 +1,149 @@
+//! stealtrace on this very machine: needs /dev/kvm and the right to trace. `cargo xtask test` says when it cannot run.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    process::{Child, Stdio},
+    thread,
+};
+
+use stealtrace_tests::{Run, expected, findings, json_lines, run, stealtrace, summary};
+
+fn traced(flags: &[&str], scenario: &str) -> Run {
+    let binary = stealtrace().get_program().to_owned();
+    let quiet = format!("{} verify {scenario} > /dev/null", binary.display());
+    run(stealtrace().arg("trace").args(flags).args(["--", "sh", "-c", &quiet]))
+}
+
+#[test]
+fn a_hand_off_is_one_finding_with_both_threads_and_the_guests_counter() {
+    let result = traced(&["--findings-only", "--format", "json"], "run-hand-off");
+    assert_eq!(result.code, 1, "{}", result.stderr);
+    let lines = json_lines(&result.stdout);
+    let errors: Vec<_> = lines.iter().filter(|line| line["type"] == "finding").collect();
+    let [finding] = errors[..] else { panic!("not one finding: {errors:?}") };
+    assert_eq!(finding["rule"], "steal-underflow");
+    assert_eq!(finding["steal_backwards"], "yes");
+    assert_ne!(finding["caller_tid"], finding["last_steal_of_tid"]);
+    let number = |name: &str| finding[name].as_i64().expect(name);
+    assert_eq!(number("delta_ns"), number("run_delay_ns") - number("last_steal_ns"));
+    assert_eq!(number("steal_after_ns") - number("steal_before_ns"), number("delta_ns"));
+    assert_eq!(summary(&lines)["lost"], 0);
+}
+
+#[test]
+fn one_thread_alone_is_silent() {
+    let result = traced(&["--format", "json"], "same-thread");
+    assert_eq!(result.code, 0, "{}{}", result.stdout, result.stderr);
+    let lines = json_lines(&result.stdout);
+    assert_eq!(findings(&lines), expected(&[]));
+    assert!(lines.iter().any(|line| line["type"] == "update"), "nothing was seen");
+}
+
+#[test]
+fn warnings_count_when_asked_for() {
+    assert_eq!(traced(&["--fail-on", "warning"], "restore-by-main-thread").code, 1);
+    assert_eq!(traced(&["--fail-on", "error"], "restore-by-main-thread").code, 0);
+}
+
+#[test]
+fn this_kernel_passes_verify() {
+    let result = run(stealtrace().args(["verify", "--expect", "fixed"]));
+    assert_eq!(result.code, 0, "{}{}", result.stdout, result.stderr);
+}
+
+#[test]
+fn a_command_that_is_not_there_is_exit_2() {
+    let result = run(stealtrace().args(["trace", "--", "/no/such/command"]));
+    assert_eq!(result.code, 2);
+    assert!(result.stderr.contains("cannot run /no/such/command"), "{}", result.stderr);
+    assert_eq!(result.stderr.lines().count(), 1, "{}", result.stderr);
+}
+
+#[test]
+fn a_command_without_vcpus_proves_nothing() {
+    let result = run(stealtrace().args(["trace", "--", "true"]));
+    assert_eq!(result.code, 3, "{}{}", result.stdout, result.stderr);
+    assert!(result.stdout.contains("used no vCPU"), "{}", result.stdout);
+}
+
+#[test]
+fn a_process_that_is_not_there_is_exit_2() {
+    let result = run(stealtrace().args(["trace", "--pid", "4194305"]));
+    assert_eq!(result.code, 2);
+    assert!(result.stderr.contains("no process 4194305"), "{}", result.stderr);
+}
+
+/// Started, and past the line that says that it traces.
+fn started(flags: &[&str]) -> Child {
+    let mut child = stealtrace()
+        .arg("trace")
+        .args(flags)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("stealtrace starts");
+    let mut first = String::new();
+    BufReader::new(child.stderr.as_mut().expect("piped")).read_line(&mut first).expect("a first line");
+    assert!(first.contains("tracing"), "{first}");
+    child
+}
+
+#[test]
+fn ctrl_c_ends_a_trace_with_its_summary() {
+    let mut child = started(&[]);
+    // SAFETY: our own child, not reaped yet.
+    unsafe { libc::kill(child.id().cast_signed(), libc::SIGINT) };
+    let mut text = String::new();
+    child.stdout.take().expect("piped").read_to_string(&mut text).expect("readable");
+    assert!(text.contains("lost: 0"), "{text}");
+    assert_eq!(child.wait().expect("ends").code(), Some(0));
+}
+
+#[test]
+fn a_closed_pipe_is_quiet() {
+    let mut child = started(&["--format", "json"]);
+    drop(child.stdout.take());
+    let verify = run(stealtrace().args(["verify", "same-thread"]));
+    assert_eq!(verify.code, 0);
+    let mut said = String::new();
+    child.stderr.take().expect("piped").read_to_string(&mut said).expect("readable");
+    assert_eq!(said, "");
+    assert_eq!(child.wait().expect("ends").code(), Some(0));
+}
+
+#[test]
+fn lost_events_are_counted_and_make_a_clean_run_inconclusive() {
+    let mut child = started(&["--buffer", "4", "--format", "json"]);
+    let tell = |signal| {
+        // SAFETY: our own child, not reaped yet.
+        unsafe { libc::kill(child.id().cast_signed(), signal) }
+    };
+    tell(libc::SIGSTOP);
+    for _ in 0..5 {
+        assert_eq!(run(stealtrace().args(["verify", "same-thread"])).code, 0);
+    }
+    tell(libc::SIGCONT);
+    tell(libc::SIGINT);
+    let mut text = String::new();
+    child.stdout.take().expect("piped").read_to_string(&mut text).expect("readable");
+    let lines = json_lines(&text);
+    let summary = summary(&lines);
+    let sum = |of: &str| -> u64 {
+        let probes = summary["probes"].as_array().expect("probes");
+        probes.iter().filter_map(|probe| probe[of].as_u64()).sum()
+    };
+    assert!(sum("lost") > 0, "{summary}");
+    assert_eq!(summary["lost"], sum("lost"));
+    assert_eq!(summary["events"], sum("emitted"), "every event that was not lost was read");
+    assert_eq!(child.wait().expect("ends").code(), Some(3));
+}
+
+#[test]
+fn a_traced_process_that_ends_ends_the_trace() {
+    let mut sleeper = std::process::Command::new("sleep").arg("1").spawn().expect("sleep starts");
+    let pid = sleeper.id().to_string();
+    let waiter = thread::spawn(move || sleeper.wait());
+    let result = run(stealtrace().args(["trace", "--pid", &pid, "--duration", "60s"]));
+    assert_eq!(result.code, 0, "{}", result.stderr);
+    waiter.join().expect("no panic").expect("sleep ends");
+}
