@@ -17,6 +17,10 @@ pub enum EventKind {
     MsrWrite = 5,
     /// KVM consumed a steal delta: `run_delay_ns - last_steal_before_ns`.
     Update = 6,
+    /// A kernel function was entered.
+    Call = 7,
+    /// A kernel function returned.
+    Return = 8,
 }
 
 impl EventKind {
@@ -30,6 +34,8 @@ impl EventKind {
             4 => Self::Load,
             5 => Self::MsrWrite,
             6 => Self::Update,
+            7 => Self::Call,
+            8 => Self::Return,
             _ => return None,
         })
     }
@@ -41,6 +47,16 @@ pub const STEAL_BEFORE_KNOWN: u32 = 1;
 pub const STEAL_AFTER_KNOWN: u32 = 2;
 /// `flags`: the MSR was written by the VMM, not by the guest.
 pub const HOST_INITIATED: u32 = 4;
+
+/// `flags`: [`Event::steal_last_ns`] is known.
+pub const STEAL_LAST_KNOWN: u32 = 8;
+/// `flags`: the first update since the MSR was enabled.
+pub const FIRST_SINCE_ENABLED: u32 = 16;
+/// `flags`: the first update of this vCPU whose guest counter could be read.
+pub const FIRST_READ: u32 = 32;
+
+/// `flags`: run_delay, last_steal and MSR are not known (the event comes from a log).
+pub const NUMBERS_UNKNOWN: u32 = 64;
 
 /// One fact. Times are ns of CLOCK_MONOTONIC; for kinds without a before and after both are the same moment.
 #[repr(C)]
@@ -68,6 +84,12 @@ pub struct Event {
     pub steal_before_ns: u64,
     /// Guest-visible steal after, if [`STEAL_AFTER_KNOWN`].
     pub steal_after_ns: u64,
+    /// Guest-visible steal as the update before this one left it, if [`STEAL_LAST_KNOWN`].
+    pub steal_last_ns: u64,
+    /// When the update before this one, or the enabling of the MSR, happened at the earliest; 0 if not seen.
+    pub previous_update_ns: u64,
+    /// Address of the function called or returned from.
+    pub function: u64,
     /// Version of the guest's area before.
     pub version_before: u32,
     /// Version of the guest's area after.
@@ -88,11 +110,15 @@ pub struct Event {
     pub ioctl: u32,
     /// CPU the probe ran on.
     pub cpu: u32,
+    /// Thread whose run_delay was in `last_steal` before; 0 if not known.
+    pub last_steal_tid: u32,
+    /// Updates of this vCPU so far, this one included.
+    pub updates: u32,
     /// Name of the caller, zero-padded.
     pub comm: [u8; 16],
 }
 
-const _: () = assert!(size_of::<Event>() == 11 * 8 + 10 * 4 + 16);
+const _: () = assert!(size_of::<Event>() == 14 * 8 + 12 * 4 + 16);
 
 /// Why bytes from the ring or a file are not an [`Event`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +141,9 @@ impl core::fmt::Display for DecodeError {
 impl core::error::Error for DecodeError {}
 
 impl Event {
+    /// 64-bit words in an event.
+    pub const WORDS: usize = size_of::<Self>() / 8;
+
     /// The event in these bytes.
     ///
     /// # Errors
@@ -131,6 +160,26 @@ impl Event {
         }
     }
 
+    /// The event as 64-bit words, for writing it down.
+    #[must_use]
+    pub const fn to_words(&self) -> [u64; Self::WORDS] {
+        // SAFETY: the same size, and Event is plain integers without padding.
+        unsafe { core::mem::transmute(*self) }
+    }
+
+    /// The event in these words.
+    ///
+    /// # Errors
+    /// When the kind is not that of an event.
+    pub const fn from_words(words: &[u64; Self::WORDS]) -> Result<Self, DecodeError> {
+        // SAFETY: the same size, and Event is plain integers: every bit pattern is valid.
+        let event: Self = unsafe { core::mem::transmute(*words) };
+        match EventKind::from_u32(event.kind) {
+            Some(_) => Ok(event),
+            None => Err(DecodeError::Kind(event.kind)),
+        }
+    }
+
     /// Are all of these flags set?
     #[must_use]
     pub const fn has(&self, flags: u32) -> bool {
@@ -140,6 +189,8 @@ impl Event {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::{DecodeError, Event, EventKind};
 
     #[test]
@@ -150,6 +201,20 @@ mod tests {
     #[test]
     fn an_unknown_kind_is_refused() {
         assert_eq!(Event::decode(&[0xff; size_of::<Event>()]), Err(DecodeError::Kind(u32::MAX)));
+    }
+
+    proptest! {
+        #[test]
+        fn words_are_the_event(words: [u64; Event::WORDS]) {
+            if let Ok(event) = Event::from_words(&words) {
+                prop_assert_eq!(event.to_words(), words);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_decoded_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _either_way = Event::decode(&bytes);
+        }
     }
 
     #[test]

@@ -2,9 +2,13 @@
 //! No dependencies, no allocation, no I/O.
 #![no_std]
 
+#[cfg(test)]
+extern crate std;
+
 pub mod event;
 pub mod kvm;
 pub mod layout;
 pub mod probe;
 pub mod steal;
+pub mod target;
 pub mod vcpu;

@@ -27,11 +27,15 @@ pub enum Probe {
     Fork = 9,
     /// Raw tracepoint `sched_process_exit`
     Exit = 10,
+    /// Entry of any function, for the view of calls
+    Call = 11,
+    /// Return of any function, for the view of calls
+    Return = 12,
 }
 
 impl Probe {
     /// Rows in COUNTERS.
-    pub const COUNT: u32 = 11;
+    pub const COUNT: u32 = 13;
 
     /// Every probe, in numeric order.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -46,6 +50,8 @@ impl Probe {
         Self::SysExit,
         Self::Fork,
         Self::Exit,
+        Self::Call,
+        Self::Return,
     ];
 }
 

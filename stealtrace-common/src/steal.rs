@@ -34,7 +34,38 @@ impl StealDelta {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::StealDelta;
+
+    proptest! {
+        #[test]
+        fn what_kvm_adds_always_leads_from_last_steal_to_run_delay(last_steal: u64, run_delay: u64) {
+            let delta = StealDelta::between(last_steal, run_delay);
+            prop_assert_eq!(last_steal.wrapping_add(delta.wrapped_ns()), run_delay);
+            prop_assert_eq!(delta.signed_ns().cast_unsigned(), delta.wrapped_ns());
+        }
+
+        #[test]
+        fn below_2_to_the_63_the_sign_is_the_order(last_steal in 0..1_u64 << 63, run_delay in 0..1_u64 << 63) {
+            let delta = StealDelta::between(last_steal, run_delay);
+            prop_assert_eq!(delta.is_underflow(), run_delay < last_steal);
+        }
+
+        #[test]
+        fn zero_one_below_and_one_above(number: u64) {
+            prop_assert_eq!(StealDelta::between(number, number).wrapped_ns(), 0);
+            prop_assert_eq!(StealDelta::between(number, number.wrapping_sub(1)).signed_ns(), -1);
+            prop_assert_eq!(StealDelta::between(number, number.wrapping_add(1)).signed_ns(), 1);
+        }
+    }
+
+    #[test]
+    fn the_extremes_wrap() {
+        assert_eq!(StealDelta::between(0, u64::MAX).signed_ns(), -1);
+        assert_eq!(StealDelta::between(u64::MAX, 0).wrapped_ns(), 1);
+        assert_eq!(StealDelta::between(0, 1 << 63).signed_ns(), i64::MIN);
+    }
 
     #[test]
     fn equal_numbers_are_no_steal() {

@@ -33,6 +33,10 @@ pub struct VcpuState {
     pub update: Snapshot,
     /// When `open` was taken.
     pub open_time_ns: u64,
+    /// When the last update, or the enabling of the MSR, happened at the earliest; 0 if not seen.
+    pub last_update_ns: u64,
+    /// The guest's counter as the last update left it, if `steal_last_known`.
+    pub steal_last_ns: u64,
     /// `kvm_vcpu.vcpu_id`.
     pub vcpu_id: u32,
     /// Process of the VM.
@@ -45,6 +49,22 @@ pub struct VcpuState {
     pub updating: u32,
     /// [`MsrWrite`] seen since the load.
     pub msr_write: u32,
+    /// Thread that made it; 0 if not seen.
+    pub creator: u32,
+    /// Thread that last issued KVM_RUN; 0 if not seen.
+    pub runner: u32,
+    /// Thread whose run_delay is in last_steal; 0 if not known.
+    pub last_steal_tid: u32,
+    /// Updates seen.
+    pub updates: u32,
+    /// 1 if `steal_last_ns` is known.
+    pub steal_last_known: u32,
+    /// 1 if an update's guest counter was read before.
+    pub steal_read: u32,
+    /// 1 if no update was seen since the MSR was enabled.
+    pub enabled_anew: u32,
+    /// 1 if the runner changed and no update was seen since.
+    pub handed_over: u32,
 }
 
 /// How the steal MSR was written, as [`VcpuState::msr_write`] and [`ThreadState::msr_write`] keep it.
@@ -76,5 +96,5 @@ pub struct ThreadState {
 }
 
 const _: () = assert!(size_of::<Snapshot>() == 40);
-const _: () = assert!(size_of::<VcpuState>() == 8 + 8 + 40 + 40 + 8 + 6 * 4);
+const _: () = assert!(size_of::<VcpuState>() == 8 + 8 + 40 + 40 + 3 * 8 + 14 * 4);
 const _: () = assert!(size_of::<ThreadState>() == 8 + 8 + 40 + 8);

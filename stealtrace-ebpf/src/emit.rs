@@ -5,12 +5,15 @@ use aya_ebpf::helpers::{
     generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
 };
 use stealtrace_common::{
-    event::{Event, EventKind, HOST_INITIATED, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN},
+    event::{
+        Event, EventKind, FIRST_READ, FIRST_SINCE_ENABLED, HOST_INITIATED, STEAL_AFTER_KNOWN,
+        STEAL_BEFORE_KNOWN, STEAL_LAST_KNOWN,
+    },
     probe::Probe,
     vcpu::{MsrWrite, Snapshot, VcpuState},
 };
 
-use crate::maps::{COUNTERS, EVENTS, TARGETS, filtering};
+use crate::maps::{COUNTERS, EVENTS, TARGETS, target};
 
 /// The calling thread.
 #[derive(Clone, Copy)]
@@ -24,12 +27,31 @@ pub(crate) struct Caller {
 pub(crate) fn watched(probe: Probe) -> Option<Caller> {
     let pid_tgid = bpf_get_current_pid_tgid();
     let caller = Caller { tgid: (pid_tgid >> 32) as u32, tid: pid_tgid as u32 };
-    // SAFETY: only presence matters, the value is not read.
-    if filtering() && unsafe { TARGETS.get(caller.tgid) }.is_none() {
+    if !is_target(caller) {
         return None;
     }
     count(probe, |counter| counter.hits += 1);
     Some(caller)
+}
+
+#[inline(always)]
+fn is_target(caller: Caller) -> bool {
+    let target = target();
+    // SAFETY: only presence matters, the value is not read.
+    if target.processes != 0 && unsafe { TARGETS.get(caller.tgid) }.is_none() {
+        return false;
+    }
+    if target.tid != 0 && target.tid != caller.tid {
+        return false;
+    }
+    target.comm[0] == 0 || bpf_get_current_comm().is_ok_and(|comm| comm == target.comm)
+}
+
+/// Is this one of the vCPUs we watch?
+#[inline(always)]
+pub(crate) fn is_target_vcpu(vcpu_id: u32) -> bool {
+    let wanted = target().vcpu_id_plus_1;
+    wanted == 0 || wanted == vcpu_id + 1
 }
 
 /// Nanoseconds of CLOCK_MONOTONIC.
@@ -45,24 +67,39 @@ pub(crate) fn lost(probe: Probe) {
     count(probe, |counter| counter.lost += 1);
 }
 
+/// Write fields of the event in place: the stack has no room for a second one.
+macro_rules! put {
+    ($event:expr, $($field:ident: $value:expr),+ $(,)?) => {
+        // SAFETY: the event is reserved ring memory, ours until it is submitted.
+        unsafe { $((&raw mut (*$event).$field).write($value);)+ }
+    };
+}
+
 /// Report that `kind` happened to the vCPU between two snapshots (the same one twice for a moment).
 #[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "a struct of them would need the stack this function spares")]
 pub(crate) fn emit(
     probe: Probe,
     kind: EventKind,
     caller: Caller,
     vcpu: u64,
+    ioctl: u32,
     state: &VcpuState,
     before: &Snapshot,
     after: &Snapshot,
 ) {
+    if !is_target_vcpu(state.vcpu_id) {
+        return;
+    }
     let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
         lost(probe);
         return;
     };
-    entry.write(Event {
-        time_ns: now_ns(),
-        vcpu,
+    let event = entry.as_mut_ptr();
+    put_common(event, kind, caller, 0, ioctl);
+    put! {
+        event,
+        vcpu: vcpu,
         generation: state.generation,
         vm: state.vm,
         run_delay_ns: before.run_delay_ns,
@@ -72,21 +109,69 @@ pub(crate) fn emit(
         msr_val: after.msr_val,
         steal_before_ns: before.steal_ns,
         steal_after_ns: after.steal_ns,
+        steal_last_ns: state.steal_last_ns,
+        previous_update_ns: state.last_update_ns,
         version_before: before.version,
         version_after: after.version,
-        kind: kind as u32,
         flags: flags(kind, state, before, after),
         vcpu_id: state.vcpu_id,
         vm_tgid: state.vm_tgid,
-        caller_tgid: caller.tgid,
-        caller_tid: caller.tid,
-        ioctl: state.ioctl,
-        // SAFETY: the helper has no arguments and always succeeds.
-        cpu: unsafe { bpf_get_smp_processor_id() },
-        comm: bpf_get_current_comm().unwrap_or_default(),
-    });
+        last_steal_tid: state.last_steal_tid,
+        updates: state.updates,
+    }
     entry.submit(0);
     count(probe, |counter| counter.emitted += 1);
+}
+
+/// Report that a function was entered or left; for an ioctl as a whole, `function` is 0.
+#[inline(always)]
+pub(crate) fn emit_call(probe: Probe, kind: EventKind, caller: Caller, function: u64, ioctl: u32) {
+    let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
+        lost(probe);
+        return;
+    };
+    let event = entry.as_mut_ptr();
+    put_common(event, kind, caller, function, ioctl);
+    put! {
+        event,
+        vcpu: 0,
+        generation: 0,
+        vm: 0,
+        run_delay_ns: 0,
+        last_steal_before_ns: 0,
+        last_steal_after_ns: 0,
+        msr_before: 0,
+        msr_val: 0,
+        steal_before_ns: 0,
+        steal_after_ns: 0,
+        steal_last_ns: 0,
+        previous_update_ns: 0,
+        version_before: 0,
+        version_after: 0,
+        flags: 0,
+        vcpu_id: 0,
+        vm_tgid: caller.tgid,
+        last_steal_tid: 0,
+        updates: 0,
+    }
+    entry.submit(0);
+    count(probe, |counter| counter.emitted += 1);
+}
+
+/// Who, when, where, in what.
+#[inline(always)]
+fn put_common(event: *mut Event, kind: EventKind, caller: Caller, function: u64, ioctl: u32) {
+    put! {
+        event,
+        time_ns: now_ns(),
+        function: function,
+        kind: kind as u32,
+        caller_tgid: caller.tgid,
+        caller_tid: caller.tid,
+        ioctl: ioctl,
+        cpu: bpf_get_smp_processor_id(),
+        comm: bpf_get_current_comm().unwrap_or_default(),
+    }
 }
 
 #[inline(always)]
@@ -97,6 +182,15 @@ fn flags(kind: EventKind, state: &VcpuState, before: &Snapshot, after: &Snapshot
     }
     if after.readable != 0 {
         flags |= STEAL_AFTER_KNOWN;
+    }
+    if state.steal_last_known != 0 {
+        flags |= STEAL_LAST_KNOWN;
+    }
+    if matches!(kind, EventKind::Update) && state.enabled_anew != 0 {
+        flags |= FIRST_SINCE_ENABLED;
+    }
+    if matches!(kind, EventKind::Update) && state.steal_read == 0 && after.readable != 0 {
+        flags |= FIRST_READ;
     }
     if matches!(kind, EventKind::MsrWrite) && state.msr_write == MsrWrite::Host as u32 {
         flags |= HOST_INITIATED;

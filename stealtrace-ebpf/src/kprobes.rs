@@ -13,10 +13,14 @@ use stealtrace_common::{
 
 use crate::{
     emit::{Caller, emit, lost, now_ns, watched},
+    facts::{self, Stay},
     lifecycle::{self, vcpu_state},
-    maps::{THREADS, VCPUS},
+    maps::{THREADS, VCPUS, only_edges},
     read,
 };
+
+const HOST: u32 = MsrWrite::Host as u32;
+const GUEST: u32 = MsrWrite::Guest as u32;
 
 /// `kvm_vcpu_ioctl(struct file *filp, unsigned int ioctl, unsigned long arg)`
 #[kprobe]
@@ -34,10 +38,7 @@ fn enter_ioctl(caller: Caller, vcpu: u64, ioctl: u32) {
         lost(Probe::VcpuIoctl);
     }
     if let Some(state) = vcpu_state(Probe::VcpuIoctl, caller, vcpu) {
-        let now = read::snapshot(vcpu);
-        // The holder of the vCPU may be in another ioctl: report this one without touching its state.
-        let entering = VcpuState { ioctl, ..*state };
-        emit(Probe::VcpuIoctl, EventKind::Ioctl, caller, vcpu, &entering, &now, &now);
+        facts::entered(Probe::VcpuIoctl, caller, vcpu, state, ioctl, &read::snapshot(vcpu));
     }
 }
 
@@ -49,7 +50,18 @@ pub(crate) fn vcpu_load(ctx: ProbeContext) -> u32 {
         && let Some(state) = vcpu_state(Probe::VcpuLoad, caller, vcpu)
     {
         open(state, caller, vcpu);
-        emit(Probe::VcpuLoad, EventKind::Load, caller, vcpu, state, &state.open, &state.open);
+        if !only_edges() {
+            emit(
+                Probe::VcpuLoad,
+                EventKind::Load,
+                caller,
+                vcpu,
+                state.ioctl,
+                state,
+                &state.open,
+                &state.open,
+            );
+        }
     }
     0
 }
@@ -123,35 +135,33 @@ pub(crate) fn vcpu_put(ctx: ProbeContext) -> u32 {
         && let Some(state) = lifecycle::find(vcpu)
         && state.holder == caller.tid
     {
-        let after = read::snapshot(vcpu);
-        report_changes(Probe::VcpuPut, caller, vcpu, state, &after);
-        state.holder = 0;
+        closed(state, caller, vcpu);
     }
     0
 }
 
 #[inline(always)]
-fn report_changes(probe: Probe, caller: Caller, vcpu: u64, state: &VcpuState, after: &Snapshot) {
-    if state.msr_write != MsrWrite::None as u32 {
-        emit(probe, EventKind::MsrWrite, caller, vcpu, state, &state.open, after);
-    }
-    let before = if state.updating != 0 { &state.update } else { &state.open };
-    if updated(before, after) && !enabling(state) {
-        emit(probe, EventKind::Update, caller, vcpu, state, before, after);
-    }
-}
-
-/// Did KVM consume a delta?
-#[inline(always)]
-pub(crate) fn updated(before: &Snapshot, after: &Snapshot) -> bool {
-    before.last_steal_ns != after.last_steal_ns
-        || (after.readable != 0 && (before.readable == 0 || before.version != after.version))
-}
-
-/// A host that enables the MSR may set last_steal (Linux 3.1 to 4.3), but nothing is charged.
-#[inline(always)]
-fn enabling(state: &VcpuState) -> bool {
-    state.msr_write == MsrWrite::Host as u32 && !kvm::msr_enabled(state.open.msr_val)
+fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64) {
+    let opened = state.open;
+    let before = if state.updating != 0 { state.update } else { opened };
+    let msr_write = match state.msr_write {
+        HOST => MsrWrite::Host,
+        GUEST => MsrWrite::Guest,
+        _ => MsrWrite::None,
+    };
+    let stay = Stay {
+        probe: Probe::VcpuPut,
+        caller,
+        vcpu,
+        ioctl: state.ioctl,
+        msr_write,
+        opened: &opened,
+        before: &before,
+        after: &read::snapshot(vcpu),
+        since_ns: state.open_time_ns,
+    };
+    facts::left(state, &stay);
+    state.holder = 0;
 }
 
 /// `kvm_arch_vcpu_create(struct kvm_vcpu *vcpu)`, Linux 5.6 and later.
@@ -170,7 +180,7 @@ pub(crate) fn vcpu_destroy(ctx: ProbeContext) -> u32 {
     if let Some(state) = lifecycle::find(vcpu) {
         let caller = Caller { tgid: ctx.tgid(), tid: ctx.pid() };
         let nothing = Snapshot::default();
-        emit(Probe::VcpuDestroy, EventKind::Destroyed, caller, vcpu, state, &nothing, &nothing);
+        emit(Probe::VcpuDestroy, EventKind::Destroyed, caller, vcpu, 0, state, &nothing, &nothing);
         debug!(&ctx, "vCPU {:x} destroyed by thread {}", vcpu, caller.tid);
         let _absent = VCPUS.remove(vcpu);
     }

@@ -10,7 +10,7 @@ use stealtrace_common::{
 
 use crate::{
     emit::{Caller, emit, lost, now_ns, watched},
-    maps::{TARGETS, THREADS, VCPUS, filtering},
+    maps::{TARGETS, THREADS, VCPUS, target},
     read,
 };
 
@@ -30,9 +30,10 @@ pub(crate) fn begin(probe: Probe, caller: Caller, vcpu: u64) -> Option<&'static 
 #[inline(always)]
 pub(crate) fn created(ctx: &impl EbpfContext, probe: Probe, caller: Caller, vcpu: u64) {
     if let Some(state) = begin(probe, caller, vcpu) {
+        state.creator = caller.tid;
         debug!(ctx, "vCPU {:x} created by thread {}", vcpu, caller.tid);
         let nothing = Snapshot::default();
-        emit(probe, EventKind::Created, caller, vcpu, state, &nothing, &nothing);
+        emit(probe, EventKind::Created, caller, vcpu, 0, state, &nothing, &nothing);
     }
 }
 
@@ -65,7 +66,7 @@ pub(crate) fn thread_exit(_ctx: RawTracePointContext) -> i32 {
 /// `trace_sched_process_fork(parent, child)`: children of watched processes are watched.
 #[raw_tracepoint]
 pub(crate) fn process_fork(ctx: RawTracePointContext) -> i32 {
-    if !filtering() {
+    if target().processes == 0 {
         return 0;
     }
     if let Some(caller) = watched(Probe::Fork) {

@@ -2,7 +2,9 @@
 #![no_std]
 #![no_main]
 
+mod calls;
 mod emit;
+mod facts;
 mod kprobes;
 mod lifecycle;
 mod maps;

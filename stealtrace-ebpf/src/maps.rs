@@ -7,6 +7,7 @@ use aya_ebpf::{
 use stealtrace_common::{
     layout::Layout,
     probe::{Counter, Probe},
+    target::{Target, Volume},
     vcpu::{ThreadState, VcpuState},
 };
 
@@ -22,7 +23,7 @@ pub(crate) static VCPUS: HashMap<u64, VcpuState> = HashMap::with_max_entries(16_
 #[map]
 pub(crate) static THREADS: HashMap<u32, ThreadState> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 
-/// Processes to watch, by tgid; used if [`FILTER`] is set.
+/// Processes to watch, by tgid; used if [`Target::processes`] is set.
 #[map]
 pub(crate) static TARGETS: HashMap<u32, u8> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 
@@ -37,9 +38,17 @@ const BPF_F_NO_PREALLOC: u32 = 1;
 #[unsafe(no_mangle)]
 static LAYOUT: Layout = Layout::UNKNOWN;
 
-/// 1: watch only the processes in [`TARGETS`]. Set by user space before loading.
+/// What to watch. Set by user space before loading.
 #[unsafe(no_mangle)]
-static FILTER: u32 = 0;
+static TARGET: Target = Target {
+    processes: 0,
+    tid: 0,
+    vcpu_id_plus_1: 0,
+    volume: Volume::All as u32,
+    returns: 0,
+    reserved: 0,
+    comm: [0; 16],
+};
 
 /// Bare programs may call GPL-only helpers: the object is dual licensed.
 #[unsafe(link_section = "license")]
@@ -53,9 +62,15 @@ pub(crate) fn layout() -> Layout {
     unsafe { core::ptr::read_volatile(&raw const LAYOUT) }
 }
 
-/// Is the trace limited to [`TARGETS`]?
+/// What to watch.
 #[inline(always)]
-pub(crate) fn filtering() -> bool {
+pub(crate) fn target() -> Target {
     // SAFETY: as in `layout`.
-    unsafe { core::ptr::read_volatile(&raw const FILTER) != 0 }
+    unsafe { core::ptr::read_volatile(&raw const TARGET) }
+}
+
+/// Is only reported what can change a judgement?
+#[inline(always)]
+pub(crate) fn only_edges() -> bool {
+    target().volume == Volume::Edges as u32
 }

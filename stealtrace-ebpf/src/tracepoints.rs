@@ -10,10 +10,10 @@ use stealtrace_common::{
 };
 
 use crate::{
-    emit::{Caller, emit, lost, now_ns, watched},
-    kprobes::updated,
+    emit::{Caller, emit_call, lost, now_ns, watched},
+    facts::{self, Stay},
     lifecycle::{self, vcpu_state},
-    maps::THREADS,
+    maps::{THREADS, target},
     read,
 };
 
@@ -60,9 +60,7 @@ fn report_ioctl(caller: Caller, thread: &ThreadState) {
         return;
     }
     if let Some(state) = vcpu_state(Probe::SysEnter, caller, thread.vcpu) {
-        let entering = VcpuState { ioctl: thread.ioctl, ..*state };
-        let now = &thread.entered;
-        emit(Probe::SysEnter, EventKind::Ioctl, caller, thread.vcpu, &entering, now, now);
+        facts::entered(Probe::SysEnter, caller, thread.vcpu, state, thread.ioctl, &thread.entered);
     }
 }
 
@@ -74,11 +72,10 @@ pub(crate) fn sys_exit(ctx: RawTracePointContext) -> i32 {
     let Some(thread) = (unsafe { THREADS.get(tid) }) else {
         return 0;
     };
-    let thread = *thread;
-    let _absent = THREADS.remove(tid);
     if let Some(caller) = watched(Probe::SysExit) {
-        leave(&ctx, caller, &thread);
+        leave(&ctx, caller, thread);
     }
+    let _absent = THREADS.remove(tid);
     0
 }
 
@@ -87,6 +84,9 @@ fn leave(ctx: &RawTracePointContext, caller: Caller, thread: &ThreadState) {
     let ret = ctx.arg::<u64>(1).cast_signed();
     if thread.vcpu != 0 {
         report_changes(caller, thread, ret);
+        if target().returns != 0 {
+            emit_call(Probe::SysExit, EventKind::Return, caller, 0, thread.ioctl);
+        }
     } else if ret >= 0 {
         let vcpu = read::vcpu_of_fd(ret as u32);
         if vcpu != 0 {
@@ -101,21 +101,32 @@ fn report_changes(caller: Caller, thread: &ThreadState, ret: i64) {
     let Some(state) = vcpu_state(Probe::SysExit, caller, vcpu) else {
         return;
     };
-    let mut before = before(thread, state);
+    let opened = before(thread, state);
+    let mut before = opened;
     let after = read::snapshot(vcpu);
     let msr_write = msr_write(thread, ret, &before, &after);
-    let leaving = VcpuState { ioctl: thread.ioctl, msr_write: msr_write as u32, ..*state };
+    if by_caller(&before, &after) {
+        before.run_delay_ns = after.last_steal_ns; // an update leaves the run_delay it consumed in last_steal
+    } else if matches!(msr_write, MsrWrite::None) {
+        before = after; // whatever changed, another thread did it
+    }
+    let (caller, ioctl, since_ns) = (caller, thread.ioctl, thread.time_ns);
+    facts::left(
+        state,
+        &Stay {
+            probe: Probe::SysExit,
+            caller,
+            vcpu,
+            ioctl,
+            msr_write,
+            opened: &opened,
+            before: &before,
+            after: &after,
+            since_ns,
+        },
+    );
     state.open = after;
     state.open_time_ns = now_ns();
-
-    if !matches!(msr_write, MsrWrite::None) {
-        emit(Probe::SysExit, EventKind::MsrWrite, caller, vcpu, &leaving, &before, &after);
-    }
-    let enabling = matches!(msr_write, MsrWrite::Host) && !kvm::msr_enabled(before.msr_val);
-    if !enabling && updated(&before, &after) && by_caller(&before, &after) {
-        before.run_delay_ns = after.last_steal_ns; // an update leaves the run_delay it consumed in last_steal
-        emit(Probe::SysExit, EventKind::Update, caller, vcpu, &leaving, &before, &after);
-    }
 }
 
 /// What was true when this ioctl got hold of the vCPU: at its entry, or, if it then waited for another

@@ -1,11 +1,19 @@
 //! The command line: parses, and hands plain options to the commands.
 
-use std::time::Duration;
+use std::{io::IsTerminal as _, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    backend::BackendKind, doctor::DoctorFormat, model::Severity, report::Format, session::TraceOptions,
+    analyze::{AnalyzeOptions, Filter},
+    backend::BackendKind,
+    detect::RULES,
+    doctor::DoctorFormat,
+    evidence::Kind,
+    model::Severity,
+    pipeline::Selection,
+    report::{Format, Style},
+    session::TraceOptions,
     vmm::scenario::Class,
 };
 
@@ -26,7 +34,7 @@ Exit codes:
   0  nothing found and nothing missed
   1  findings at or above --fail-on, or a verdict not as expected
   2  could not run, or bad usage
-  3  inconclusive: events were lost, or the traced command failed";
+  3  inconclusive: events were lost, a file was cut off, or the traced command failed";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -34,7 +42,11 @@ pub enum Command {
     /// Say what of this host stealtrace can use, and if not, why
     Doctor(Doctor),
     /// Trace vCPU ioctls and steal updates, and flag what corrupts steal time
-    Trace(Trace),
+    Trace(Box<Trace>),
+    /// Judge a recording, or the logs of an old bug report
+    Analyze(Analyze),
+    /// Explain the rules
+    Rules(Rules),
     /// Prove what the running kernel's steal accounting can be trusted with
     Verify(Verify),
 }
@@ -45,6 +57,14 @@ pub enum Command {
 pub struct Doctor {
     #[arg(long, value_enum, default_value_t = DoctorFormat::Table)]
     pub format: DoctorFormat,
+}
+
+/// `stealtrace rules`
+#[derive(Args, Debug)]
+pub struct Rules {
+    /// Only this one
+    #[arg(value_parser = rule_ids())]
+    pub id: Option<String>,
 }
 
 /// `stealtrace verify`
@@ -60,33 +80,108 @@ pub struct Verify {
     pub expect: Class,
 }
 
-/// `stealtrace trace`
+/// What to show and how; the same for live traces and files.
 #[derive(Args, Debug)]
-#[expect(missing_docs, reason = "clap shows the comments below as help")]
-pub struct Trace {
-    /// Where events come from
-    #[arg(long, value_enum, default_value_t = BackendChoice::Auto)]
-    pub backend: BackendChoice,
-    /// Trace only this process (repeatable)
-    #[arg(long = "pid", value_name = "PID", conflicts_with = "command")]
-    pub pids: Vec<u32>,
+#[expect(missing_docs, reason = "clap would show it")]
+pub struct View {
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
     /// Print findings and the summary, not every event
     #[arg(long)]
     pub findings_only: bool,
-    /// End after this time: 500ms, 10s, 5m, 1h
-    #[arg(long, value_parser = parse_duration)]
-    pub duration: Option<Duration>,
-    /// Kernel memory for events that wait to be read, in KiB: a power of two
-    #[arg(long, value_name = "KIB", default_value_t = 8192, value_parser = parse_buffer)]
-    pub buffer: u32,
+    /// Apply only this rule (repeatable); `stealtrace rules` lists them
+    #[arg(long = "rule", value_name = "ID", value_parser = rule_ids())]
+    pub rules: Vec<String>,
+    /// Ignore findings below this severity
+    #[arg(long, value_enum, default_value_t = Severity::Notice)]
+    pub min_severity: Severity,
+    /// End after so many findings
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub stop_after: Option<u64>,
     /// Exit with 1 for findings of at least this severity
     #[arg(long, value_enum, default_value_t = Severity::Error)]
     pub fail_on: Severity,
+    /// Colour text; auto: on a terminal, unless NO_COLOR is set
+    #[arg(long, value_enum, default_value_t = Color::Auto)]
+    pub color: Color,
+    /// Show UTC beside the time since the start
+    #[arg(long)]
+    pub utc: bool,
+}
+
+/// `--color`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "clap would show it")]
+pub enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+/// Whose events.
+#[derive(Args, Debug)]
+pub struct Only {
+    /// Only this process (repeatable)
+    #[arg(long = "pid", value_name = "PID")]
+    pub pids: Vec<u32>,
+    /// Only this thread
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub tid: Option<u32>,
+    /// Only vCPUs of this id
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u32).range(..0xffff_ffff))]
+    pub vcpu: Option<u32>,
+    /// Only threads of this name
+    #[arg(long, value_name = "NAME")]
+    pub comm: Option<String>,
+}
+
+/// `stealtrace trace`
+#[derive(Args, Debug)]
+#[expect(missing_docs, reason = "clap would show it")]
+pub struct Trace {
+    /// Where events come from
+    #[arg(long, value_enum, default_value_t = BackendChoice::Auto)]
+    pub backend: BackendChoice,
+    #[command(flatten)]
+    pub only: Only,
+    #[command(flatten)]
+    pub view: View,
+    /// Show calls and returns of KVM's functions, nested, as the systemtap script of 2015 did
+    #[arg(long, conflicts_with_all = ["findings_only", "format"])]
+    pub calls: bool,
+    /// One more function for --calls (repeatable)
+    #[arg(long = "function", value_name = "NAME", requires = "calls", action = ArgAction::Append)]
+    pub functions: Vec<String>,
+    /// End after this time: 500ms, 10s, 5m, 1h
+    #[arg(long, value_parser = humantime::parse_duration)]
+    pub duration: Option<Duration>,
+    /// Write the events to this file, for `stealtrace analyze`
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// Kernel memory for events that wait to be read, in KiB: a power of two
+    #[arg(long, value_name = "KIB", default_value_t = 8192, value_parser = parse_buffer)]
+    pub buffer: u32,
     /// Run this command, trace it and its children, and end with it
-    #[arg(last = true, value_name = "CMD")]
+    #[arg(last = true, value_name = "CMD", conflicts_with = "pids")]
     pub command: Vec<String>,
+}
+
+/// `stealtrace analyze`
+#[derive(Args, Debug)]
+#[expect(missing_docs, reason = "clap would show it")]
+pub struct Analyze {
+    /// A recording, or a log; - for standard input
+    pub file: PathBuf,
+    /// What the file is; found out if not given
+    #[arg(long, value_enum)]
+    pub kind: Option<Kind>,
+    #[command(flatten)]
+    pub only: Only,
+    #[command(flatten)]
+    pub view: View,
+    /// Show calls and returns, if the recording has them
+    #[arg(long, conflicts_with_all = ["findings_only", "format"])]
+    pub calls: bool,
 }
 
 /// `--backend`
@@ -110,37 +205,96 @@ impl From<BackendChoice> for Option<BackendKind> {
     }
 }
 
+impl View {
+    fn selection(&self) -> Selection {
+        Selection {
+            findings_only: self.findings_only,
+            rules: self.rules.clone(),
+            min_severity: self.min_severity,
+            stop_after: self.stop_after,
+        }
+    }
+
+    fn style(&self, calls: bool) -> Style {
+        Style { format: self.format, calls, color: self.color.wanted(), utc: self.utc }
+    }
+}
+
+impl Color {
+    fn wanted(self) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Never => false,
+            Self::Auto => {
+                std::io::stdout().is_terminal()
+                    && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty())
+            }
+        }
+    }
+}
+
+/// The functions the systemtap script of 2015 followed.
+const CALLS: [&str; 7] = [
+    "kvm_arch_vcpu_load",
+    "kvm_arch_vcpu_put",
+    "kvm_arch_vcpu_ioctl",
+    "kvm_arch_vcpu_ioctl_run",
+    "kvm_put_guest_fpu",
+    "kvm_arch_vcpu_runnable",
+    "kvm_arch_vcpu_should_kick",
+];
+
 impl Trace {
     /// The same, without clap.
     #[must_use]
     pub fn options(self, verbose: bool) -> TraceOptions {
+        let functions = if self.calls {
+            CALLS.iter().map(|name| (*name).to_owned()).chain(self.functions).collect()
+        } else {
+            Vec::new()
+        };
         TraceOptions {
             backend: self.backend.into(),
-            pids: self.pids,
-            format: self.format,
-            findings_only: self.findings_only,
+            selection: self.view.selection(),
+            style: self.view.style(self.calls),
+            fail_on: self.view.fail_on,
+            pids: self.only.pids,
+            tid: self.only.tid,
+            vcpu_id: self.only.vcpu,
+            comm: self.only.comm,
+            functions,
             duration: self.duration,
+            record: self.record,
             ring_bytes: self.buffer * 1024,
-            fail_on: self.fail_on,
             command: self.command,
             verbose,
         }
     }
 }
 
-/// `500ms`, `10s`, `5m`, `1h`.
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let millis_per_unit = match unit {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err("expected a number and a unit: 500ms, 10s, 5m, 1h".to_owned()),
-    };
-    let number: u64 = number.parse().map_err(|_| "expected a number before the unit".to_owned())?;
-    number.checked_mul(millis_per_unit).map(Duration::from_millis).ok_or_else(|| "too long".to_owned())
+impl Analyze {
+    /// The same, without clap.
+    #[must_use]
+    pub fn options(self) -> AnalyzeOptions {
+        AnalyzeOptions {
+            kind: self.kind,
+            selection: self.view.selection(),
+            style: self.view.style(self.calls),
+            fail_on: self.view.fail_on,
+            filter: Filter {
+                pids: self.only.pids,
+                tid: self.only.tid,
+                vcpu_id: self.only.vcpu,
+                comm: self.only.comm,
+            },
+            file: self.file,
+        }
+    }
+}
+
+/// The ids of all rules.
+fn rule_ids() -> clap::builder::PossibleValuesParser {
+    RULES.iter().map(|rule| rule.id).collect::<Vec<_>>().into()
 }
 
 /// A power of two from 4 (a page) to 1 GiB.
@@ -152,11 +306,9 @@ fn parse_buffer(text: &str) -> Result<u32, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use clap::CommandFactory as _;
 
-    use super::{Cli, parse_duration};
+    use super::{Cli, parse_buffer};
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -164,12 +316,11 @@ mod tests {
     }
 
     #[test]
-    fn durations_have_units() {
-        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(parse_duration("10s"), Ok(Duration::from_secs(10)));
-        assert_eq!(parse_duration("1h"), Ok(Duration::from_secs(3600)));
-        assert!(parse_duration("10").is_err());
-        assert!(parse_duration("s").is_err());
-        assert!(parse_duration("99999999999999999999s").is_err());
+    fn the_buffer_is_what_the_kernel_accepts() {
+        assert_eq!(parse_buffer("4"), Ok(4));
+        assert_eq!(parse_buffer("1048576"), Ok(1 << 20));
+        for bad in ["3", "5", "0", "2097152", "-4", "x"] {
+            assert!(parse_buffer(bad).is_err(), "{bad}");
+        }
     }
 }

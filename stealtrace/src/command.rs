@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::{Read as _, Write as _},
     os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
         unix::process::CommandExt as _,
     },
     process::{Child, Command, ExitStatus},
@@ -38,8 +38,9 @@ impl HeldCommand {
         let (go_reader, go) = pipe()?;
         let mut command = Command::new(name);
         command.args(arguments);
-        // SAFETY: the closure runs between fork and exec and only calls getpid, write and read.
-        unsafe { command.pre_exec(move || wait_for_go(&pid_writer, &go_reader)) };
+        let go_fd = go.as_raw_fd();
+        // SAFETY: the closure runs between fork and exec and only calls close, getpid, write and read.
+        unsafe { command.pre_exec(move || wait_for_go(&pid_writer, &go_reader, go_fd)) };
         // `spawn` returns only after the child's exec, so it needs a thread of its own.
         let spawning = thread::spawn(move || command.spawn());
         let mut pid = [0; 4];
@@ -77,7 +78,9 @@ fn pipe() -> Result<(File, File)> {
 }
 
 /// In the child: tell the parent who we are, wait for its word. End of file means that it gave up.
-fn wait_for_go(pid_writer: &File, go_reader: &File) -> std::io::Result<()> {
+fn wait_for_go(pid_writer: &File, go_reader: &File, go_fd: RawFd) -> std::io::Result<()> {
+    // SAFETY: the child's own copy of the writing end, which nothing here uses; with it open there is no end of file.
+    unsafe { libc::close(go_fd) };
     let pid = std::process::id().to_ne_bytes();
     let mut go = [0_u8];
     // SAFETY: both buffers are valid for the lengths given.

@@ -49,7 +49,7 @@ impl Check {
 /// # Errors
 /// When /proc cannot be read or the output cannot be written.
 pub fn doctor(format: DoctorFormat, mut out: impl Write) -> Result<Exit> {
-    let facts = KernelFacts::gather()?;
+    let facts = KernelFacts::gather(&[])?;
     let usable = usable(&facts);
     let mut checks = host(&facts)?;
     for kind in BackendKind::ALL {

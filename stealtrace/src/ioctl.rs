@@ -1,5 +1,7 @@
 //! Names of the vCPU ioctls of x86 (`include/uapi/linux/kvm.h`).
 
+use stealtrace_common::kvm::KVM_CREATE_VCPU;
+
 /// `(number, name)`; several names share a number only across architectures.
 const NAMES: &[(u32, &str)] = &[
     (0xae80, "KVM_RUN"),
@@ -68,9 +70,25 @@ pub fn name(ioctl: u32) -> String {
     }
 }
 
+/// The vCPU ioctl with this name, or KVM_CREATE_VCPU; None for any other.
+#[must_use]
+pub fn number(name: &str) -> Option<u32> {
+    if name == "KVM_CREATE_VCPU" {
+        return Some(KVM_CREATE_VCPU);
+    }
+    NAMES.iter().find(|(_, known)| *known == name).map(|(number, _)| *number)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::name;
+    use super::{name, number};
+
+    #[test]
+    fn names_have_numbers() {
+        assert_eq!(number("KVM_RUN"), Some(0xae80));
+        assert_eq!(number("KVM_CREATE_VCPU"), Some(0xae41));
+        assert_eq!(number("KVM_SIGNAL_MSI"), None);
+    }
 
     #[test]
     fn known_numbers_have_names_and_others_show_as_they_are() {

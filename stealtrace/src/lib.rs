@@ -2,16 +2,21 @@
 //!
 //! One way: probe, event, backend, engine, finding, reporter. See the README.
 
+pub mod analyze;
 pub mod backend;
 pub mod cli;
 pub mod command;
 pub mod detect;
 pub mod doctor;
+pub mod evidence;
 pub mod exit;
 pub mod ioctl;
 pub mod kernel;
 pub mod model;
+pub mod pipeline;
+pub mod record;
 pub mod report;
+pub mod rules;
 pub mod session;
 pub mod verify;
 pub mod vmm;

@@ -8,10 +8,11 @@ use std::{
 use anyhow::Result;
 use clap::Parser as _;
 use stealtrace::{
+    analyze,
     cli::{Cli, Command},
     doctor,
     exit::Exit,
-    session, verify,
+    rules, session, verify,
 };
 
 fn main() -> ExitCode {
@@ -30,6 +31,8 @@ fn run(cli: Cli) -> Result<Exit> {
     match cli.command {
         Command::Doctor(options) => doctor::doctor(options.format, io::stdout()),
         Command::Trace(trace) => session::trace(&trace.options(cli.verbose)),
+        Command::Analyze(options) => analyze::analyze(&options.options()),
+        Command::Rules(options) => Ok(rules::rules(options.id.as_deref(), io::stdout())?),
         Command::Verify(options) if options.list => verify::list(io::stdout()),
         Command::Verify(options) => verify::verify(&options.scenarios, options.expect, io::stdout()),
     }

@@ -2,14 +2,14 @@
 //! The only async file.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{self, BufWriter, Write},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
-use stealtrace_common::event::Event;
+use stealtrace_common::{event::Event, target::Volume};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     runtime,
@@ -18,13 +18,14 @@ use tokio::{
 };
 
 use crate::{
-    backend::{self, BackendKind, EbpfBackend, Targets},
+    backend::{self, BackendKind, EbpfBackend, Plan, Processes},
     command::{Ended, HeldCommand, RunningCommand},
-    detect::Engine,
     exit::Exit,
     kernel::KernelFacts,
     model::{Severity, Summary},
-    report::{self, Format, Reporter, View},
+    pipeline::{Flow, Pipeline, Selection},
+    record::{End, Header, Recorder},
+    report::{self, Style},
 };
 
 /// A wake-up can be missed; nothing waits longer than this.
@@ -39,12 +40,22 @@ pub struct TraceOptions {
     pub backend: Option<BackendKind>,
     /// Only these processes; all if empty.
     pub pids: Vec<u32>,
-    /// How to print.
-    pub format: Format,
-    /// Leave out the events?
-    pub findings_only: bool,
+    /// Only this thread.
+    pub tid: Option<u32>,
+    /// Only vCPUs of this id.
+    pub vcpu_id: Option<u32>,
+    /// Only threads of this name.
+    pub comm: Option<String>,
+    /// Functions whose calls to show.
+    pub functions: Vec<String>,
+    /// What of it to show.
+    pub selection: Selection,
+    /// How to show it.
+    pub style: Style,
     /// End by itself after this time.
     pub duration: Option<Duration>,
+    /// Write the events down here.
+    pub record: Option<PathBuf>,
     /// Size of the ring of events.
     pub ring_bytes: u32,
     /// Findings from here upwards make exit code 1.
@@ -60,36 +71,110 @@ pub struct TraceOptions {
 /// # Errors
 /// When tracing is not possible here, or the command cannot be run.
 pub fn trace(options: &TraceOptions) -> Result<Exit> {
-    let facts = KernelFacts::gather()?;
+    let facts = KernelFacts::gather(&options.functions)?;
     facts.require_traceable()?;
     let kind = backend::choose(options.backend, &facts)?;
     options.pids.iter().try_for_each(|pid| require_process(*pid))?;
 
     let held = HeldCommand::hold(&options.command)?;
-    let targets = targets(&options.pids, held.as_ref());
-    let backend = EbpfBackend::attach(kind, &facts, &targets, options.ring_bytes, options.verbose)?;
+    let plan = plan(options, kind, held.as_ref());
+    let header = header(&facts, &plan)?;
+    say_what_calls_cannot_show(&plan, &facts);
+    let recorder = options.record.as_deref().map(|file| recorder(file, &header)).transpose()?;
+    let backend = EbpfBackend::attach(&plan, &facts)?;
     drop(facts); // type information is large and has served
     let command = held.map(HeldCommand::release).transpose()?;
+    let reporter = report::reporter(options.style, &header, BufWriter::new(io::stdout()));
+    let session = Session {
+        options,
+        backend,
+        kind,
+        command,
+        pipeline: Pipeline::new(&options.selection, reporter),
+        recorder,
+        start_ns: header.start_ns,
+    };
 
     let runtime =
         runtime::Builder::new_current_thread().enable_all().build().context("start the event loop")?;
-    let summary = runtime.block_on(Session::new(options, backend, kind, command)?.run())?;
+    let summary = runtime.block_on(session.run())?;
     Ok(Exit::of(&summary, options.fail_on))
 }
 
+/// Does this process run? One that waits to be reaped does not.
+fn is_alive(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
 fn require_process(pid: u32) -> Result<()> {
-    if !Path::new(&format!("/proc/{pid}")).exists() {
+    if !is_alive(pid) {
         bail!("no process {pid}; `pgrep -l qemu` lists candidates");
     }
     Ok(())
 }
 
-fn targets(pids: &[u32], held: Option<&HeldCommand>) -> Targets {
-    match held {
-        Some(held) => Targets::Tree(held.pid()),
-        None if pids.is_empty() => Targets::All,
-        None => Targets::Processes(pids.to_vec()),
+fn plan(options: &TraceOptions, kind: BackendKind, held: Option<&HeldCommand>) -> Plan {
+    let processes = match held {
+        Some(held) => Processes::Tree(held.pid()),
+        None if options.pids.is_empty() => Processes::All,
+        None => Processes::These(options.pids.clone()),
+    };
+    Plan {
+        kind,
+        processes,
+        tid: options.tid,
+        vcpu_id: options.vcpu_id,
+        comm: options.comm.clone(),
+        volume: if options.selection.findings_only { Volume::Edges } else { Volume::All },
+        functions: options.functions.clone(),
+        ring_bytes: options.ring_bytes,
+        verbose: options.verbose,
     }
+}
+
+/// Functions that are inlined or absent, once; the tracepoint backend sees no functions at all.
+fn say_what_calls_cannot_show(plan: &Plan, facts: &KernelFacts) {
+    let missing: Vec<_> =
+        plan.functions.iter().filter(|name| !facts.symbols.has(name)).map(String::as_str).collect();
+    match plan.kind {
+        BackendKind::Tracepoint if !plan.functions.is_empty() => {
+            say("the tracepoint backend shows entry and return of ioctls, not of KVM's functions");
+        }
+        BackendKind::Kprobe if !missing.is_empty() => {
+            say(&format!("not in this kernel (inlined or absent): {}", missing.join(", ")));
+        }
+        BackendKind::Tracepoint | BackendKind::Kprobe => {}
+    }
+}
+
+/// Talk goes to stderr; results have stdout for themselves.
+fn say(what: &str) {
+    let _unheard = writeln!(io::stderr(), "stealtrace: {what}");
+}
+
+fn header(facts: &KernelFacts, plan: &Plan) -> Result<Header> {
+    let start_ns = clock_ns(libc::CLOCK_MONOTONIC)?;
+    Ok(Header {
+        kernel: facts.release.clone(),
+        backend: plan.kind.to_string(),
+        era: facts.era().word().to_owned(),
+        cpus: std::thread::available_parallelism().map_or(0, |cpus| cpus.get() as u64),
+        start_ns,
+        utc_offset_ns: clock_ns(libc::CLOCK_REALTIME)?.saturating_sub(start_ns),
+        functions: plan
+            .functions
+            .iter()
+            .filter_map(|name| Some((facts.symbols.address(name)?, name.clone())))
+            .collect(),
+    })
+}
+
+fn recorder(file: &Path, header: &Header) -> Result<Recorder<BufWriter<File>>> {
+    let context = || format!("write {}", file.display());
+    let out = BufWriter::new(File::create(file).with_context(context)?);
+    Recorder::new(out, header).with_context(context)
 }
 
 struct Session<'a> {
@@ -97,29 +182,13 @@ struct Session<'a> {
     backend: EbpfBackend,
     kind: BackendKind,
     command: Option<RunningCommand>,
-    engine: Engine,
-    reporter: Box<dyn Reporter>,
+    pipeline: Pipeline,
+    recorder: Option<Recorder<BufWriter<File>>>,
     start_ns: u64,
 }
 
-impl<'a> Session<'a> {
-    fn new(
-        options: &'a TraceOptions,
-        backend: EbpfBackend,
-        kind: BackendKind,
-        command: Option<RunningCommand>,
-    ) -> Result<Self> {
-        let start_ns = monotonic_ns()?;
-        let view = View { format: options.format, start_ns };
-        let reporter = report::reporter(view, BufWriter::new(io::stdout()));
-        Ok(Self { options, backend, kind, command, engine: Engine::default(), reporter, start_ns })
-    }
-
+impl Session<'_> {
     async fn run(mut self) -> Result<Summary> {
-        if self.command.is_none() {
-            let _unheard =
-                writeln!(io::stderr(), "stealtrace: tracing ({} backend); Ctrl-C ends it", self.kind);
-        }
         let followed = self.follow().await;
         let ended = self.command.take().map(RunningCommand::end).transpose()?;
         self.backend.detach();
@@ -139,6 +208,9 @@ impl<'a> Session<'a> {
         let mut interrupt = listen(SignalKind::interrupt())?;
         let mut terminate = listen(SignalKind::terminate())?;
         let mut child = listen(SignalKind::child())?;
+        if self.command.is_none() {
+            say(&format!("tracing ({} backend); Ctrl-C ends it", self.kind)); // true only from here on
+        }
         let mut tick = interval(SAFETY_TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let deadline = self.options.duration.map(|duration| Instant::now() + duration);
@@ -149,11 +221,17 @@ impl<'a> Session<'a> {
                 () = until(deadline) => return Ok(()),
                 ready = ring.readable() => {
                     let mut ready = ready.context("wait for events")?;
-                    if self.drain(BATCH)? {
-                        ready.clear_ready();
+                    match self.drain(BATCH)? {
+                        Drained::Empty => ready.clear_ready(),
+                        Drained::MoreWaits => {}
+                        Drained::Enough => return Ok(()),
                     }
                 }
-                _ = tick.tick() => { self.drain(BATCH)?; }
+                _ = tick.tick() => {
+                    if self.drain(BATCH)? == Drained::Enough {
+                        return Ok(());
+                    }
+                }
                 _ = child.recv() => {}
             }
             if self.is_over()? {
@@ -173,39 +251,45 @@ impl<'a> Session<'a> {
             return command.has_ended();
         }
         let pids = &self.options.pids;
-        Ok(!pids.is_empty() && pids.iter().all(|pid| fs::metadata(format!("/proc/{pid}")).is_err()))
+        Ok(!pids.is_empty() && !pids.iter().any(|pid| is_alive(*pid)))
     }
 
-    /// Handle up to `limit` events; true if none are left.
-    fn drain(&mut self, limit: usize) -> Result<bool> {
-        let Self { backend, engine, reporter, options, .. } = self;
-        let mut written = Ok(());
+    /// Handle up to `limit` events.
+    fn drain(&mut self, limit: usize) -> Result<Drained> {
+        let Self { backend, pipeline, recorder, .. } = self;
+        let mut handled = Ok(Flow::Continue);
         let each = |event: &Event| {
-            written = report(event, engine, reporter.as_mut(), options.findings_only);
-            written.is_ok()
+            handled = handle(event, pipeline, recorder.as_mut());
+            matches!(handled, Ok(Flow::Continue))
         };
         let empty = backend.drain(limit, each);
-        written.and_then(|()| self.reporter.flush()).context("write the trace")?;
-        Ok(empty)
+        let flow = handled.context("write the trace")?;
+        self.pipeline.flush().context("write the trace")?;
+        if let Some(recorder) = &mut self.recorder {
+            recorder.flush().context("write the recording")?;
+        }
+        Ok(match (flow, empty) {
+            (Flow::Stop, _) => Drained::Enough,
+            (Flow::Continue, true) => Drained::Empty,
+            (Flow::Continue, false) => Drained::MoreWaits,
+        })
     }
 
     fn finish(&mut self, ended: Option<&Ended>) -> Result<Summary> {
-        while !self.drain(BATCH)? {}
-        let Self { engine, reporter, .. } = self;
-        engine
-            .finish()
-            .iter()
-            .try_for_each(|finding| reporter.finding(finding))
-            .context("write the findings")?;
+        while self.drain(BATCH)? == Drained::MoreWaits {}
+        self.pipeline.settle().context("write the findings")?;
         let summary = self.summary(ended)?;
-        self.reporter.summary(&summary).and_then(|()| self.reporter.flush()).context("write the summary")?;
+        if let Some(recorder) = self.recorder.take() {
+            recorder.end(&End::of(&summary)).context("write the recording")?;
+        }
+        self.pipeline.end(&summary).context("write the summary")?;
         Ok(summary)
     }
 
     fn summary(&self, ended: Option<&Ended>) -> Result<Summary> {
-        let mut summary = self.engine.summary();
-        summary.duration_ns = monotonic_ns()?.saturating_sub(self.start_ns);
-        summary.backend = self.kind.to_string();
+        let mut summary = self.pipeline.summary();
+        summary.duration_ns = clock_ns(libc::CLOCK_MONOTONIC)?.saturating_sub(self.start_ns);
+        summary.source = format!("{} backend", self.kind);
         summary.losses = self.backend.losses()?;
         summary.unproved = ended.and_then(|ended| match ended.failure() {
             Some(failure) => Some(format!("the command failed: {failure}")),
@@ -216,18 +300,27 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Judge one event and show what there is to show.
-fn report(
+/// What a drain left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Drained {
+    /// Nothing.
+    Empty,
+    /// More events.
+    MoreWaits,
+    /// Whatever there is, enough was found.
+    Enough,
+}
+
+/// Write one event down, judge and show it.
+fn handle(
     event: &Event,
-    engine: &mut Engine,
-    reporter: &mut dyn Reporter,
-    findings_only: bool,
-) -> io::Result<()> {
-    let judgement = engine.judge(event);
-    if !findings_only {
-        reporter.event(event, &judgement)?;
+    pipeline: &mut Pipeline,
+    recorder: Option<&mut Recorder<BufWriter<File>>>,
+) -> io::Result<Flow> {
+    if let Some(recorder) = recorder {
+        recorder.event(event)?;
     }
-    judgement.told.iter().try_for_each(|finding| reporter.finding(finding))
+    pipeline.event(event)
 }
 
 fn listen(kind: SignalKind) -> Result<Signal> {
@@ -241,18 +334,18 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
+pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
     })
 }
 
-/// CLOCK_MONOTONIC, as `bpf_ktime_get_ns` reads it.
-fn monotonic_ns() -> Result<u64> {
+/// A clock in ns; CLOCK_MONOTONIC is what `bpf_ktime_get_ns` reads.
+fn clock_ns(clock: libc::clockid_t) -> Result<u64> {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: a valid pointer to a timespec that outlives the call.
-    if unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) } != 0 {
-        return Err(io::Error::last_os_error()).context("read CLOCK_MONOTONIC");
+    if unsafe { libc::clock_gettime(clock, &raw mut now) } != 0 {
+        return Err(io::Error::last_os_error()).context("read the clock");
     }
     Ok(now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned())
 }

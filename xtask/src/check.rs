@@ -19,6 +19,7 @@ pub(crate) fn check() -> Result<u8> {
     step("unit tests", cargo().args(["test", "--quiet", "--locked", "--lib", "--bins"]))?;
     let binary = build::dist()?;
     step("command line", &mut outside(&binary, "cli")?)?;
+    step("files", &mut outside(&binary, "analyze")?)?;
     let skipped = native(&binary)?;
     step("lab", &mut outside(&binary, "lab")?)?;
     say(&format!("everything that can run here passed in {} s", start.elapsed().as_secs()));

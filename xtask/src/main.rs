@@ -1,5 +1,6 @@
 //! Host orchestration: set-up, builds, the lab, checks. Depends on none of our crates.
 
+mod bench;
 mod build;
 mod cache;
 mod check;
@@ -33,6 +34,8 @@ enum Verb {
     Demo,
     /// Run every check and test
     Test,
+    /// Measure speed
+    Bench,
     /// Build the static binary that runs on any x86-64 host
     Dist,
     /// Boot real kernels
@@ -56,6 +59,7 @@ fn run(verb: Verb) -> Result<u8> {
         Verb::Setup => process::say("nothing is missing"),
         Verb::Demo => demo::demo()?,
         Verb::Test => return check::check(),
+        Verb::Bench => bench::bench()?,
         Verb::Dist => {
             let binary = build::dist()?;
             process::say(&format!("{} runs on any x86-64 host", binary.display()));

@@ -14,9 +14,10 @@ use stealtrace_common::{
     event::Event,
     layout::Layout,
     probe::{Counter, Probe},
+    target::Target,
 };
 
-use super::{Attachment, BackendKind, ProbeRow, probes};
+use super::{Attachment, BackendKind, Plan, ProbeRow, Processes, probes, table::CALLS};
 use crate::{
     kernel::KernelFacts,
     model::{Losses, ProbeLoss},
@@ -24,17 +25,6 @@ use crate::{
 
 /// The kernel side, as the build script left it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("STEALTRACE_OBJECT"));
-
-/// Which processes to watch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Targets {
-    /// All of them.
-    All,
-    /// These.
-    Processes(Vec<u32>),
-    /// This one and its children.
-    Tree(u32),
-}
 
 /// Probes attached to the running kernel; detached when dropped.
 pub struct EbpfBackend {
@@ -52,10 +42,15 @@ pub struct EbpfBackend {
 struct LayoutPod(Layout);
 #[repr(transparent)]
 #[derive(Clone, Copy)]
+struct TargetPod(Target);
+#[repr(transparent)]
+#[derive(Clone, Copy)]
 struct CounterPod(Counter);
 
 // SAFETY: Layout is repr(C) integers without padding.
 unsafe impl Pod for LayoutPod {}
+// SAFETY: Target is repr(C) integers without padding.
+unsafe impl Pod for TargetPod {}
 // SAFETY: Counter is repr(C) integers without padding.
 unsafe impl Pod for CounterPod {}
 
@@ -64,21 +59,16 @@ impl EbpfBackend {
     ///
     /// # Errors
     /// When the kernel has no place for a required probe, or refuses a program; says which.
-    pub fn attach(
-        kind: BackendKind,
-        facts: &KernelFacts,
-        targets: &Targets,
-        ring_bytes: u32,
-        verbose: bool,
-    ) -> Result<Self> {
+    pub fn attach(plan: &Plan, facts: &KernelFacts) -> Result<Self> {
         let types = facts.require_traceable()?;
         let layout = LayoutPod(types.layout(facts.symbols.address("kvm_vcpu_ioctl"))?);
-        let mut ebpf = load(layout, targets, ring_bytes, verbose)?;
+        let mut ebpf = load(layout, plan)?;
         let logger = EbpfLogger::init(&mut ebpf).context("start the kernel side's log")?;
         let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?;
         let counters = PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?)?;
-        watch(&mut ebpf, targets)?;
-        let attached = attach_all(&mut ebpf, kind, facts, targets)?;
+        watch(&mut ebpf, &plan.processes)?;
+        let mut attached = attach_calls(&mut ebpf, plan, facts)?; // first, so that ours run before them
+        attached.extend(attach_all(&mut ebpf, plan, facts)?);
         Ok(Self { ebpf, ring, counters, attached, logger, undecodable: 0 })
     }
 
@@ -146,15 +136,15 @@ impl AsFd for EbpfBackend {
     }
 }
 
-fn load(layout: LayoutPod, targets: &Targets, ring_bytes: u32, verbose: bool) -> Result<Ebpf> {
+fn load(layout: LayoutPod, plan: &Plan) -> Result<Ebpf> {
     allow_locked_memory();
-    let filter = u32::from(*targets != Targets::All);
-    let log_level = if verbose { aya_log::Level::Debug as u8 } else { 0 };
+    let target = TargetPod(plan.target());
+    let log_level = if plan.verbose { aya_log::Level::Debug as u8 } else { 0 };
     EbpfLoader::new()
         .override_global("LAYOUT", &layout, true)
-        .override_global("FILTER", &filter, true)
+        .override_global("TARGET", &target, true)
         .override_global(aya_log::LEVEL, &log_level, false)
-        .map_max_entries("EVENTS", ring_bytes)
+        .map_max_entries("EVENTS", plan.ring_bytes)
         .load(OBJECT)
         .map_err(|error| anyhow!(error))
         .context("load the kernel side")
@@ -164,13 +154,13 @@ fn take(ebpf: &mut Ebpf, map: &str) -> Result<aya::maps::Map> {
     ebpf.take_map(map).with_context(|| format!("the kernel side has no map {map}"))
 }
 
-fn watch(ebpf: &mut Ebpf, targets: &Targets) -> Result<()> {
+fn watch(ebpf: &mut Ebpf, processes: &Processes) -> Result<()> {
     let map = ebpf.map_mut("TARGETS").context("the kernel side has no map TARGETS")?;
     let mut map: HashMap<_, u32, u8> = HashMap::try_from(map)?;
-    let pids = match targets {
-        Targets::All => &[][..],
-        Targets::Processes(pids) => pids,
-        Targets::Tree(pid) => std::slice::from_ref(pid),
+    let pids = match processes {
+        Processes::All => &[][..],
+        Processes::These(pids) => pids,
+        Processes::Tree(pid) => std::slice::from_ref(pid),
     };
     for pid in pids {
         map.insert(pid, 1, 0).with_context(|| format!("watch process {pid}"))?;
@@ -180,13 +170,12 @@ fn watch(ebpf: &mut Ebpf, targets: &Targets) -> Result<()> {
 
 fn attach_all(
     ebpf: &mut Ebpf,
-    kind: BackendKind,
+    plan: &Plan,
     facts: &KernelFacts,
-    targets: &Targets,
 ) -> Result<Vec<(&'static ProbeRow, &'static str)>> {
-    let follows = matches!(targets, Targets::Tree(_));
+    let follows = matches!(plan.processes, Processes::Tree(_));
     let mut attached = Vec::new();
-    for row in probes(kind).filter(|row| row.probe != Probe::Fork || follows) {
+    for row in probes(plan.kind).filter(|row| row.probe != Probe::Fork || follows) {
         match row.target(facts) {
             Ok(target) => {
                 attach_one(ebpf, row, target)?;
@@ -197,6 +186,33 @@ fn attach_all(
         }
     }
     Ok(attached)
+}
+
+/// The view of calls: one program on many functions.
+fn attach_calls(
+    ebpf: &mut Ebpf,
+    plan: &Plan,
+    facts: &KernelFacts,
+) -> Result<Vec<(&'static ProbeRow, &'static str)>> {
+    let present: Vec<_> = plan.functions.iter().filter(|name| facts.symbols.has(name)).collect();
+    if present.is_empty() || plan.kind == BackendKind::Tracepoint {
+        return Ok(Vec::new());
+    }
+    for row in CALLS {
+        let kprobe = kprobe(ebpf, row)?;
+        kprobe.load().map_err(|error| refused(row, &error))?;
+        for name in &present {
+            kprobe.attach(name, 0).with_context(|| format!("attach kprobe to {name}"))?;
+        }
+    }
+    Ok(CALLS.iter().map(|row| (row, row.purpose)).collect())
+}
+
+fn kprobe<'a>(ebpf: &'a mut Ebpf, row: &ProbeRow) -> Result<&'a mut KProbe> {
+    let program = ebpf
+        .program_mut(row.program)
+        .with_context(|| format!("the kernel side has no program {}", row.program))?;
+    Ok(program.try_into()?)
 }
 
 fn attach_one(ebpf: &mut Ebpf, row: &ProbeRow, target: &str) -> Result<()> {

@@ -1,9 +1,11 @@
 //! Where events come from. The only place that names aya.
 
 mod ebpf;
+mod plan;
 mod table;
 
-pub use ebpf::{EbpfBackend, Targets};
+pub use ebpf::EbpfBackend;
+pub use plan::{Plan, Processes};
 pub use table::{Attachment, BackendKind, ProbeRow, probes};
 
 use anyhow::{Result, bail};

@@ -74,6 +74,12 @@ const COMMON: &[ProbeRow] = &[
     tracepoint(Probe::Exit, "thread_exit", "sched_process_exit", "threads that end inside an ioctl"),
 ];
 
+/// Attached to as many functions as the view of calls asks for.
+pub(super) static CALLS: &[ProbeRow] = &[
+    ProbeRow { required: false, ..function(Probe::Call, "call_enter", &[], "calls") },
+    ProbeRow { required: false, ..function(Probe::Return, "call_return", &[], "returns") },
+];
+
 /// Every probe of a backend.
 pub fn probes(kind: BackendKind) -> impl Iterator<Item = &'static ProbeRow> {
     match kind {

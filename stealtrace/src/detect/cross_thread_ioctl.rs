@@ -2,20 +2,33 @@
 
 use stealtrace_common::{event::EventKind, kvm::KVM_RUN};
 
-use super::{Case, Rule};
+use super::{API, Case, Explanation, REPORT, Rule};
 use crate::{
     ioctl,
     model::{Finding, Severity, Thread, Value},
 };
 
-pub(crate) const RULE: Rule = Rule { id: "cross-thread-ioctl", judge, at_end: None };
+pub(crate) const RULE: Rule = Rule {
+    id: "cross-thread-ioctl",
+    judge,
+    at_end: None,
+    explanation: Explanation {
+        what: "a vCPU ioctl by a thread that neither created nor runs the vCPU",
+        why: "On Linux 3.1 to 4.3 every such ioctl charges that thread's waiting to the guest; on later kernels it \
+              only costs time, since the vCPU's mutex and registers move between CPUs.",
+        evidence: "Creator or runner must have been seen. A notice before the first KVM_RUN or where the creator was \
+                   not seen, a warning once the vCPU runs. Asynchronous ioctls are exempt.",
+        advice: "the VMM should issue vCPU ioctls on the vCPU's own thread; harmless to steal time since Linux 4.4",
+        references: &[API, REPORT],
+    },
+};
 
 /// ioctls that need no vCPU mutex and may come from any thread (`kvm_arch_vcpu_async_ioctl`): on x86 only
 /// KVM_MEMORY_ENCRYPT_OP, since TDX.
 const ASYNCHRONOUS: [u32; 1] = [0xc008_aeba];
 
 fn judge(case: Case<'_>) -> Option<Finding> {
-    let Case { vcpu, event, kind } = case;
+    let Case { vcpu, event, kind, .. } = case;
     if kind != EventKind::Ioctl || event.ioctl == KVM_RUN || ASYNCHRONOUS.contains(&event.ioctl) {
         return None;
     }

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use stealtrace_common::event::{Event, EventKind};
 
-use super::{Case, RULES};
-use crate::model::{Finding, Severity, Summary, Thread, Vcpu, VcpuKey, VcpuName, VcpuSummary, VmNames};
+use super::{Case, RULES, Rule};
+use crate::model::{
+    Finding, Severity, Summary, Thread, Threads, Vcpu, VcpuKey, VcpuName, VcpuSummary, VmNames,
+};
 
 /// Repetition is the same rule about the same vCPU, caller and ioctl.
 type Fold = (&'static str, VcpuKey, Thread, u32);
@@ -29,30 +31,66 @@ pub struct Judgement {
 }
 
 /// Judges events one by one, in the order in which they happened.
-#[derive(Default)]
 pub struct Engine {
+    rules: Vec<&'static Rule>,
+    min_severity: Severity,
     vcpus: BTreeMap<VcpuKey, Vcpu>,
     order: Vec<VcpuKey>,
     names: VmNames,
+    threads: Threads,
     said: HashMap<Fold, Said>,
     findings: BTreeMap<(&'static str, Severity), u64>,
     events: u64,
 }
 
+impl Default for Engine {
+    /// All rules, all severities.
+    fn default() -> Self {
+        Self::new(&[], Severity::Notice)
+    }
+}
+
 impl Engine {
+    /// An engine with these rules (all if none are named) that ignores findings below a severity.
+    #[must_use]
+    pub fn new(rules: &[String], min_severity: Severity) -> Self {
+        let wanted = |rule: &&Rule| rules.is_empty() || rules.iter().any(|id| id == rule.id);
+        Self {
+            rules: RULES.iter().filter(wanted).collect(),
+            min_severity,
+            vcpus: BTreeMap::new(),
+            order: Vec::new(),
+            names: VmNames::default(),
+            threads: Threads::default(),
+            said: HashMap::new(),
+            findings: BTreeMap::new(),
+            events: 0,
+        }
+    }
+
     /// Judge an event.
     pub fn judge(&mut self, event: &Event) -> Judgement {
         let Some(kind) = EventKind::from_u32(event.kind) else {
             return Judgement::default(); // Event::decode lets no other through
         };
         self.events += 1;
+        self.threads.learn(event);
+        if matches!(kind, EventKind::Call | EventKind::Return) {
+            return Judgement::default(); // they are about a thread, not a vCPU
+        }
+        let threads = &self.threads;
         let key = VcpuKey::of(event);
         let vcpu = self.vcpus.entry(key).or_insert_with(|| {
             self.order.push(key);
             Vcpu::first_seen(self.names.begin(event))
         });
-        let found: Vec<Finding> =
-            RULES.iter().filter_map(|rule| (rule.judge)(Case { vcpu, event, kind })).collect();
+        let case = Case { vcpu, threads, event, kind };
+        let found: Vec<Finding> = self
+            .rules
+            .iter()
+            .filter_map(|rule| advised(rule, (rule.judge)(case)?))
+            .filter(|finding| finding.severity >= self.min_severity)
+            .collect();
         vcpu.findings += found.len() as u64;
         vcpu.learn(kind, event);
         if kind == EventKind::Destroyed {
@@ -65,11 +103,26 @@ impl Engine {
         }
     }
 
+    /// A finding that evidence shows by itself, if this engine has its rule; told unless it repeats one.
+    pub fn admit(&mut self, key: VcpuKey, mut finding: Finding) -> Option<Finding> {
+        let rule = self.rules.iter().find(|rule| rule.id == finding.rule)?;
+        if finding.severity < self.min_severity {
+            return None;
+        }
+        finding.advice = rule.explanation.advice;
+        self.fold(key, finding)
+    }
+
     /// Nothing follows: the findings that waited for more.
     pub fn finish(&mut self) -> Vec<Finding> {
         let mut waiting = Vec::new();
         for (key, vcpu) in &mut self.vcpus {
-            let found = RULES.iter().filter_map(|rule| rule.at_end?(vcpu)).map(|finding| (*key, finding));
+            let found = self
+                .rules
+                .iter()
+                .filter_map(|rule| advised(rule, rule.at_end?(vcpu)?))
+                .filter(|finding| finding.severity >= self.min_severity)
+                .map(|finding| (*key, finding));
             let already = waiting.len();
             waiting.extend(found);
             vcpu.findings += (waiting.len() - already) as u64;
@@ -93,17 +146,28 @@ impl Engine {
     pub fn summary(&self) -> Summary {
         Summary {
             events: self.events,
-            vcpus: self.order.iter().filter_map(|key| self.vcpus.get(key)).map(summarize).collect(),
+            vcpus: self
+                .order
+                .iter()
+                .filter_map(|key| self.vcpus.get(key))
+                .map(|vcpu| summarize(vcpu, &self.threads))
+                .collect(),
             findings: self.findings.clone(),
             ..Summary::default()
         }
     }
 }
 
-fn summarize(vcpu: &Vcpu) -> VcpuSummary {
+/// With the rule's advice.
+fn advised(rule: &Rule, finding: Finding) -> Option<Finding> {
+    Some(Finding { advice: rule.explanation.advice, ..finding })
+}
+
+fn summarize(vcpu: &Vcpu, threads: &Threads) -> VcpuSummary {
     let mut ioctls = BTreeMap::new();
-    for ((thread, _), count) in &vcpu.ioctls {
-        *ioctls.entry(thread.clone()).or_default() += count;
+    for ((tid, _), count) in &vcpu.ioctls {
+        let thread = threads.find(*tid).unwrap_or_else(|| Thread { tid: *tid, comm: "?".to_owned() });
+        *ioctls.entry(thread).or_default() += count;
     }
     VcpuSummary {
         name: vcpu.name,

@@ -6,10 +6,24 @@ use stealtrace_common::{
     kvm::{self, KVM_RUN},
 };
 
-use super::{Case, Rule};
+use super::{API, Case, Explanation, FIX, REPORT, Rule};
 use crate::model::{Finding, Restore, Severity, Thread, Value, Vcpu};
 
-pub(crate) const RULE: Rule = Rule { id: "foreign-steal-restore", judge, at_end: None };
+pub(crate) const RULE: Rule = Rule {
+    id: "foreign-steal-restore",
+    judge,
+    at_end: None,
+    explanation: Explanation {
+        what: "the steal MSR (0x4b564d03) enabled by another thread than the one that runs the vCPU",
+        why: "Linux 3.1 to 4.3 copy the caller's run_delay into last_steal; the runner's first delta is then wrong, \
+              and negative if the caller had waited longer: the guest stops accounting CPU time.",
+        evidence: "The write, and who runs the vCPU. An error if the kernel was seen to copy; a notice if the \
+                   creator restored before anybody ran the vCPU, as Firecracker and Cloud Hypervisor do.",
+        advice: "upgrade a host kernel below 4.4 (or one without the backport); the VMM should restore MSRs on the \
+                 vCPU's thread; or hide the feature from the guest (QEMU: -cpu ...,-kvm-steal-time)",
+        references: &[REPORT, FIX, API],
+    },
+};
 
 fn judge(case: Case<'_>) -> Option<Finding> {
     match case.kind {

@@ -5,25 +5,39 @@ mod engine;
 mod foreign_steal_restore;
 mod runner_hand_off;
 mod steal_backwards;
+mod steal_over_charge;
+mod steal_poisoned;
+mod steal_rewound;
 mod steal_underflow;
 #[cfg(test)]
 mod testing;
 
 pub use engine::{Engine, Judgement};
+pub(crate) use steal_underflow::underflow;
 
 use stealtrace_common::event::{Event, EventKind};
 
-use crate::model::{Finding, Vcpu};
+use crate::model::{Finding, Thread, Threads, Vcpu};
 
-/// An event and what was known of its vCPU before it.
+/// An event and what was known before it.
 #[derive(Clone, Copy)]
 pub struct Case<'a> {
-    /// What was known before.
+    /// What was known of its vCPU.
     pub vcpu: &'a Vcpu,
+    /// Names of threads.
+    pub threads: &'a Threads,
     /// What happened.
     pub event: &'a Event,
     /// Its kind, decoded.
     pub kind: EventKind,
+}
+
+impl Case<'_> {
+    /// The thread whose run_delay was in last_steal.
+    #[must_use]
+    pub fn last_steal_of(&self) -> Option<Thread> {
+        self.threads.find(self.event.last_steal_tid)
+    }
 }
 
 /// One rule: a pure function of an event and what was known before it.
@@ -34,6 +48,23 @@ pub struct Rule {
     pub judge: fn(Case<'_>) -> Option<Finding>,
     /// The finding about a vCPU that no further event will settle, for rules that wait.
     pub at_end: Option<fn(&Vcpu) -> Option<Finding>>,
+    /// For people.
+    pub explanation: Explanation,
+}
+
+/// What `stealtrace rules` says of a rule.
+#[derive(Clone, Copy, Debug)]
+pub struct Explanation {
+    /// What it finds.
+    pub what: &'static str,
+    /// Why that matters: what it does to a guest.
+    pub why: &'static str,
+    /// What must be seen for it, and how sure it then is.
+    pub evidence: &'static str,
+    /// What to do; goes with every finding.
+    pub advice: &'static str,
+    /// Kernel commits and reports.
+    pub references: &'static [&'static str],
 }
 
 /// Every rule. To add one: write its file, add its line.
@@ -43,4 +74,23 @@ pub const RULES: &[Rule] = &[
     runner_hand_off::RULE,
     steal_underflow::RULE,
     steal_backwards::RULE,
+    steal_rewound::RULE,
+    steal_over_charge::RULE,
+    steal_poisoned::RULE,
 ];
+
+/// The rule with this id.
+#[must_use]
+pub fn rule(id: &str) -> Option<&'static Rule> {
+    RULES.iter().find(|rule| rule.id == id)
+}
+
+/// The bug report.
+const REPORT: &str = "Launchpad 1494350, Debian 785557: the report of 2015";
+/// Linux 4.4's fix.
+const FIX: &str = "7cae2bedcbd4 (Linux 4.4): KVM: x86: move steal time initialization to vcpu entry time";
+/// Linux 4.6's rework.
+const REWORK: &str = "c54cdf141c40 (Linux 4.6): record_steal_time, at guest entry, does the subtraction";
+/// The API's rule.
+const API: &str =
+    "Documentation/virt/kvm/api.rst: vCPU ioctls should come from the thread that created the vCPU";

@@ -7,18 +7,34 @@ use stealtrace_common::{
     steal::StealDelta,
 };
 
-use super::{Case, Rule};
+use super::{API, Case, Explanation, REWORK, Rule, steal_over_charge};
 use crate::model::{Finding, HandOff, Severity, Thread, Value, Vcpu};
 
-pub(crate) const RULE: Rule = Rule { id: "runner-hand-off", judge, at_end: Some(unfinished) };
+pub(crate) const RULE: Rule = Rule {
+    id: "runner-hand-off",
+    judge,
+    at_end: Some(unfinished),
+    explanation: Explanation {
+        what: "KVM_RUN moved to another thread",
+        why: "KVM subtracts last_steal, which is the old runner's, from the new runner's run_delay: the guest's \
+              counter goes back, wraps, or jumps ahead. No kernel up to 6.18 clamps this.",
+        evidence: "Two KVM_RUN by different threads. A warning if steal time is enabled. If the delta underflows or \
+                   over-charges, that is told instead, with the hand-off as its cause.",
+        advice: "the VMM should keep a vCPU on one thread for life; or hide the feature from the guest (QEMU: -cpu \
+                 ...,-kvm-steal-time)",
+        references: &[REWORK, API],
+    },
+};
 
 fn judge(case: Case<'_>) -> Option<Finding> {
-    let Case { vcpu, event, kind } = case;
+    let Case { vcpu, event, kind, .. } = case;
     match kind {
         EventKind::Ioctl => disabled(vcpu, event).or_else(|| unfinished(vcpu)),
-        EventKind::Update if underflows(event) => None,
+        EventKind::Update if underflows(event) || steal_over_charge::over_charged(event) => None,
         EventKind::Update | EventKind::Destroyed => unfinished(vcpu),
-        EventKind::Created | EventKind::Load | EventKind::MsrWrite => None,
+        EventKind::Created | EventKind::Load | EventKind::MsrWrite | EventKind::Call | EventKind::Return => {
+            None
+        }
     }
 }
 

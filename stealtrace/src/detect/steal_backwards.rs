@@ -6,13 +6,25 @@ use stealtrace_common::{
     steal::StealDelta,
 };
 
-use super::{Case, Rule};
+use super::{Case, Explanation, REWORK, Rule};
 use crate::model::{Finding, Severity, Thread, Value};
 
-pub(crate) const RULE: Rule = Rule { id: "steal-backwards", judge, at_end: None };
+pub(crate) const RULE: Rule = Rule {
+    id: "steal-backwards",
+    judge,
+    at_end: None,
+    explanation: Explanation {
+        what: "KVM's own update lowered the guest's counter, without an underflow that explains it",
+        why: "Steal time never shrinks; a guest that sees it shrink counts the whole next tick as stolen.",
+        evidence: "The guest's counter right before and right after one update. With a negative delta it is part of \
+                   steal-underflow.",
+        advice: "check who else writes the guest's steal area; report it with `trace --format json`",
+        references: &[REWORK],
+    },
+};
 
 fn judge(case: Case<'_>) -> Option<Finding> {
-    let Case { vcpu, event, kind } = case;
+    let Case { vcpu, event, kind, .. } = case;
     if kind != EventKind::Update || !event.has(STEAL_BEFORE_KNOWN | STEAL_AFTER_KNOWN) {
         return None;
     }

@@ -6,10 +6,24 @@ use stealtrace_common::{
     steal::StealDelta,
 };
 
-use super::{Case, Rule};
-use crate::model::{Finding, Severity, Thread, Value};
+use super::{Case, Explanation, FIX, REPORT, REWORK, Rule};
+use crate::model::{Finding, Severity, Thread, Value, Vcpu};
 
-pub(crate) const RULE: Rule = Rule { id: "steal-underflow", judge, at_end: None };
+pub(crate) const RULE: Rule = Rule {
+    id: "steal-underflow",
+    judge,
+    at_end: None,
+    explanation: Explanation {
+        what: "KVM consumed a negative steal delta: the runner's run_delay was below last_steal",
+        why: "The guest's steal counter wraps to nearly 2^64 ns or goes backwards. Linux guests then count every \
+              tick as stolen until the counter catches up: top shows 100 % steal, CPU time stands still.",
+        evidence: "The update itself: last_steal before and after, and the guest's counter before and after. A \
+                   warning if the guest's counter did not change, which means that a later load overwrote it.",
+        advice: "keep each vCPU on one thread (VMM) and run Linux 4.4 or later (host); reboot the guest or reset its \
+                 counter; or hide the feature (QEMU: -cpu ...,-kvm-steal-time)",
+        references: &[REPORT, FIX, REWORK],
+    },
+};
 
 /// Did the negative delta get into the guest's counter?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,11 +37,15 @@ enum Reach {
 }
 
 fn judge(case: Case<'_>) -> Option<Finding> {
-    let Case { vcpu, event, kind } = case;
-    let delta = StealDelta::between(event.last_steal_before_ns, event.run_delay_ns);
-    if kind != EventKind::Update || !delta.is_underflow() {
+    let delta = StealDelta::between(case.event.last_steal_before_ns, case.event.run_delay_ns);
+    if case.kind != EventKind::Update || !delta.is_underflow() {
         return None;
     }
+    underflow(case.vcpu, case.event, case.last_steal_of().as_ref())
+}
+
+/// The finding about a negative delta, blaming the thread whose run_delay was in last_steal.
+pub(crate) fn underflow(vcpu: &Vcpu, event: &Event, blamed: Option<&Thread>) -> Option<Finding> {
     let reach = reach(event);
     if reach == Reach::Overwritten && event.ioctl == 0 {
         return None; // KVM loads a vCPU once more to destroy it; no guest is left to see it
@@ -36,7 +54,6 @@ fn judge(case: Case<'_>) -> Option<Finding> {
         Reach::Reached | Reach::Unknown => Severity::Error,
         Reach::Overwritten => Severity::Warning,
     };
-    let blamed = vcpu.last_steal_of.as_ref();
     let cause = match &vcpu.hand_off {
         Some(hand_off) => format!(" took KVM_RUN over from {} and", hand_off.from),
         None => String::new(),
@@ -46,6 +63,7 @@ fn judge(case: Case<'_>) -> Option<Finding> {
         Thread::caller(event),
         consequence(event, reach)
     );
+    let delta = StealDelta::between(event.last_steal_before_ns, event.run_delay_ns);
     let known = |flag, ns| event.has(flag).then_some(ns);
     Some(
         Finding::new(RULE.id, severity, vcpu, event, what)
@@ -117,7 +135,8 @@ mod tests {
     fn the_bug_report_wraps_the_counter_and_names_the_main_thread() {
         let mut s = Script::new();
         let restore = s.restore(18446, 7_856_949, (0, 7_856_949));
-        let update = s.update(18449, 40_304, 7_856_949, (0, 0u64.wrapping_sub(7_816_645)));
+        let mut update = s.update(18449, 40_304, 7_856_949, (0, 0u64.wrapping_sub(7_816_645)));
+        update.last_steal_tid = 18446;
         let finding = judge(&RULE, &[restore, update]).expect("fires");
         assert_eq!(finding.severity, Severity::Error);
         assert_eq!(field(&finding, "delta"), &Value::SignedNs(-7_816_645));

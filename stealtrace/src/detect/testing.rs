@@ -6,7 +6,7 @@ use stealtrace_common::{
 };
 
 use super::{Case, Rule};
-use crate::model::{Finding, Vcpu, VcpuName};
+use crate::model::{Finding, Threads, Vcpu, VcpuName};
 
 pub(crate) const GET_LAPIC: u32 = 0x8400_ae8e;
 pub(crate) const MSR_ON: u64 = 0x1000 | 1;
@@ -98,8 +98,11 @@ impl Script {
 pub(crate) fn judge(rule: &Rule, events: &[Event]) -> Option<Finding> {
     let (last, earlier) = events.split_last()?;
     let mut vcpu = Vcpu::first_seen(VcpuName::default());
+    let mut threads = Threads::default();
+    threads.learn(last);
     for event in earlier {
+        threads.learn(event);
         vcpu.learn(EventKind::from_u32(event.kind)?, event);
     }
-    (rule.judge)(Case { vcpu: &vcpu, event: last, kind: EventKind::from_u32(last.kind)? })
+    (rule.judge)(Case { vcpu: &vcpu, threads: &threads, event: last, kind: EventKind::from_u32(last.kind)? })
 }

@@ -34,6 +34,18 @@ pub enum Era {
     Unknown,
 }
 
+impl Era {
+    /// For recordings.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Accumulating => "accumulating",
+            Self::Recording => "recording",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// Kernel lockdown (`/sys/kernel/security/lockdown`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lockdown {
@@ -66,12 +78,12 @@ pub struct KernelFacts {
 }
 
 impl KernelFacts {
-    /// Look at the running kernel.
+    /// Look at the running kernel; these functions may be probed beside our own.
     ///
     /// # Errors
     /// When /proc cannot be read.
-    pub fn gather() -> Result<Self> {
-        let symbols = Symbols::read()?;
+    pub fn gather(functions: &[String]) -> Result<Self> {
+        let symbols = Symbols::read(functions)?;
         Ok(Self {
             release: read_trimmed("/proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".to_owned()),
             kvm: kvm_presence(&symbols),

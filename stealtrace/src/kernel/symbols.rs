@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 
 /// The symbols that matter to us, by name.
 #[derive(Debug, Default)]
-pub struct Symbols(HashMap<&'static str, u64>);
+pub struct Symbols(HashMap<String, u64>);
 
 /// Every symbol somebody in this crate asks for.
 const WANTED: [&str; 9] = [
@@ -22,17 +22,18 @@ const WANTED: [&str; 9] = [
 ];
 
 impl Symbols {
-    /// The running kernel's symbols.
+    /// The running kernel's symbols: ours, and more if asked for.
     ///
     /// # Errors
     /// When /proc/kallsyms cannot be read.
-    pub fn read() -> Result<Self> {
+    pub fn read(more: &[String]) -> Result<Self> {
         let text = fs::read_to_string("/proc/kallsyms").context("read /proc/kallsyms")?;
-        Ok(Self::parse(&text))
+        Ok(Self::parse(&text, more))
     }
 
-    fn parse(text: &str) -> Self {
-        Self(text.lines().filter_map(parse_line).collect())
+    fn parse(text: &str, more: &[String]) -> Self {
+        let wanted = |name: &str| WANTED.contains(&name) || more.iter().any(|wanted| wanted == name);
+        Self(text.lines().filter_map(|line| parse_line(line, wanted)).collect())
     }
 
     /// Is there a function of this name that a probe can attach to?
@@ -49,13 +50,15 @@ impl Symbols {
 }
 
 /// `ffffffffc0a1b2c0 t record_steal_time  [kvm]`
-fn parse_line(line: &str) -> Option<(&'static str, u64)> {
+fn parse_line(line: &str, wanted: impl Fn(&str) -> bool) -> Option<(String, u64)> {
     let mut words = line.split_ascii_whitespace();
     let address = words.next()?;
     let kind = words.next()?;
     let name = words.next()?;
-    let wanted = WANTED.iter().find(|wanted| **wanted == name)?;
-    matches!(kind, "t" | "T").then_some((*wanted, u64::from_str_radix(address, 16).ok()?))
+    if !matches!(kind, "t" | "T") || !wanted(name) {
+        return None;
+    }
+    Some((name.to_owned(), u64::from_str_radix(address, 16).ok()?))
 }
 
 #[cfg(test)]
@@ -66,6 +69,7 @@ mod tests {
     fn functions_of_the_kernel_and_of_a_module_are_found() {
         let symbols = Symbols::parse(
             "ffffffff8127ca20 t kvm_vcpu_ioctl\nffffffffc0a1b2c0 T kvm_arch_vcpu_load\t[kvm]\ngarbage\n",
+            &[],
         );
         assert_eq!(symbols.address("kvm_vcpu_ioctl"), Some(0xffff_ffff_8127_ca20));
         assert!(symbols.has("kvm_arch_vcpu_load"));
@@ -75,14 +79,14 @@ mod tests {
     #[test]
     fn split_off_cold_parts_and_data_are_not_functions() {
         let symbols =
-            Symbols::parse("ffffffff8120152f t record_steal_time.cold\nffffffff81000000 d kvm_init\n");
+            Symbols::parse("ffffffff8120152f t record_steal_time.cold\nffffffff81000000 d kvm_init\n", &[]);
         assert!(!symbols.has("record_steal_time"));
         assert!(!symbols.has("kvm_init"));
     }
 
     #[test]
     fn hidden_addresses_are_no_addresses() {
-        let symbols = Symbols::parse("0000000000000000 t kvm_vcpu_ioctl\n");
+        let symbols = Symbols::parse("0000000000000000 t kvm_vcpu_ioctl\n", &[]);
         assert!(symbols.has("kvm_vcpu_ioctl"));
         assert_eq!(symbols.address("kvm_vcpu_ioctl"), None);
     }

@@ -68,6 +68,8 @@ pub struct Finding {
     pub what: String,
     /// The rule's own evidence, in order.
     pub evidence: Vec<Field>,
+    /// What to do.
+    pub advice: &'static str,
     /// How often so far (the same rule, vCPU, caller, ioctl).
     pub count: u64,
 }
@@ -85,6 +87,7 @@ impl Finding {
             ioctl: event.ioctl,
             what,
             evidence: Vec::new(),
+            advice: "",
             count: 1,
         }
     }
@@ -110,6 +113,7 @@ impl Finding {
         ];
         fields.extend(self.evidence.iter().cloned());
         fields.push(("what", Value::Text(self.what.clone())));
+        fields.push(("advice", Value::Text(self.advice.to_owned())));
         fields.push(("count", Value::Number(self.count)));
         fields
     }

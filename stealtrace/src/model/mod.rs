@@ -2,10 +2,12 @@
 
 mod finding;
 mod summary;
+mod threads;
 mod vcpu;
 mod vm_names;
 
 pub use finding::{Field, Finding, Severity, Value};
 pub use summary::{Losses, ProbeLoss, Summary, VcpuSummary};
+pub use threads::Threads;
 pub use vcpu::{HandOff, Restore, Thread, Vcpu, VcpuKey, VcpuName};
 pub use vm_names::VmNames;

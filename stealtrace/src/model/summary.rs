@@ -58,8 +58,8 @@ pub struct VcpuSummary {
 pub struct Summary {
     /// How long it took.
     pub duration_ns: u64,
-    /// Which backend saw it.
-    pub backend: String,
+    /// Where the events came from: a backend, a recording of one, a log.
+    pub source: String,
     /// Events judged.
     pub events: u64,
     /// In order of appearance.

@@ -1,6 +1,6 @@
 //! A vCPU as far as events have shown it, and the threads around it.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::HashMap, fmt};
 
 use stealtrace_common::{
     event::{Event, EventKind, HOST_INITIATED},
@@ -61,7 +61,10 @@ pub struct VcpuName {
 
 impl fmt::Display for VcpuName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", self.pid, self.vm, self.id)
+        match self.pid {
+            0 => write!(f, "{}/{}", self.vm, self.id), // a log that does not tell the process
+            pid => write!(f, "{pid}/{}/{}", self.vm, self.id),
+        }
     }
 }
 
@@ -106,12 +109,6 @@ pub struct HandOff {
     pub run: Event,
 }
 
-impl HandOff {
-    fn detect(from: Thread, run: &Event) -> Option<Self> {
-        (from.tid != run.caller_tid && kvm::msr_enabled(run.msr_val)).then_some(Self { from, run: *run })
-    }
-}
-
 /// A vCPU as far as events have shown it.
 #[derive(Clone, Debug)]
 pub struct Vcpu {
@@ -121,14 +118,12 @@ pub struct Vcpu {
     pub creator: Option<Thread>,
     /// Last thread to issue KVM_RUN.
     pub runner: Option<Thread>,
-    /// Thread whose run_delay is in last_steal.
-    pub last_steal_of: Option<Thread>,
     /// A hand-off whose steal update has not been seen yet.
     pub hand_off: Option<HandOff>,
     /// A restore that no KVM_RUN has followed yet.
     pub unrun_restore: Option<Restore>,
-    /// ioctls by thread and number.
-    pub ioctls: BTreeMap<(Thread, u32), u64>,
+    /// ioctls by thread id and number.
+    pub ioctls: HashMap<(u32, u32), u64>,
     /// Steal updates seen.
     pub updates: u64,
     /// Findings about it.
@@ -144,9 +139,8 @@ impl Vcpu {
             creator: None,
             runner: None,
             hand_off: None,
-            last_steal_of: None,
             unrun_restore: None,
-            ioctls: BTreeMap::new(),
+            ioctls: HashMap::new(),
             updates: 0,
             findings: 0,
         }
@@ -159,34 +153,37 @@ impl Vcpu {
             EventKind::Ioctl => self.learn_ioctl(event),
             EventKind::MsrWrite => self.learn_msr_write(event),
             EventKind::Update => self.learn_update(event),
-            EventKind::Load | EventKind::Destroyed => {}
+            EventKind::Load | EventKind::Destroyed | EventKind::Call | EventKind::Return => {}
         }
     }
 
     fn learn_ioctl(&mut self, event: &Event) {
-        let caller = Thread::caller(event);
         if event.ioctl == KVM_RUN {
-            self.hand_off = self.runner.take().and_then(|from| HandOff::detect(from, event));
-            self.runner = Some(caller.clone());
-            self.unrun_restore = None;
+            self.learn_run(event);
         }
-        *self.ioctls.entry((caller, event.ioctl)).or_default() += 1;
+        *self.ioctls.entry((event.caller_tid, event.ioctl)).or_default() += 1;
+    }
+
+    fn learn_run(&mut self, event: &Event) {
+        self.unrun_restore = None;
+        self.hand_off = None;
+        if self.runner.as_ref().is_none_or(|runner| runner.tid != event.caller_tid) {
+            let from = self.runner.replace(Thread::caller(event));
+            self.hand_off =
+                from.filter(|_| kvm::msr_enabled(event.msr_val)).map(|from| HandOff { from, run: *event });
+        }
     }
 
     fn learn_msr_write(&mut self, event: &Event) {
         if event.has(HOST_INITIATED) && kvm::msr_enabled(event.msr_val) {
             let restore = Restore::from_event(event);
-            if restore.copied() {
-                self.last_steal_of = Some(restore.by.clone());
-            }
             self.unrun_restore = Some(restore);
         }
     }
 
     fn learn_update(&mut self, event: &Event) {
-        self.updates += 1;
+        self.updates = self.updates.max(event.updates.into());
         self.hand_off = None;
-        self.last_steal_of = Some(Thread::caller(event));
         if self.runner.is_none() && event.version_before != event.version_after {
             self.runner = Some(Thread::caller(event)); // only guest entry advances the version
         }

@@ -4,11 +4,11 @@ use std::io::{self, Write};
 
 use serde_json::{Map, Value as Json_, json};
 use stealtrace_common::{
-    event::{Event, EventKind, HOST_INITIATED, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN},
+    event::{Event, EventKind, HOST_INITIATED, NUMBERS_UNKNOWN, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN},
     steal::StealDelta,
 };
 
-use super::{Reporter, View};
+use super::{Clock, Reporter};
 use crate::{
     detect::Judgement,
     ioctl,
@@ -21,31 +21,31 @@ const SCHEMA: u32 = 1;
 type Object = Map<String, Json_>;
 
 pub(crate) struct Json<W> {
-    view: View,
+    clock: Clock,
     out: W,
 }
 
 impl<W: Write> Json<W> {
-    pub(crate) fn new(view: View, out: W) -> Self {
-        Self { view, out }
+    pub(crate) fn new(clock: Clock, out: W) -> Self {
+        Self { clock, out }
     }
 
     fn line(&mut self, object: &Json_) -> io::Result<()> {
         writeln!(self.out, "{object}")
     }
-
-    fn since_start(&self, time_ns: u64) -> u64 {
-        time_ns.saturating_sub(self.view.start_ns)
-    }
 }
 
 impl<W: Write> Reporter for Json<W> {
     fn event(&mut self, event: &Event, judgement: &Judgement) -> io::Result<()> {
-        self.line(&event_object(event, judgement.vcpu, self.since_start(event.time_ns)))
+        self.line(&event_object(event, judgement.vcpu, self.clock.since_start(event.time_ns)))
     }
 
     fn finding(&mut self, finding: &Finding) -> io::Result<()> {
-        self.line(&finding_object(finding, self.since_start(finding.time_ns)))
+        self.line(&finding_object(finding, self.clock.since_start(finding.time_ns)))
+    }
+
+    fn note(&mut self, note: &str) -> io::Result<()> {
+        self.line(&json!({"type": "note", "note": note}))
     }
 
     fn summary(&mut self, summary: &Summary) -> io::Result<()> {
@@ -65,10 +65,14 @@ fn event_object(event: &Event, vcpu: VcpuName, time_ns: u64) -> Json_ {
         Some(EventKind::Load) => "load",
         Some(EventKind::MsrWrite) => "msr_write",
         Some(EventKind::Update) => "update",
+        Some(EventKind::Call) => "call",
+        Some(EventKind::Return) => "return",
         None => "unknown",
     };
     let known = |flag, number: u64| event.has(flag).then_some(number);
     let caller = Thread::caller(event);
+    let measured = |number: u64| (!event.has(NUMBERS_UNKNOWN)).then_some(number);
+    let delta_ns = StealDelta::between(event.last_steal_before_ns, event.run_delay_ns).signed_ns();
     json!({
         "type": kind,
         "time_ns": time_ns,
@@ -83,12 +87,12 @@ fn event_object(event: &Event, vcpu: VcpuName, time_ns: u64) -> Json_ {
         "cpu": event.cpu,
         "ioctl": ioctl::name(event.ioctl),
         "host_initiated": event.has(HOST_INITIATED),
-        "run_delay_ns": event.run_delay_ns,
-        "last_steal_before_ns": event.last_steal_before_ns,
-        "last_steal_after_ns": event.last_steal_after_ns,
-        "delta_ns": StealDelta::between(event.last_steal_before_ns, event.run_delay_ns).signed_ns(),
-        "msr_before": event.msr_before,
-        "msr_after": event.msr_val,
+        "run_delay_ns": measured(event.run_delay_ns),
+        "last_steal_before_ns": measured(event.last_steal_before_ns),
+        "last_steal_after_ns": measured(event.last_steal_after_ns),
+        "delta_ns": (!event.has(NUMBERS_UNKNOWN)).then_some(delta_ns),
+        "msr_before": measured(event.msr_before),
+        "msr_after": measured(event.msr_val),
         "steal_before_ns": known(STEAL_BEFORE_KNOWN, event.steal_before_ns),
         "steal_after_ns": known(STEAL_AFTER_KNOWN, event.steal_after_ns),
         "version_before": known(STEAL_BEFORE_KNOWN, event.version_before.into()),
@@ -137,7 +141,7 @@ fn summary_object(summary: &Summary) -> Json_ {
         "type": "summary",
         "schema": SCHEMA,
         "duration_ns": summary.duration_ns,
-        "backend": summary.backend,
+        "source": summary.source,
         "events": summary.events,
         "vcpus": summary.vcpus.iter().map(vcpu_object).collect::<Vec<_>>(),
         "findings": findings,

@@ -1,5 +1,7 @@
 //! The only place that formats. A reporter sees events, findings and the summary, in that order of time.
 
+mod calls;
+mod clock;
 mod json;
 mod text;
 mod units;
@@ -9,9 +11,12 @@ use std::io::{self, Write};
 use clap::ValueEnum;
 use stealtrace_common::event::Event;
 
+use self::clock::Clock;
 use crate::{
+    backend::BackendKind,
     detect::Judgement,
     model::{Finding, Summary},
+    record::Header,
 };
 
 /// How to print.
@@ -37,6 +42,12 @@ pub trait Reporter {
     /// When the output cannot be written.
     fn finding(&mut self, finding: &Finding) -> io::Result<()>;
 
+    /// Something worth saying that is no finding.
+    ///
+    /// # Errors
+    /// When the output cannot be written.
+    fn note(&mut self, note: &str) -> io::Result<()>;
+
     /// The end.
     ///
     /// # Errors
@@ -50,20 +61,33 @@ pub trait Reporter {
     fn flush(&mut self) -> io::Result<()>;
 }
 
-/// What to print of a run.
+/// How to show a run.
 #[derive(Clone, Copy, Debug)]
-pub struct View {
-    /// How.
+pub struct Style {
+    /// Text or JSON.
     pub format: Format,
-    /// Times are shown since then (ns of CLOCK_MONOTONIC).
-    pub start_ns: u64,
+    /// The view of calls instead of lines per event.
+    pub calls: bool,
+    /// Colours in text?
+    pub color: bool,
+    /// UTC beside the time since the start, in text?
+    pub utc: bool,
 }
 
-/// A reporter for this view.
-pub fn reporter<'a>(view: View, out: impl Write + 'a) -> Box<dyn Reporter + 'a> {
-    match view.format {
-        Format::Text => Box::new(text::Text::new(view, out)),
-        Format::Json => Box::new(json::Json::new(view, out)),
+/// A reporter in this style for a run with this header.
+pub fn reporter<'a>(style: Style, header: &Header, out: impl Write + 'a) -> Box<dyn Reporter + 'a> {
+    let clock = Clock { start_ns: header.start_ns, utc_offset_ns: style.utc.then_some(header.utc_offset_ns) };
+    match style.format {
+        Format::Text if style.calls => {
+            let ioctls_only = header.backend == BackendKind::Tracepoint.to_string();
+            Box::new(calls::Calls::new(
+                text::Text::new(clock, style.color, out),
+                &header.functions,
+                ioctls_only,
+            ))
+        }
+        Format::Text => Box::new(text::Text::new(clock, style.color, out)),
+        Format::Json => Box::new(json::Json::new(clock, out)),
     }
 }
 

@@ -1,55 +1,81 @@
 //! Text: a line per event, `**` before those that a rule objects to, findings as lines of their own, a table at the end.
 
-use std::io::{self, Write};
+use std::{
+    collections::BTreeSet,
+    io::{self, Write},
+};
 
 use stealtrace_common::{
-    event::{Event, EventKind, HOST_INITIATED, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN},
+    event::{Event, EventKind, HOST_INITIATED, NUMBERS_UNKNOWN, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN},
     kvm,
     steal::StealDelta,
 };
 
-use super::{Reporter, View, table, units};
+use super::{Clock, Reporter, table, units};
 use crate::{
     detect::Judgement,
     ioctl,
-    model::{Finding, Summary, Thread, Value, VcpuSummary},
+    model::{Finding, Severity, Summary, Thread, Value, VcpuSummary},
 };
 
 pub(crate) struct Text<W> {
-    view: View,
+    clock: Clock,
+    color: bool,
+    /// Rules whose advice was printed.
+    advised: BTreeSet<&'static str>,
     out: W,
 }
 
 impl<W: Write> Text<W> {
-    pub(crate) fn new(view: View, out: W) -> Self {
-        Self { view, out }
+    pub(crate) fn new(clock: Clock, color: bool, out: W) -> Self {
+        Self { clock, color, advised: BTreeSet::new(), out }
     }
 
-    fn since_start(&self, time_ns: u64) -> String {
-        units::seconds(time_ns.saturating_sub(self.view.start_ns))
+    pub(super) fn out(&mut self) -> &mut W {
+        &mut self.out
+    }
+
+    /// `**` on what a rule objects to.
+    pub(super) fn mark(&self, anomalous: bool) -> String {
+        if anomalous { paint(" **", MARK, self.color) } else { "   ".to_owned() }
+    }
+
+    /// Which vCPU and when, as far as the source tells.
+    fn place(&self, finding: &Finding) -> String {
+        if finding.vcpu.vm == 0 {
+            return String::new();
+        }
+        format!(" on vCPU {} at {}", finding.vcpu, self.clock.show(finding.time_ns))
     }
 }
 
 impl<W: Write> Reporter for Text<W> {
     fn event(&mut self, event: &Event, judgement: &Judgement) -> io::Result<()> {
-        let mark = if judgement.anomalous { " **" } else { "   " };
-        let time = self.since_start(event.time_ns);
+        let mark = self.mark(judgement.anomalous);
+        let time = self.clock.show(event.time_ns);
         let caller = Thread::caller(event).to_string();
         let vcpu = judgement.vcpu.to_string();
-        writeln!(self.out, "{mark} {time:>12}  {caller:<22} {vcpu:<11} {}", details(event))
+        writeln!(self.out, "{mark} {time:>12}  {caller:<22} {vcpu:<11} {}", details(event).trim_end())
     }
 
     fn finding(&mut self, finding: &Finding) -> io::Result<()> {
+        let severity = paint(&format!("{:>7}", finding.severity), color_of(finding.severity), self.color);
         writeln!(
             self.out,
-            "{:>7}: {} on vCPU {} at {}: {} [{}]",
-            finding.severity,
+            "{severity}: {}{}: {} [{}]",
             finding.rule,
-            finding.vcpu,
-            self.since_start(finding.time_ns),
+            self.place(finding),
             finding.what,
             evidence(finding),
-        )
+        )?;
+        if self.advised.insert(finding.rule) {
+            writeln!(self.out, "         do: {}", finding.advice)?;
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, note: &str) -> io::Result<()> {
+        writeln!(self.out, "   note: {note}")
     }
 
     fn summary(&mut self, summary: &Summary) -> io::Result<()> {
@@ -75,6 +101,24 @@ impl<W: Write> Reporter for Text<W> {
     }
 }
 
+/// Select Graphic Rendition codes (ECMA-48).
+const MARK: &str = "1";
+const RED: &str = "1;31";
+const YELLOW: &str = "33";
+const CYAN: &str = "36";
+
+const fn color_of(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Error => RED,
+        Severity::Warning => YELLOW,
+        Severity::Notice => CYAN,
+    }
+}
+
+fn paint(text: &str, code: &str, color: bool) -> String {
+    if color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+}
+
 fn details(event: &Event) -> String {
     let ioctl = ioctl::name(event.ioctl);
     let numbers = numbers(event);
@@ -95,12 +139,15 @@ fn details(event: &Event) -> String {
             known(event.has(STEAL_BEFORE_KNOWN), event.steal_before_ns),
             known(event.has(STEAL_AFTER_KNOWN), event.steal_after_ns),
         ),
-        None => format!("kind {}", event.kind),
+        Some(EventKind::Call | EventKind::Return) | None => format!("kind {}", event.kind),
     }
 }
 
 /// What a delta is made of, and the delta where the guest has steal time enabled.
 fn numbers(event: &Event) -> String {
+    if event.has(NUMBERS_UNKNOWN) {
+        return String::new();
+    }
     let run_delay = units::ns(event.run_delay_ns);
     let last_steal = units::ns(event.last_steal_before_ns);
     let delta = StealDelta::between(event.last_steal_before_ns, event.run_delay_ns).signed_ns();
@@ -158,11 +205,10 @@ fn ioctls(vcpu: &VcpuSummary) -> String {
 
 fn outcome(summary: &Summary) -> String {
     let found: u64 = summary.findings.values().sum();
-    format!(
-        "{} events in {} ({} backend); findings: {found}, lost: {}",
-        summary.events,
-        units::seconds(summary.duration_ns),
-        summary.backend,
-        summary.losses.total(),
-    )
+    let time = match summary.duration_ns {
+        0 => String::new(),
+        duration_ns => format!(" in {}", units::seconds(duration_ns)),
+    };
+    let lost = summary.losses.total();
+    format!("{} events{time} ({}); findings: {found}, lost: {lost}", summary.events, summary.source)
 }

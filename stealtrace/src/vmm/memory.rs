@@ -73,11 +73,20 @@ impl GuestMemory {
     /// The steal area as it is now.
     #[must_use]
     pub fn steal_area(&self) -> StealArea {
+        // SAFETY: inside the mapping and aligned to 64; volatile because KVM writes it.
+        unsafe { self.area().read_volatile() }
+    }
+
+    /// Overwrite the steal area.
+    pub fn set_steal_area(&self, area: StealArea) {
+        // SAFETY: as in `steal_area`; the one vCPU that uses it is not running.
+        unsafe { self.area().write_volatile(area) };
+    }
+
+    fn area(&self) -> *mut StealArea {
         const { assert!(guest::STEAL_AREA as usize + size_of::<StealArea>() <= guest::MEMORY_BYTES) };
         // SAFETY: inside the mapping (asserted above).
-        let area = unsafe { self.base.as_ptr().add(guest::STEAL_AREA as usize) }.cast::<StealArea>();
-        // SAFETY: aligned to 64; volatile because KVM writes it.
-        unsafe { area.read_volatile() }
+        unsafe { self.base.as_ptr().add(guest::STEAL_AREA as usize) }.cast()
     }
 }
 

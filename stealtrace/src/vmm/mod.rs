@@ -11,7 +11,7 @@ mod vm;
 mod watched;
 
 pub use memory::{GuestMemory, StealArea};
-pub use pressure::accrue_run_delay;
+pub use pressure::{accrue_run_delay, outwait_past};
 pub use schedstat::{SchedStat, run_delay_ns};
 pub use stage::StageThread;
 pub use vm::{Vcpu, Vm, require_steal_time};

@@ -36,6 +36,16 @@ pub fn accrue_run_delay(target: Duration) -> Result<()> {
     waited
 }
 
+/// Sleep until more time has passed than the calling thread ever waited for a CPU, so that the charge of its whole past
+/// at the first run after enabling is no over-charge.
+///
+/// # Errors
+/// When the kernel keeps no scheduler statistics.
+pub fn outwait_past() -> Result<()> {
+    thread::sleep(2 * Duration::from_nanos(run_delay_ns()?) + Duration::from_millis(5));
+    Ok(())
+}
+
 fn wait_for(target_ns: u64) -> Result<()> {
     let give_up = Instant::now() + PATIENCE;
     while run_delay_ns()? < target_ns {

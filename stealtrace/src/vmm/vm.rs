@@ -127,6 +127,19 @@ impl Vcpu {
         Ok(())
     }
 
+    /// An ioctl that changes nothing: KVM_GET_REGS.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn read_registers(&self) -> Result<()> {
+        self.fd.get_regs().map(drop).context("get registers")
+    }
+
+    /// Bring an older steal area back, as loading a snapshot does.
+    pub fn set_steal_area(&mut self, area: StealArea) {
+        self.vm.0.memory.set_steal_area(area);
+    }
+
     /// What the guest sees.
     #[must_use]
     pub fn steal_area(&self) -> StealArea {

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    io::{self, Write},
+    io::{self, IsTerminal as _, Write},
     path::Path,
 };
 
@@ -31,7 +31,8 @@ ACTION
 poweroff -f
 "#;
 
-const RUN: &str = r#"echo booted > /dev/ttyS3
+const RUN: &str = r#"COLOR
+echo booted > /dev/ttyS3
 sh /command < /dev/null > /dev/ttyS1 2> /dev/ttyS2
 code=$?
 sync
@@ -67,8 +68,15 @@ pub(crate) fn write(file: &Path, kernel: &KernelFiles, stealtrace: &Path, action
         Action::Script(script) => (script.as_str(), RUN),
         Action::Shell => ("", SHELL),
     };
+    // The lab guest's serial line is a terminal; what it leads to may not be.
+    let color = if io::stdout().is_terminal() { "" } else { "export NO_COLOR=1" };
     archive.add("command", PROGRAM, script.as_bytes(), (0, 0))?;
-    archive.add("init", PROGRAM, INIT.replace("ACTION", action).as_bytes(), (0, 0))?;
+    archive.add(
+        "init",
+        PROGRAM,
+        INIT.replace("ACTION", action).replace("COLOR", color).as_bytes(),
+        (0, 0),
+    )?;
     archive.finish()
 }
 

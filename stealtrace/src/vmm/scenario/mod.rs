@@ -1,16 +1,21 @@
 //! Scenarios: each does something a VMM may do and checks one property of the guest's steal time.
 //! They judge by behaviour alone; no kernel version, no symbol.
 
+mod configure_then_start;
+mod housekeeping_from_main;
+mod memory_rewound;
+mod replug;
 mod restore_by_main_thread;
 mod run_hand_off;
 mod same_thread;
+mod vcpu_pool;
 
 use std::fmt;
 
 use anyhow::Result;
 use clap::ValueEnum;
 
-use super::StealArea;
+use super::{StageThread, StealArea, Vcpu, outwait_past, run_watched};
 
 /// One scenario.
 pub struct Scenario {
@@ -25,8 +30,16 @@ pub struct Scenario {
 }
 
 /// Every scenario. To add one: write its file, add its line.
-pub const SCENARIOS: &[Scenario] =
-    &[same_thread::SCENARIO, restore_by_main_thread::SCENARIO, run_hand_off::SCENARIO];
+pub const SCENARIOS: &[Scenario] = &[
+    same_thread::SCENARIO,
+    restore_by_main_thread::SCENARIO,
+    configure_then_start::SCENARIO,
+    housekeeping_from_main::SCENARIO,
+    run_hand_off::SCENARIO,
+    replug::SCENARIO,
+    vcpu_pool::SCENARIO,
+    memory_rewound::SCENARIO,
+];
 
 /// A runner that is rescheduled every time is not alone on its CPU.
 const MOST_ATTEMPTS: u32 = 20;
@@ -166,6 +179,18 @@ pub fn classify(verdicts: &[Verdict]) -> Option<Class> {
         (_, false, true) => Some(Class::Fixed),
         (_, false, false) => Some(Class::Sound),
     }
+}
+
+/// Run a vCPU for the first time on this thread: the guest must see no more than the thread's own waiting.
+fn at_most_the_runners(runner: &StageThread, vcpu: Vcpu) -> Result<Observation> {
+    let (vcpu, ran) = runner.act(move || {
+        outwait_past()?;
+        run_watched(vcpu)
+    })?;
+    let area = vcpu.steal_area();
+    let most_ns = ran.after.run_delay_ns;
+    let fault = (area.steal_ns > most_ns).then(|| format!("more than the runner's run_delay, {most_ns} ns"));
+    Ok(Observation { saw: show(area), fault, conclusive: ran.undisturbed() })
 }
 
 /// A counter in decimal, and in hexadecimal and as a negative number where it has wrapped.

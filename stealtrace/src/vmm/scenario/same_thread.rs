@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::{Decides, Observation, Scenario, show};
-use crate::vmm::{StageThread, StealArea, Vm, accrue_run_delay, run_delay_ns, run_watched};
+use crate::vmm::{StageThread, StealArea, Vm, accrue_run_delay, outwait_past, run_delay_ns, run_watched};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "same-thread",
@@ -26,6 +26,7 @@ fn on_one_thread() -> Result<Observation> {
     let mut vcpu = vm.create_vcpu(0)?;
     vcpu.restore_steal_msr()?;
 
+    outwait_past()?;
     let earliest = run_delay_ns()?;
     vcpu.run()?; // charges the thread's whole past; growth counts from here
     let (first, first_at) = (vcpu.steal_area(), Instant::now());

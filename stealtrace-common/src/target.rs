@@ -1,0 +1,33 @@
+//! What to watch: handed to the kernel once, before the probes are attached.
+
+/// The kernel side's orders.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Target {
+    /// 1: only processes in TARGETS.
+    pub processes: u32,
+    /// Only this thread; 0 for all.
+    pub tid: u32,
+    /// Only the vCPU of this id, plus 1; 0 for all.
+    pub vcpu_id_plus_1: u32,
+    /// A [`Volume`].
+    pub volume: u32,
+    /// 1: report the return of every ioctl too (tracepoint backend).
+    pub returns: u32,
+    /// No padding is left to chance.
+    pub reserved: u32,
+    /// Only threads of this name, zero-padded; all zero for all.
+    pub comm: [u8; 16],
+}
+
+/// How much is reported.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Volume {
+    /// Every load, ioctl and update.
+    All = 0,
+    /// Only what can change a judgement.
+    Edges = 1,
+}
+
+const _: () = assert!(size_of::<Target>() == 40);

@@ -1,0 +1,34 @@
+//! Entry and return of any kernel function, for the view of calls. Attached to as many as are asked for.
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::bpf_get_func_ip,
+    macros::{kprobe, kretprobe},
+    programs::{ProbeContext, RetProbeContext},
+};
+use stealtrace_common::{event::EventKind, probe::Probe};
+
+use crate::emit::{emit_call, watched};
+
+/// Entry of a function.
+#[kprobe]
+pub(crate) fn call_enter(ctx: ProbeContext) -> u32 {
+    report(&ctx, Probe::Call, EventKind::Call)
+}
+
+/// Return of a function.
+#[kretprobe]
+pub(crate) fn call_return(ctx: RetProbeContext) -> u32 {
+    report(&ctx, Probe::Return, EventKind::Return)
+}
+
+/// `bpf_get_func_ip` tells a program that is attached to many functions which it is in (Linux 5.15).
+#[inline(always)]
+fn report(ctx: &impl EbpfContext, probe: Probe, kind: EventKind) -> u32 {
+    if let Some(caller) = watched(probe) {
+        // SAFETY: the context is that of a kprobe.
+        let function = unsafe { bpf_get_func_ip(ctx.as_ptr()) };
+        emit_call(probe, kind, caller, function, 0);
+    }
+    0
+}

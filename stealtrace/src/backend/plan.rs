@@ -1,0 +1,74 @@
+//! Plan: what to attach and what to watch, decided before anything is loaded.
+
+use stealtrace_common::target::{Target, Volume};
+
+use super::BackendKind;
+
+/// Which processes to watch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Processes {
+    /// All of them.
+    All,
+    /// These.
+    These(Vec<u32>),
+    /// This one and its children.
+    Tree(u32),
+}
+
+/// What to attach and what to watch.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How.
+    pub kind: BackendKind,
+    /// Whose vCPUs.
+    pub processes: Processes,
+    /// Only this thread.
+    pub tid: Option<u32>,
+    /// Only vCPUs of this id.
+    pub vcpu_id: Option<u32>,
+    /// Only threads of this name.
+    pub comm: Option<String>,
+    /// How much to report.
+    pub volume: Volume,
+    /// Functions whose calls and returns to report.
+    pub functions: Vec<String>,
+    /// Size of the ring of events.
+    pub ring_bytes: u32,
+    /// Show the kernel side's diagnostics?
+    pub verbose: bool,
+}
+
+impl Plan {
+    /// The part that the kernel side needs to know.
+    #[must_use]
+    pub(super) fn target(&self) -> Target {
+        Target {
+            processes: u32::from(self.processes != Processes::All),
+            tid: self.tid.unwrap_or(0),
+            vcpu_id_plus_1: self.vcpu_id.map_or(0, |id| id.saturating_add(1)),
+            volume: self.volume as u32,
+            returns: u32::from(!self.functions.is_empty()),
+            reserved: 0,
+            comm: self.comm.as_deref().map_or([0; 16], padded),
+        }
+    }
+}
+
+/// As the kernel keeps a thread's name: cut to 15 bytes, zero-padded.
+fn padded(comm: &str) -> [u8; 16] {
+    let mut padded = [0; 16];
+    let length = comm.len().min(15);
+    padded[..length].copy_from_slice(&comm.as_bytes()[..length]);
+    padded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::padded;
+
+    #[test]
+    fn names_are_cut_as_the_kernel_cuts_them() {
+        assert_eq!(&padded("vcpu0"), b"vcpu0\0\0\0\0\0\0\0\0\0\0\0");
+        assert_eq!(&padded("qemu-system-x86_64"), b"qemu-system-x86\0");
+    }
+}

@@ -1,0 +1,66 @@
+//! The guest's counter changed between two of KVM's updates: the VMM restored memory, or the guest reset it.
+//! Judges the update itself, not the value last seen by others.
+
+use stealtrace_common::event::{Event, EventKind, STEAL_BEFORE_KNOWN, STEAL_LAST_KNOWN};
+
+use super::{Case, Explanation, Rule};
+use crate::model::{Finding, Severity, Value};
+
+pub(crate) const RULE: Rule = Rule {
+    id: "steal-rewound",
+    judge,
+    at_end: None,
+    explanation: Explanation {
+        what: "the guest's counter changed between two of KVM's updates",
+        why: "Ordinary: loading a snapshot brings old memory back, and a booting guest zeroes the area. It explains a \
+              counter that is lower than before, so that nobody takes it for corruption.",
+        evidence: "The counter as one update left it and as the next one found it.",
+        advice: "nothing, if a snapshot was loaded or the guest rebooted; else find out who writes guest memory",
+        references: &[],
+    },
+};
+
+fn judge(case: Case<'_>) -> Option<Finding> {
+    let Case { vcpu, event, kind, .. } = case;
+    if kind != EventKind::Update || !rewound(event) {
+        return None;
+    }
+    let what = "the guest's counter was changed by the VMM or the guest since KVM's last update".to_owned();
+    Some(
+        Finding::new(RULE.id, Severity::Notice, vcpu, event, what)
+            .with("steal_left", Value::Ns(event.steal_last_ns))
+            .with("steal_found", Value::Ns(event.steal_before_ns)),
+    )
+}
+
+/// Is the counter not what the last update left?
+pub(super) fn rewound(event: &Event) -> bool {
+    event.has(STEAL_BEFORE_KNOWN | STEAL_LAST_KNOWN) && event.steal_last_ns != event.steal_before_ns
+}
+
+#[cfg(test)]
+mod tests {
+    use stealtrace_common::event::{Event, STEAL_LAST_KNOWN};
+
+    use super::RULE;
+    use crate::{
+        detect::testing::{Script, judge},
+        model::Severity,
+    };
+
+    fn found(left: u64, found: u64) -> Event {
+        let update = Script::enabled().update(1, 900, 800, (found, found + 100));
+        Event { steal_last_ns: left, flags: update.flags | STEAL_LAST_KNOWN, ..update }
+    }
+
+    #[test]
+    fn a_counter_set_back_between_updates_is_a_notice() {
+        assert_eq!(judge(&RULE, &[found(5000, 1000)]).map(|f| f.severity), Some(Severity::Notice));
+    }
+
+    #[test]
+    fn an_untouched_counter_and_an_unknown_past_are_silent() {
+        assert!(judge(&RULE, &[found(5000, 5000)]).is_none());
+        assert!(judge(&RULE, &[Script::enabled().update(1, 900, 800, (1000, 1100))]).is_none());
+    }
+}

@@ -1,0 +1,245 @@
+//! Logs of old bug reports, read as what they are evidence of. One kind a file; every line counts:
+//! what is not understood is counted and reported, and nothing of a readable file is refused.
+
+mod proc_stat;
+mod strace;
+mod systemtap;
+#[cfg(test)]
+mod testing;
+mod xp;
+
+use std::io;
+
+use clap::ValueEnum;
+use stealtrace_common::event::Event;
+
+use crate::{
+    detect::Engine,
+    model::{Finding, VcpuKey},
+};
+
+/// What a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// `stealtrace trace --record`
+    Recording,
+    /// The systemtap script of Launchpad 1494350
+    Systemtap,
+    /// strace, with ioctls of KVM
+    Strace,
+    /// One or more copies of a guest's /proc/stat
+    ProcStat,
+    /// QEMU's monitor command xp, on a guest's steal area
+    Xp,
+}
+
+impl Kind {
+    /// Its name on the command line.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Recording => "recording",
+            Self::Systemtap => "systemtap",
+            Self::Strace => "strace",
+            Self::ProcStat => "proc-stat",
+            Self::Xp => "xp",
+        }
+    }
+}
+
+/// What a reader of evidence hands over.
+pub trait Sink {
+    /// Something that happened, to be judged by the rules.
+    ///
+    /// # Errors
+    /// When the output cannot be written.
+    fn event(&mut self, event: &Event) -> io::Result<()>;
+
+    /// Something the log shows by itself.
+    ///
+    /// # Errors
+    /// When the output cannot be written.
+    fn finding(&mut self, vcpu: VcpuKey, finding: Finding) -> io::Result<()>;
+
+    /// Something worth saying that is no finding.
+    ///
+    /// # Errors
+    /// When the output cannot be written.
+    fn note(&mut self, note: &str) -> io::Result<()>;
+}
+
+/// Was a line understood?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// Yes.
+    Understood,
+    /// No; it is counted.
+    NotUnderstood,
+}
+
+/// Reads one kind of evidence, line by line.
+pub trait Reader {
+    /// The next line, without its end.
+    ///
+    /// # Errors
+    /// When the output cannot be written.
+    fn line(&mut self, line: &str, sink: &mut dyn Sink) -> io::Result<Line>;
+
+    /// Nothing follows.
+    ///
+    /// # Errors
+    /// When the output cannot be written.
+    fn end(&mut self, _sink: &mut dyn Sink) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The reader for a kind; None for recordings, which are not text.
+#[must_use]
+pub fn reader(kind: Kind) -> Option<Box<dyn Reader>> {
+    Some(match kind {
+        Kind::Recording => return None,
+        Kind::Systemtap => Box::<systemtap::Systemtap>::default(),
+        Kind::Strace => Box::<strace::Strace>::default(),
+        Kind::ProcStat => Box::<proc_stat::ProcStat>::default(),
+        Kind::Xp => Box::<xp::Xp>::default(),
+    })
+}
+
+/// Read a text and drop what it says: for tests that only ask whether it can be read.
+pub fn discard(kind: Kind, text: &str) {
+    let Some(mut reader) = reader(kind) else { return };
+    let mut nowhere = Nowhere(Engine::default());
+    let _always_ok = text.lines().try_for_each(|line| reader.line(line, &mut nowhere).map(drop));
+    let _always_ok = reader.end(&mut nowhere);
+}
+
+/// Judges and drops.
+struct Nowhere(Engine);
+
+impl Sink for Nowhere {
+    fn event(&mut self, event: &Event) -> io::Result<()> {
+        self.0.judge(event);
+        Ok(())
+    }
+
+    fn finding(&mut self, vcpu: VcpuKey, finding: Finding) -> io::Result<()> {
+        self.0.admit(vcpu, finding);
+        Ok(())
+    }
+
+    fn note(&mut self, _note: &str) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What a text is, judged by its first lines.
+#[must_use]
+pub fn detect(text: &str) -> Option<Kind> {
+    text.lines().find_map(|line| {
+        if systemtap::is_one(line) {
+            Some(Kind::Systemtap)
+        } else if strace::is_one(line) {
+            Some(Kind::Strace)
+        } else if proc_stat::is_one(line) {
+            Some(Kind::ProcStat)
+        } else if xp::is_one(line) {
+            Some(Kind::Xp)
+        } else {
+            None
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{Kind, detect, testing::read};
+
+    const KINDS: [Kind; 4] = [Kind::Systemtap, Kind::Strace, Kind::ProcStat, Kind::Xp];
+    const LOGS: [&str; 5] = [
+        include_str!("../../../tests/evidence/systemtap.txt"),
+        include_str!("../../../tests/evidence/strace.txt"),
+        include_str!("../../../tests/evidence/proc-stat.txt"),
+        include_str!("../../../tests/evidence/xp-bytes.txt"),
+        include_str!("../../../tests/evidence/xp-decimal.txt"),
+    ];
+
+    /// Words that parsers look for, and numbers at their limits.
+    fn fragment() -> impl Strategy<Value = String> {
+        let words = prop::sample::select(vec![
+            "ioctl(",
+            "<... ioctl resumed>",
+            "<unfinished ...>",
+            "[pid ",
+            "] ",
+            "KVM_CREATE_VCPU",
+            "KVM_RUN",
+            ", ",
+            ") = ",
+            "close(",
+            "**",
+            "-> ",
+            "<- ",
+            "): ",
+            "(",
+            "delta: ",
+            " ns, steal=",
+            " ns, run_delay=",
+            ": run_delay=",
+            " ns steal=",
+            " ns",
+            "cpu",
+            "cpu0 ",
+            "xp /",
+            "8xb",
+            "gx",
+            "(qemu) ",
+            ": ",
+            "0x",
+            "\n",
+            " ",
+            "<anon_inode:kvm-vcpu:",
+            ">",
+            "12:00:00.5 ",
+            "18446744073709551615",
+            "18446744073709551616",
+            "-1",
+            "0",
+            "\u{a0}",
+            "é",
+        ]);
+        prop_oneof![
+            words.prop_map(str::to_owned),
+            any::<u64>().prop_map(|number| number.to_string()),
+            ".{0,8}"
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_a_reader_panic(fragments in prop::collection::vec(fragment(), 0..60)) {
+            let text = fragments.concat();
+            let _any = detect(&text);
+            for kind in KINDS {
+                let kept = read(kind, &text);
+                prop_assert!(kept.not_understood <= text.lines().count());
+            }
+        }
+
+        #[test]
+        fn no_damage_to_a_real_log_makes_a_reader_panic(
+            log in 0..LOGS.len(), at in any::<prop::sample::Index>(), cut in 0..40_usize, fragment in fragment(),
+        ) {
+            let mut text: Vec<char> = LOGS[log].chars().collect();
+            let at = at.index(text.len());
+            let end = (at + cut).min(text.len());
+            text.splice(at..end, fragment.chars());
+            let text: String = text.into_iter().collect();
+            for kind in KINDS {
+                read(kind, &text);
+            }
+        }
+    }
+}

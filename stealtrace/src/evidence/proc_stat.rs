@@ -1,0 +1,257 @@
+//! A guest's /proc/stat, once or many times: is its steal column possible?
+//! Judged against the CPUs' other columns, since /proc/stat does not show the uptime; and against the snapshot before.
+
+use std::{collections::BTreeMap, io};
+
+use stealtrace_common::event::Event;
+
+use super::{Line, Reader, Sink};
+use crate::model::{Finding, Severity, Value, Vcpu, VcpuKey, VcpuName};
+
+/// CPUs of one guest at most.
+const MOST_CPUS: usize = 65_536;
+/// A tick is 1/100 s for user space on x86 (`USER_HZ`).
+const NS_PER_TICK: u64 = 10_000_000;
+/// 2^64 ns in ticks.
+const TICKS_PER_WRAP: u64 = u64::MAX / NS_PER_TICK;
+/// A guest that was stolen from ten times as long as any of its CPUs ran or idled was never so poor.
+const IMPOSSIBLE_RATIO: u64 = 10;
+/// Below an hour a guest may just have booted on a very busy host.
+const LEAST_TICKS: u64 = 360_000;
+
+/// The snapshot being read and the one before it.
+#[derive(Default)]
+pub(super) struct ProcStat {
+    current: Snapshot,
+    before: Option<Snapshot>,
+    snapshots: u64,
+}
+
+/// Steal and the sum of the other columns, in ticks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Cpu {
+    steal: u64,
+    others: u64,
+}
+
+#[derive(Default)]
+struct Snapshot {
+    total: Option<Cpu>,
+    cpus: BTreeMap<u32, Cpu>,
+}
+
+pub(super) fn is_one(line: &str) -> bool {
+    cpu_line(line).is_some()
+}
+
+impl Reader for ProcStat {
+    fn line(&mut self, line: &str, sink: &mut dyn Sink) -> io::Result<Line> {
+        if let Some((id, cpu)) = cpu_line(line) {
+            self.cpu(id, cpu, sink)?;
+            return Ok(Line::Understood);
+        }
+        Ok(if is_other(line) { Line::Understood } else { Line::NotUnderstood })
+    }
+
+    fn end(&mut self, sink: &mut dyn Sink) -> io::Result<()> {
+        self.judge_current(sink)
+    }
+}
+
+impl ProcStat {
+    /// A total, or a CPU that the snapshot already has, begins the next snapshot.
+    fn cpu(&mut self, id: Option<u32>, cpu: Cpu, sink: &mut dyn Sink) -> io::Result<()> {
+        let begins = match id {
+            None => self.current.total.is_some() || !self.current.cpus.is_empty(),
+            Some(id) => self.current.cpus.contains_key(&id),
+        };
+        if begins {
+            self.judge_current(sink)?;
+        }
+        match id {
+            None => self.current.total = Some(cpu),
+            Some(id) if self.current.cpus.len() < MOST_CPUS => drop(self.current.cpus.insert(id, cpu)),
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    fn judge_current(&mut self, sink: &mut dyn Sink) -> io::Result<()> {
+        let current = std::mem::take(&mut self.current);
+        if current.cpus.is_empty() && current.total.is_none() {
+            return Ok(());
+        }
+        self.snapshots += 1;
+        let uptime = current.cpus.values().map(|cpu| cpu.others).max().unwrap_or(0);
+        for (id, cpu) in &current.cpus {
+            if let Some(finding) = impossible(*id, *cpu, uptime) {
+                sink.finding(key(*id), finding)?;
+            }
+            let earlier = self.before.as_ref().and_then(|before| before.cpus.get(id));
+            if let Some(finding) = earlier.and_then(|earlier| moved(*id, *earlier, *cpu)) {
+                sink.finding(key(*id), finding)?;
+            }
+        }
+        if let Some(note) = wrapped_total(&current) {
+            sink.note(&note)?;
+        }
+        self.before = Some(current);
+        Ok(())
+    }
+}
+
+fn key(id: u32) -> VcpuKey {
+    VcpuKey { address: id.into(), generation: 0 }
+}
+
+fn finding(rule: &'static str, severity: Severity, id: u32, what: String) -> Finding {
+    let vcpu = Vcpu::first_seen(VcpuName { pid: 0, vm: 0, id });
+    Finding::new(
+        rule,
+        severity,
+        &vcpu,
+        &Event { comm: *b"guest\0\0\0\0\0\0\0\0\0\0\0", ..Event::default() },
+        what,
+    )
+}
+
+fn impossible(id: u32, cpu: Cpu, uptime: u64) -> Option<Finding> {
+    if cpu.steal < LEAST_TICKS || cpu.steal / IMPOSSIBLE_RATIO <= uptime {
+        return None;
+    }
+    let what = format!(
+        "guest CPU {id} shows {} of steal, but ran and idled for {}",
+        years(cpu.steal),
+        years(cpu.others)
+    );
+    Some(
+        finding("steal-poisoned", Severity::Error, id, what)
+            .with("steal_ticks", Value::Number(cpu.steal))
+            .with("other_ticks", Value::Number(cpu.others))
+            .with("least_uptime_ticks", Value::Number(uptime)),
+    )
+}
+
+/// What the steal column did between two snapshots that it must not.
+fn moved(id: u32, before: Cpu, after: Cpu) -> Option<Finding> {
+    let (rule, severity, what) = if after.steal < before.steal {
+        (
+            "steal-backwards",
+            Severity::Error,
+            format!("guest CPU {id}'s steal decreased between two snapshots"),
+        )
+    } else if after.steal > before.steal && after.others == before.others {
+        (
+            "steal-over-charge",
+            Severity::Warning,
+            format!("guest CPU {id} is stuck at 100 % steal between two snapshots"),
+        )
+    } else {
+        return None;
+    };
+    let found = finding(rule, severity, id, what);
+    Some(
+        found
+            .with("steal_ticks_before", Value::Number(before.steal))
+            .with("steal_ticks", Value::Number(after.steal)),
+    )
+}
+
+/// The kernel adds the CPUs up in ns: a total that is less than their sum by whole wraps of 2^64 ns.
+fn wrapped_total(snapshot: &Snapshot) -> Option<String> {
+    let total = snapshot.total?.steal;
+    let sum = snapshot.cpus.values().try_fold(0_u64, |sum, cpu| sum.checked_add(cpu.steal))?;
+    let missing = sum.checked_sub(total)?;
+    let rounding = snapshot.cpus.len() as u64 + 1; // each column is rounded down to ticks
+    let wraps = (missing + rounding) / TICKS_PER_WRAP;
+    if wraps == 0 || missing.abs_diff(wraps * TICKS_PER_WRAP) > rounding {
+        return None;
+    }
+    let times = if wraps == 1 { "exactly one wrap".to_owned() } else { format!("{wraps} wraps") };
+    Some(format!("the total's steal, {total}, is the CPUs' sum {sum} less {times} of 2^64 ns in ticks"))
+}
+
+/// `cpu3 332 0 235 163573105 318069 0 1 1223752959076 0 0`; None as id for the total.
+fn cpu_line(line: &str) -> Option<(Option<u32>, Cpu)> {
+    let mut words = line.trim().split_ascii_whitespace();
+    let id = match words.next()?.strip_prefix("cpu")? {
+        "" => None,
+        id => Some(id.parse().ok()?),
+    };
+    let mut columns = [0_u64; 8]; // user nice system idle iowait irq softirq steal
+    for column in &mut columns {
+        *column = words.next()?.parse().ok()?;
+    }
+    let [others @ .., steal] = columns;
+    Some((id, Cpu { steal, others: others.iter().fold(0, |sum, ticks| sum.saturating_add(*ticks)) }))
+}
+
+/// Lines of /proc/stat that say nothing of steal.
+fn is_other(line: &str) -> bool {
+    const OTHERS: [&str; 7] =
+        ["intr", "ctxt", "btime", "processes", "procs_running", "procs_blocked", "softirq"];
+    match line.trim().split(' ').next() {
+        Some("") | None => true,
+        Some(word) => OTHERS.contains(&word),
+    }
+}
+
+fn years(ticks: u64) -> String {
+    const TICKS_PER_DAY: u64 = 100 * 86_400;
+    let days = ticks / TICKS_PER_DAY;
+    if days >= 730 { format!("{} years", days / 365) } else { format!("{days} days") }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        evidence::{Kind, detect, testing::read},
+        model::Severity,
+    };
+
+    const STAT: &str = include_str!("../../../tests/evidence/proc-stat.txt");
+
+    #[test]
+    fn the_bug_report_is_impossible_on_all_four_cpus_and_its_total_wrapped_once() {
+        let kept = read(Kind::ProcStat, STAT);
+        let found: Vec<_> = kept.findings.iter().map(|f| (f.rule, f.severity, f.vcpu.id)).collect();
+        let poisoned = |id| ("steal-poisoned", Severity::Error, id);
+        assert_eq!(found, [poisoned(0), poisoned(1), poisoned(2), poisoned(3)]);
+        let [note] = &kept.notes[..] else { panic!("{:?}", kept.notes) };
+        assert!(note.contains("136562317270") && note.contains("1981236724638"), "{note}");
+        assert!(note.contains("exactly one wrap of 2^64 ns"), "{note}");
+        assert_eq!(kept.not_understood, 0);
+    }
+
+    fn snapshot(steal: u64, idle: u64) -> String {
+        format!("cpu  0 0 0 {idle} 0 0 0 {steal} 0 0\ncpu0 0 0 0 {idle} 0 0 0 {steal} 0 0\nbtime 1\n")
+    }
+
+    #[test]
+    fn a_healthy_guest_is_silent() {
+        let kept = read(Kind::ProcStat, &(snapshot(100, 1000) + &snapshot(150, 2000)));
+        assert!(kept.findings.is_empty() && kept.notes.is_empty());
+    }
+
+    #[test]
+    fn decreasing_and_stuck_steal_between_snapshots_are_found() {
+        let found = |first: (u64, u64), second: (u64, u64)| {
+            let kept = read(Kind::ProcStat, &(snapshot(first.0, first.1) + &snapshot(second.0, second.1)));
+            kept.findings.iter().map(|f| (f.rule, f.severity)).collect::<Vec<_>>()
+        };
+        assert_eq!(found((100, 1000), (99, 2000)), [("steal-backwards", Severity::Error)]);
+        assert_eq!(found((100, 1000), (101, 1000)), [("steal-over-charge", Severity::Warning)]);
+    }
+
+    #[test]
+    fn ten_times_the_other_columns_is_the_boundary() {
+        let rules = |steal| read(Kind::ProcStat, &snapshot(steal, 360_000)).findings.len();
+        assert_eq!(rules(3_600_009), 0);
+        assert_eq!(rules(3_600_010), 1);
+    }
+
+    #[test]
+    fn it_is_recognised() {
+        assert_eq!(detect(STAT), Some(Kind::ProcStat));
+    }
+}

@@ -1,0 +1,232 @@
+//! QEMU's monitor command `xp` on a guest's steal area: bytes, words or giants, in hexadecimal or decimal, once or often.
+
+use std::{collections::HashMap, io};
+
+use stealtrace_common::event::Event;
+
+use super::{Line, Reader, Sink};
+use crate::model::{Finding, Severity, Value, Vcpu, VcpuKey, VcpuName};
+
+/// Addresses remembered at most.
+const MOST_AREAS: usize = 65_536;
+const BYTES_PER_COUNTER: usize = 8;
+
+/// The last command, the value being put together, and the counters seen.
+#[derive(Default)]
+pub(super) struct Xp {
+    size: Option<usize>,
+    partial: Option<Partial>,
+    counters: HashMap<u64, u64>,
+}
+
+/// The first bytes of a counter.
+struct Partial {
+    address: u64,
+    bytes: Vec<u8>,
+}
+
+pub(super) fn is_one(line: &str) -> bool {
+    command(line).is_some() || data(line).is_some()
+}
+
+impl Reader for Xp {
+    fn line(&mut self, line: &str, sink: &mut dyn Sink) -> io::Result<Line> {
+        if let Some(size) = command(line) {
+            self.size = Some(size);
+            self.partial = None;
+            return Ok(Line::Understood);
+        }
+        let Some((address, values)) = data(line) else {
+            let nothing = line.trim().is_empty() || line.trim() == "(qemu)";
+            return Ok(if nothing { Line::Understood } else { Line::NotUnderstood });
+        };
+        match self.bytes(&values) {
+            Some(bytes) => self.area(address, &bytes, sink)?,
+            None => return Ok(Line::NotUnderstood),
+        }
+        Ok(Line::Understood)
+    }
+}
+
+impl Xp {
+    /// The bytes behind the values of a line, in memory order.
+    fn bytes(&self, values: &[&str]) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        for value in values {
+            let size = self.size.or_else(|| size_of_digits(value))?;
+            bytes.extend_from_slice(parse(value)?.to_le_bytes().get(..size)?);
+        }
+        Some(bytes)
+    }
+
+    /// A counter is eight bytes; bytes and words may come over several lines.
+    fn area(&mut self, address: u64, bytes: &[u8], sink: &mut dyn Sink) -> io::Result<()> {
+        let mut partial = match self.partial.take() {
+            Some(partial) if partial.address.wrapping_add(partial.bytes.len() as u64) == address => partial,
+            _ => Partial { address, bytes: Vec::new() },
+        };
+        if partial.bytes.len() >= BYTES_PER_COUNTER {
+            return Ok(()); // the rest of the area: version, flags
+        }
+        partial.bytes.extend_from_slice(bytes);
+        let counter =
+            partial.bytes.first_chunk::<BYTES_PER_COUNTER>().map(|bytes| u64::from_le_bytes(*bytes));
+        let start = partial.address;
+        self.partial = Some(partial);
+        match counter {
+            Some(steal_ns) => self.counter(start, steal_ns, sink),
+            None => Ok(()),
+        }
+    }
+
+    fn counter(&mut self, address: u64, steal_ns: u64, sink: &mut dyn Sink) -> io::Result<()> {
+        let before = self.counters.get(&address).copied();
+        if before.is_some() || self.counters.len() < MOST_AREAS {
+            self.counters.insert(address, steal_ns);
+        }
+        let key = VcpuKey { address, generation: 0 };
+        match (poisoned(address, steal_ns), before) {
+            (Some(finding), _) => sink.finding(key, finding),
+            (None, None) => sink.note(&format!("{address:#x}: {steal_ns} ns, possible")),
+            (None, Some(before)) if steal_ns < before => {
+                sink.finding(key, decreased(address, before, steal_ns))
+            }
+            (None, Some(before)) => {
+                let growth = steal_ns - before;
+                let word = if growth > 0 { "advancing" } else { "at rest" };
+                sink.note(&format!("{address:#x}: {before} -> {steal_ns} ns (+{growth} ns), {word}, healthy"))
+            }
+        }
+    }
+}
+
+fn poisoned(address: u64, steal_ns: u64) -> Option<Finding> {
+    let signed = steal_ns.cast_signed();
+    let what = format!("the counter at {address:#x} is {steal_ns:#x} = {signed} ns: it went below zero");
+    (signed < 0).then(|| finding("steal-poisoned", what).with("steal_found", Value::Ns(steal_ns)))
+}
+
+fn decreased(address: u64, before: u64, after: u64) -> Finding {
+    let what = format!("the counter at {address:#x} decreased between two samples");
+    finding("steal-backwards", what)
+        .with("steal_before", Value::Ns(before))
+        .with("steal_after", Value::Ns(after))
+}
+
+fn finding(rule: &'static str, what: String) -> Finding {
+    let vcpu = Vcpu::first_seen(VcpuName::default());
+    let event = Event { comm: *b"guest\0\0\0\0\0\0\0\0\0\0\0", ..Event::default() };
+    Finding::new(rule, Severity::Error, &vcpu, &event, what)
+}
+
+/// Bytes per value of `(qemu) xp /8xb 0x1fc0cfc0`.
+fn command(line: &str) -> Option<usize> {
+    let line = line.trim();
+    let line = line.strip_prefix("(qemu)").unwrap_or(line).trim_start();
+    let arguments = line.strip_prefix("xp")?.trim_start();
+    let format = match arguments.strip_prefix('/') {
+        Some(format) => format.split(' ').next()?,
+        None => "",
+    };
+    let known = |c: char| c.is_ascii_digit() || "xduocisbhwg".contains(c);
+    if !format.chars().all(known) {
+        return None;
+    }
+    // Without a size letter QEMU prints words, or what the last command printed.
+    Some(format.chars().rev().find_map(size_of_letter).unwrap_or(4))
+}
+
+const fn size_of_letter(letter: char) -> Option<usize> {
+    match letter {
+        'b' => Some(1),
+        'h' => Some(2),
+        'w' => Some(4),
+        'g' => Some(8),
+        _ => None,
+    }
+}
+
+/// Without the command: as wide as the hexadecimal digits, else a counter.
+fn size_of_digits(value: &str) -> Option<usize> {
+    match value.strip_prefix("0x").map(str::len) {
+        None => Some(8),
+        Some(digits @ (2 | 4 | 8 | 16)) => Some(digits / 2),
+        Some(_) => None,
+    }
+}
+
+/// `000000001fc0cfc0: 0x94 0x57`
+fn data(line: &str) -> Option<(u64, Vec<&str>)> {
+    let (address, values) = line.trim().split_once(':')?;
+    if address.len() < 8 {
+        return None;
+    }
+    let address = u64::from_str_radix(address, 16).ok()?;
+    let values: Vec<_> = values.split_ascii_whitespace().collect();
+    (!values.is_empty() && values.iter().all(|value| parse(value).is_some())).then_some((address, values))
+}
+
+fn parse(value: &str) -> Option<u64> {
+    match value.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16).ok(),
+        None => value.parse().ok().or_else(|| value.parse().ok().map(i64::cast_unsigned)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        evidence::{Kind, detect, testing::read},
+        model::Severity,
+    };
+
+    const BYTES: &str = include_str!("../../../tests/evidence/xp-bytes.txt");
+    const DECIMAL: &str = include_str!("../../../tests/evidence/xp-decimal.txt");
+
+    #[test]
+    fn the_bug_reports_bytes_are_a_poisoned_counter() {
+        let kept = read(Kind::Xp, BYTES);
+        let [finding] = &kept.findings[..] else { panic!("{:?}", kept.findings) };
+        assert_eq!((finding.rule, finding.severity), ("steal-poisoned", Severity::Error));
+        assert!(finding.what.contains("0xfffffffff5775794 = -176728172 ns"), "{}", finding.what);
+        assert_eq!(kept.not_understood, 0);
+    }
+
+    #[test]
+    fn the_bug_reports_healthy_samples_advance() {
+        let kept = read(Kind::Xp, DECIMAL);
+        assert!(kept.findings.is_empty());
+        assert!(
+            kept.notes
+                .iter()
+                .any(|note| note.contains("144139048 -> 147428917 ns (+3289869 ns), advancing, healthy"))
+        );
+        assert_eq!(kept.not_understood, 0);
+    }
+
+    #[test]
+    fn words_giants_and_signs_are_the_same_counter() {
+        for text in [
+            "xp /2xw 0x1000\n0000000000001000: 0xf5775794 0xffffffff\n",
+            "xp /gx 0x1000\n0000000000001000: 0xfffffffff5775794\n",
+            "xp /gd 0x1000\n0000000000001000: -176728172\n",
+            "0000000000001000: 0x94 0x57 0x77 0xf5\n0000000000001004: 0xff 0xff 0xff 0xff\n",
+        ] {
+            let kept = read(Kind::Xp, text);
+            assert!(kept.findings.iter().any(|f| f.what.contains("0xfffffffff5775794")), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_counter_that_decreases_is_an_error() {
+        let kept =
+            read(Kind::Xp, "xp /gx 0x1000\n0000000000001000: 0x20\nxp /gx 0x1000\n0000000000001000: 0x1f\n");
+        assert_eq!(kept.findings.first().map(|f| f.rule), Some("steal-backwards"));
+    }
+
+    #[test]
+    fn it_is_recognised() {
+        assert_eq!(detect(BYTES), Some(Kind::Xp));
+        assert_eq!(detect(DECIMAL), Some(Kind::Xp));
+    }
+}

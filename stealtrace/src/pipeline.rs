@@ -1,0 +1,131 @@
+//! From event to screen, whatever the events come from: judge, keep what was asked for, show, sum up.
+
+use std::io;
+
+use stealtrace_common::event::Event;
+
+use crate::{
+    detect::{Engine, Judgement},
+    model::{Finding, Severity, Summary, VcpuKey},
+    report::Reporter,
+};
+
+/// What of a run to show.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    /// Leave out the events?
+    pub findings_only: bool,
+    /// Only these rules; all if empty.
+    pub rules: Vec<String>,
+    /// Only findings from here upwards.
+    pub min_severity: Severity,
+    /// End after so many findings.
+    pub stop_after: Option<u64>,
+}
+
+/// Go on?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// Yes.
+    Continue,
+    /// Enough was found.
+    Stop,
+}
+
+/// From event to screen.
+pub struct Pipeline {
+    engine: Engine,
+    reporter: Box<dyn Reporter>,
+    findings_only: bool,
+    left_to_tell: Option<u64>,
+}
+
+impl Pipeline {
+    /// A pipeline that has seen nothing yet.
+    #[must_use]
+    pub fn new(selection: &Selection, reporter: Box<dyn Reporter>) -> Self {
+        Self {
+            engine: Engine::new(&selection.rules, selection.min_severity),
+            reporter,
+            findings_only: selection.findings_only,
+            left_to_tell: selection.stop_after,
+        }
+    }
+
+    /// Judge an event and show what there is to show.
+    ///
+    /// # Errors
+    /// When the output cannot be written.
+    pub fn event(&mut self, event: &Event) -> io::Result<Flow> {
+        let judgement = self.engine.judge(event);
+        if !self.findings_only {
+            self.reporter.event(event, &judgement)?;
+        }
+        let Judgement { told, .. } = judgement;
+        self.tell(&told)
+    }
+
+    /// Show findings.
+    ///
+    /// # Errors
+    /// When the output cannot be written.
+    pub fn tell(&mut self, findings: &[Finding]) -> io::Result<Flow> {
+        for finding in findings {
+            if self.left_to_tell == Some(0) {
+                break;
+            }
+            self.reporter.finding(finding)?;
+            self.left_to_tell = self.left_to_tell.map(|left| left - 1);
+        }
+        Ok(if self.left_to_tell == Some(0) { Flow::Stop } else { Flow::Continue })
+    }
+
+    /// A finding that evidence shows by itself.
+    ///
+    /// # Errors
+    /// When the output cannot be written.
+    pub fn found(&mut self, vcpu: VcpuKey, finding: Finding) -> io::Result<Flow> {
+        let told = self.engine.admit(vcpu, finding);
+        self.tell(told.as_slice())
+    }
+
+    /// Something worth saying that is no finding.
+    ///
+    /// # Errors
+    /// When the output cannot be written.
+    pub fn note(&mut self, note: &str) -> io::Result<()> {
+        self.reporter.note(note)
+    }
+
+    /// Show what was written so far.
+    ///
+    /// # Errors
+    /// When the output cannot be written.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.reporter.flush()
+    }
+
+    /// Nothing follows: tell what waited for more.
+    ///
+    /// # Errors
+    /// When the output cannot be written.
+    pub fn settle(&mut self) -> io::Result<()> {
+        let waited = self.engine.finish();
+        self.tell(&waited).map(drop)
+    }
+
+    /// What was seen and found; the caller adds what it knows of the run.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        self.engine.summary()
+    }
+
+    /// Show the end.
+    ///
+    /// # Errors
+    /// When the output cannot be written.
+    pub fn end(&mut self, summary: &Summary) -> io::Result<()> {
+        self.reporter.summary(summary)?;
+        self.reporter.flush()
+    }
+}

@@ -1,0 +1,213 @@
+//! The view of calls, laid out as the systemtap script of Launchpad 1494350 did: per thread, µs since its outermost
+//! call, nested arrows, run_delay and steal (KVM's last_steal) between them, `**` on what a rule objects to.
+
+use std::{
+    collections::HashMap,
+    io::{self, Write},
+};
+
+use stealtrace_common::{
+    event::{Event, EventKind},
+    kvm,
+    steal::StealDelta,
+};
+
+use super::{Reporter, text::Text};
+use crate::{
+    detect::Judgement,
+    ioctl,
+    model::{Finding, Summary, Thread},
+};
+
+/// Calls a thread is in.
+#[derive(Default)]
+struct Nesting {
+    began_ns: u64,
+    depth: usize,
+}
+
+pub(crate) struct Calls<W> {
+    /// Shows what is no call.
+    text: Text<W>,
+    functions: HashMap<u64, String>,
+    threads: HashMap<u32, Nesting>,
+    /// Are ioctls all there is to see (tracepoint backend)?
+    ioctls_only: bool,
+}
+
+impl<W: Write> Calls<W> {
+    pub(crate) fn new(text: Text<W>, functions: &[(u64, String)], ioctls_only: bool) -> Self {
+        Self { text, functions: functions.iter().cloned().collect(), threads: HashMap::new(), ioctls_only }
+    }
+
+    fn enter(&mut self, event: &Event, name: &str, marked: bool) -> io::Result<()> {
+        let nesting = self.threads.entry(event.caller_tid).or_default();
+        if nesting.depth == 0 {
+            nesting.began_ns = event.time_ns;
+        }
+        let indent = " ".repeat(nesting.depth);
+        nesting.depth += 1;
+        self.line(event, marked, &format!("{indent}-> {name}"))
+    }
+
+    fn leave(&mut self, event: &Event, name: &str) -> io::Result<()> {
+        let nesting = self.threads.entry(event.caller_tid).or_default();
+        nesting.depth = nesting.depth.saturating_sub(1); // the trace may have begun inside a call
+        let indent = " ".repeat(nesting.depth);
+        self.line(event, false, &format!("{indent}<- {name}"))?;
+        if self.threads.get(&event.caller_tid).is_some_and(|nesting| nesting.depth == 0) {
+            self.threads.remove(&event.caller_tid);
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, event: &Event, marked: bool, says: &str) -> io::Result<()> {
+        let began_ns = self.threads.get(&event.caller_tid).map_or(event.time_ns, |nesting| nesting.began_ns);
+        let micros = event.time_ns.saturating_sub(began_ns) / 1000;
+        let caller = Thread::caller(event);
+        if marked {
+            let mark = self.text.mark(true);
+            writeln!(self.text.out(), "{mark} {micros:>2} {caller}: {says}")
+        } else {
+            writeln!(self.text.out(), "{micros:>6} {caller}: {says}")
+        }
+    }
+
+    fn function(&self, event: &Event) -> String {
+        match self.functions.get(&event.function) {
+            Some(name) => name.clone(),
+            None if event.function == 0 => ioctl::name(event.ioctl),
+            None => format!("{:#x}", event.function),
+        }
+    }
+}
+
+impl<W: Write> Reporter for Calls<W> {
+    fn event(&mut self, event: &Event, judgement: &Judgement) -> io::Result<()> {
+        let marked = judgement.anomalous;
+        let name = self.function(event);
+        match EventKind::from_u32(event.kind) {
+            Some(EventKind::Call) => self.enter(event, &name, marked),
+            Some(EventKind::Return) => self.leave(event, &name),
+            Some(EventKind::Ioctl) if self.ioctls_only => self.enter(event, &name, marked),
+            Some(EventKind::Load) => self.line(event, marked || underflows(event), &load(event)),
+            Some(EventKind::Update) => self.line(event, marked, &delta(event)),
+            Some(EventKind::MsrWrite) => self.line(event, marked, &msr(event)),
+            Some(EventKind::Ioctl | EventKind::Created | EventKind::Destroyed) | None => Ok(()),
+        }
+    }
+
+    fn finding(&mut self, finding: &Finding) -> io::Result<()> {
+        self.text.finding(finding)
+    }
+
+    fn note(&mut self, note: &str) -> io::Result<()> {
+        self.text.note(note)
+    }
+
+    fn summary(&mut self, summary: &Summary) -> io::Result<()> {
+        self.text.summary(summary)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.text.flush()
+    }
+}
+
+fn steal_delta(event: &Event) -> StealDelta {
+    StealDelta::between(event.last_steal_before_ns, event.run_delay_ns)
+}
+
+fn underflows(event: &Event) -> bool {
+    kvm::msr_enabled(event.msr_before) && steal_delta(event).is_underflow()
+}
+
+fn load(event: &Event) -> String {
+    format!("kvm_arch_vcpu_load: run_delay={} ns steal={} ns", event.run_delay_ns, event.last_steal_before_ns)
+}
+
+fn delta(event: &Event) -> String {
+    let delta = steal_delta(event).wrapped_ns();
+    format!("delta: {delta} ns, steal={} ns, run_delay={} ns", event.last_steal_before_ns, event.run_delay_ns)
+}
+
+fn msr(event: &Event) -> String {
+    format!("MSR 0x4b564d03: {:#x} -> {:#x}", event.msr_before, event.msr_val)
+}
+
+#[cfg(test)]
+mod tests {
+    use stealtrace_common::event::{Event, EventKind};
+
+    use super::Calls;
+    use crate::{
+        detect::Judgement,
+        evidence::{Kind, detect},
+        report::{Clock, Reporter as _, text::Text},
+    };
+
+    fn shown(events: &[Event]) -> String {
+        let mut out = Vec::new();
+        let clock = Clock { start_ns: 0, utc_offset_ns: None };
+        let functions = [(1, "kvm_arch_vcpu_put".to_owned()), (2, "kvm_put_guest_fpu".to_owned())];
+        let mut calls = Calls::new(Text::new(clock, false, &mut out), &functions, false);
+        for event in events {
+            calls.event(event, &Judgement::default()).unwrap();
+        }
+        drop(calls);
+        String::from_utf8(out).unwrap()
+    }
+
+    fn event(kind: EventKind, micros: u64, function: u64) -> Event {
+        Event {
+            kind: kind as u32,
+            time_ns: 1000 * (50 + micros),
+            function,
+            caller_tid: 18446,
+            comm: *b"qemu-system-x86\0",
+            ..Event::default()
+        }
+    }
+
+    #[test]
+    fn it_looks_like_the_script_of_2015() {
+        let text = shown(&[
+            event(EventKind::Call, 0, 1),
+            event(EventKind::Call, 2, 2),
+            event(EventKind::Return, 3, 2),
+            event(EventKind::Return, 4, 1),
+        ]);
+        let log = include_str!("../../../tests/evidence/systemtap.txt").replace('\u{a0}', " ");
+        let same: Vec<_> =
+            log.lines().skip_while(|line| !line.ends_with("-> kvm_arch_vcpu_put")).take(4).collect();
+        assert_eq!(text.lines().collect::<Vec<_>>(), same);
+    }
+
+    #[test]
+    fn loads_and_deltas_read_as_the_scripts_do() {
+        let numbers = Event {
+            run_delay_ns: 40_304,
+            last_steal_before_ns: 7_856_949,
+            msr_before: 1,
+            ..Event::default()
+        };
+        let load = Event { kind: EventKind::Load as u32, ..numbers };
+        let update = Event { kind: EventKind::Update as u32, ..numbers };
+        let text = shown(&[load, update]);
+        assert!(
+            text.contains(" **  0 (0): kvm_arch_vcpu_load: run_delay=40304 ns steal=7856949 ns"),
+            "{text}"
+        );
+        assert!(
+            text.contains("delta: 18446744073701734971 ns, steal=7856949 ns, run_delay=40304 ns"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_return_without_its_call_is_shown_and_the_output_reads_as_evidence() {
+        let text = shown(&[event(EventKind::Return, 4, 1), event(EventKind::Call, 5, 7)]);
+        assert!(text.contains("<- kvm_arch_vcpu_put") && text.contains("-> 0x7"), "{text}");
+        assert_eq!(detect(&text), Some(Kind::Systemtap));
+    }
+}
