@@ -47,16 +47,16 @@ const ADVICE: &str = "set-up (instead of Debian's Rust and LLVM also `rustup too
 
 /// Find or install everything.
 pub(crate) fn setup() -> Result<()> {
-    debian::install(&missing()).context(ADVICE)?;
-    let toolchain = toolchain()?;
+    let found = find_toolchain();
+    debian::install(&missing(found.as_ref())).context(ADVICE)?;
+    let toolchain = found.map_or_else(toolchain, Ok)?;
     let linker = linker(&toolchain)?;
     remember(&toolchain, &linker)
 }
 
 /// Every package that is missing, so that one command gets them all.
-fn missing() -> Vec<String> {
+fn missing(toolchain: Option<&Toolchain>) -> Vec<String> {
     let tools = TOOLS.iter().filter(|tool| !(tool.present)()).map(|tool| tool.package.to_owned());
-    let toolchain = rustup_nightly().or_else(distribution);
     let rust = if toolchain.is_none() { DEBIAN_RUST } else { &[] };
     let llvm = toolchain.map_or(DEBIAN_LLVM, |toolchain| toolchain.llvm);
     tools.chain(rust.iter().map(|package| (*package).to_owned())).chain(missing_llvm(llvm)).collect()
@@ -112,9 +112,13 @@ impl Toolchain {
 
 /// The toolchain for the kernel side.
 pub(crate) fn toolchain() -> Result<Toolchain> {
-    rustup_nightly()
-        .or_else(distribution)
-        .context("no Rust with rust-src that is new enough; run `rustup toolchain install nightly --component rust-src`")
+    find_toolchain().context(
+        "no Rust with rust-src that is new enough; run `rustup toolchain install nightly --component rust-src`",
+    )
+}
+
+fn find_toolchain() -> Option<Toolchain> {
+    rustup_nightly().or_else(distribution)
 }
 
 fn rustup_nightly() -> Option<Toolchain> {
