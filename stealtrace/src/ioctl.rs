@@ -1,5 +1,8 @@
 //! Names of the vCPU ioctls of x86 (`include/uapi/linux/kvm.h`).
 
+use std::sync::LazyLock;
+
+use rustc_hash::FxHashMap;
 use stealtrace_common::kvm::KVM_CREATE_VCPU;
 
 /// `(number, name)`; several names share a number only across architectures.
@@ -58,6 +61,10 @@ const NAMES: &[(u32, &str)] = &[
     (0xaece, "KVM_GET_STATS_FD"),
 ];
 
+static NUMBERS: LazyLock<FxHashMap<&str, u32>> = LazyLock::new(|| {
+    NAMES.iter().chain(&[(KVM_CREATE_VCPU, "KVM_CREATE_VCPU")]).map(|(number, name)| (*name, *number)).collect()
+});
+
 /// The ioctl's name, or its number where it has none; `-` for no ioctl.
 #[must_use]
 pub fn name(ioctl: u32) -> String {
@@ -73,10 +80,7 @@ pub fn name(ioctl: u32) -> String {
 /// The vCPU ioctl with this name, or KVM_CREATE_VCPU; None for any other.
 #[must_use]
 pub fn number(name: &str) -> Option<u32> {
-    if name == "KVM_CREATE_VCPU" {
-        return Some(KVM_CREATE_VCPU);
-    }
-    NAMES.iter().find(|(_, known)| *known == name).map(|(number, _)| *number)
+    NUMBERS.get(name).copied()
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Engine: knows every vCPU, lets every rule judge every event, folds repetition, keeps the count for the summary.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
+use rustc_hash::FxHashMap;
 use stealtrace_common::event::{Event, EventKind};
 
 use super::{Case, RULES, Rule};
@@ -34,11 +35,11 @@ pub struct Judgement {
 pub struct Engine {
     rules: Vec<&'static Rule>,
     min_severity: Severity,
-    vcpus: BTreeMap<VcpuKey, Vcpu>,
+    vcpus: FxHashMap<VcpuKey, Vcpu>,
     order: Vec<VcpuKey>,
     names: VmNames,
     threads: Threads,
-    said: HashMap<Fold, Said>,
+    said: FxHashMap<Fold, Said>,
     findings: BTreeMap<(&'static str, Severity), u64>,
     events: u64,
 }
@@ -58,11 +59,11 @@ impl Engine {
         Self {
             rules: RULES.iter().filter(wanted).collect(),
             min_severity,
-            vcpus: BTreeMap::new(),
+            vcpus: FxHashMap::default(),
             order: Vec::new(),
             names: VmNames::default(),
             threads: Threads::default(),
-            said: HashMap::new(),
+            said: FxHashMap::default(),
             findings: BTreeMap::new(),
             events: 0,
         }
@@ -116,7 +117,8 @@ impl Engine {
     /// Nothing follows: the findings that waited for more.
     pub fn finish(&mut self) -> Vec<Finding> {
         let mut waiting = Vec::new();
-        for (key, vcpu) in &mut self.vcpus {
+        for key in &self.order {
+            let Some(vcpu) = self.vcpus.get_mut(key) else { continue };
             let found = self
                 .rules
                 .iter()

@@ -1,14 +1,13 @@
 //! Names of threads, as events have shown them.
 
-use std::collections::HashMap;
-
+use rustc_hash::FxHashMap;
 use stealtrace_common::event::Event;
 
 use super::Thread;
 
 /// Names by thread id.
 #[derive(Debug, Default)]
-pub struct Threads(HashMap<u32, String>);
+pub struct Threads(FxHashMap<u32, String>);
 
 impl Threads {
     /// Learn the caller's name.

@@ -1,7 +1,8 @@
 //! A vCPU as far as events have shown it, and the threads around it.
 
-use std::{collections::HashMap, fmt};
+use std::fmt;
 
+use rustc_hash::FxHashMap;
 use stealtrace_common::{
     event::{Event, EventKind, HOST_INITIATED},
     kvm::{self, KVM_RUN},
@@ -123,7 +124,7 @@ pub struct Vcpu {
     /// A restore that no KVM_RUN has followed yet.
     pub unrun_restore: Option<Restore>,
     /// ioctls by thread id and number.
-    pub ioctls: HashMap<(u32, u32), u64>,
+    pub ioctls: FxHashMap<(u32, u32), u64>,
     /// Steal updates seen.
     pub updates: u64,
     /// Findings about it.
@@ -140,7 +141,7 @@ impl Vcpu {
             runner: None,
             hand_off: None,
             unrun_restore: None,
-            ioctls: HashMap::new(),
+            ioctls: FxHashMap::default(),
             updates: 0,
             findings: 0,
         }
