@@ -42,12 +42,8 @@ pub struct Layout {
     pub vcpu_cache_hva: u32,
     /// `msr_data.index` (u32)
     pub msr_index: u32,
-    /// `msr_data.data` (u64)
-    pub msr_data: u32,
     /// `msr_data.host_initiated` (bool)
     pub msr_host_initiated: u32,
-    /// No padding is left to chance.
-    pub reserved: u32,
     /// Address of `kvm_vcpu_ioctl`, by which the tracepoint backend knows a vCPU's descriptor; 0 if unknown.
     pub kvm_vcpu_ioctl: u64,
 }
@@ -72,11 +68,9 @@ impl Layout {
         vcpu_cache_gpa: ABSENT,
         vcpu_cache_hva: ABSENT,
         msr_index: ABSENT,
-        msr_data: ABSENT,
         msr_host_initiated: ABSENT,
-        reserved: 0,
         kvm_vcpu_ioctl: 0,
     };
 }
 
-const _: () = assert!(size_of::<Layout>() == 20 * 4 + 8);
+const _: () = assert!(size_of::<Layout>() == 18 * 4 + 8);

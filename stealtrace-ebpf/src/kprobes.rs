@@ -114,7 +114,7 @@ fn lower(one: &Snapshot, other: &Snapshot) -> bool {
 #[kprobe]
 pub(crate) fn set_msr(ctx: ProbeContext) -> u32 {
     let vcpu = arg(&ctx, 0);
-    let (index, _, host_initiated) = read::msr_data(arg(&ctx, 1));
+    let (index, host_initiated) = read::msr_data(arg(&ctx, 1));
     if index != MSR_KVM_STEAL_TIME {
         return 0;
     }

@@ -116,12 +116,12 @@ pub(crate) fn vcpu_of_fd(fd: u32) -> u64 {
     private_data(file)
 }
 
-/// A `struct msr_data`: index, data, host_initiated.
+/// Index and host_initiated of a `struct msr_data`.
 #[inline(always)]
-pub(crate) fn msr_data(msr: u64) -> (u32, u64, bool) {
+pub(crate) fn msr_data(msr: u64) -> (u32, bool) {
     let at = layout();
     let host_initiated: u8 = field(msr, at.msr_host_initiated);
-    (field(msr, at.msr_index), field(msr, at.msr_data), host_initiated != 0)
+    (field(msr, at.msr_index), host_initiated != 0)
 }
 
 /// `task->tgid`.

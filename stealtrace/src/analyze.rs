@@ -122,8 +122,12 @@ fn play(options: &AnalyzeOptions, mut input: Input) -> Result<Summary> {
     let mut player = Player::new(input)?;
     let mut pipeline = pipeline(options, &player.header);
     let played = play_events(&mut player, options, &mut pipeline);
-    let source = format!("recording of the {} backend", player.header.backend);
-    finish(pipeline, played, source)
+    let made = Summary {
+        source: format!("recording of the {} backend", player.header.backend),
+        edges: player.header.edges,
+        ..Summary::default()
+    };
+    finish(pipeline, played, made)
 }
 
 fn play_events(
@@ -150,8 +154,8 @@ fn play_events(
     }
 }
 
-/// Tell what waited, then the end.
-fn finish(mut pipeline: Pipeline, played: io::Result<End>, source: String) -> Result<Summary> {
+/// Tell what waited, then the end; `made` is what is known of how the file was made.
+fn finish(mut pipeline: Pipeline, played: io::Result<End>, made: Summary) -> Result<Summary> {
     let ended = played.and_then(|end| pipeline.settle().map(|()| end));
     let end = match ended {
         Ok(end) => end,
@@ -161,7 +165,8 @@ fn finish(mut pipeline: Pipeline, played: io::Result<End>, source: String) -> Re
         duration_ns: end.duration_ns,
         losses: end.losses,
         unproved: end.unproved,
-        source,
+        source: made.source,
+        edges: made.edges,
         ..pipeline.summary()
     };
     match pipeline.end(&summary) {
@@ -192,7 +197,8 @@ fn read_log(
     if let Err(error) = judge.note(&note) {
         return quiet_if_closed(error, &judge.pipeline);
     }
-    finish(judge.pipeline, Ok(End::default()), format!("{} log", kind.word()))
+    let made = Summary { source: format!("{} log", kind.word()), ..Summary::default() };
+    finish(judge.pipeline, Ok(End::default()), made)
 }
 
 fn read_lines(mut input: Input, reader: &mut dyn Reader, judge: &mut Judge<'_>) -> io::Result<(u64, u64)> {

@@ -12,8 +12,9 @@ use crate::{
     evidence::Kind,
     model::Severity,
     pipeline::Selection,
-    report::{Format, Style},
+    report::{Format, Style, VerifyFormat},
     session::TraceOptions,
+    verify::{Expectation, VerifyOptions},
     vmm::scenario::Class,
 };
 
@@ -70,14 +71,36 @@ pub struct Rules {
 /// `stealtrace verify`
 #[derive(Args, Debug)]
 pub struct Verify {
-    /// Scenarios to play; all if none are named
+    /// Scenarios to play, as globs ('restore-*'); all if none are named
+    #[arg(value_name = "SCENARIO")]
     pub scenarios: Vec<String>,
     /// List the scenarios instead
     #[arg(long)]
     pub list: bool,
+    #[arg(long, value_enum, default_value_t = VerifyFormat::Table)]
+    #[expect(missing_docs, reason = "clap would show it")]
+    pub format: VerifyFormat,
     /// What this kernel should be; sound passes for fixed
     #[arg(long, value_enum, default_value_t = Class::Fixed)]
     pub expect: Class,
+    /// Let an over-charge count also where kernels of that class are known for it
+    #[arg(long)]
+    pub strict: bool,
+    /// Play each scenario so often; the worst counts
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub repeat: u32,
+    /// Where random-hand-offs starts; random if not given, and always printed
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Hand-offs that random-hand-offs makes
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub rounds: u32,
+    /// Trust the VMM alone: on kernels too old or too locked for eBPF
+    #[arg(long)]
+    pub no_trace: bool,
+    /// How the second witness sees
+    #[arg(long, value_enum, default_value_t = BackendChoice::Auto, conflicts_with = "no_trace")]
+    pub backend: BackendChoice,
 }
 
 /// What to show and how; the same for live traces and files.
@@ -268,6 +291,23 @@ impl Trace {
             ring_bytes: self.buffer * 1024,
             command: self.command,
             verbose,
+        }
+    }
+}
+
+impl Verify {
+    /// The same, without clap.
+    #[must_use]
+    pub fn options(self) -> VerifyOptions {
+        VerifyOptions {
+            scenarios: self.scenarios,
+            expectation: Expectation { class: self.expect, strict: self.strict },
+            repeat: self.repeat,
+            seed: self.seed.unwrap_or_else(|| fastrand::u32(..).into()), // short enough to type
+            rounds: self.rounds,
+            no_trace: self.no_trace,
+            backend: self.backend.into(),
+            format: self.format,
         }
     }
 }

@@ -62,7 +62,11 @@ const NAMES: &[(u32, &str)] = &[
 ];
 
 static NUMBERS: LazyLock<FxHashMap<&str, u32>> = LazyLock::new(|| {
-    NAMES.iter().chain(&[(KVM_CREATE_VCPU, "KVM_CREATE_VCPU")]).map(|(number, name)| (*name, *number)).collect()
+    NAMES
+        .iter()
+        .chain(&[(KVM_CREATE_VCPU, "KVM_CREATE_VCPU")])
+        .map(|(number, name)| (*name, *number))
+        .collect()
 });
 
 /// The ioctl's name, or its number where it has none; `-` for no ioctl.

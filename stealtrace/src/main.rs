@@ -34,7 +34,7 @@ fn run(cli: Cli) -> Result<Exit> {
         Command::Analyze(options) => analyze::analyze(&options.options()),
         Command::Rules(options) => Ok(rules::rules(options.id.as_deref(), io::stdout())?),
         Command::Verify(options) if options.list => verify::list(io::stdout()),
-        Command::Verify(options) => verify::verify(&options.scenarios, options.expect, io::stdout()),
+        Command::Verify(options) => verify::verify(&options.options(), io::stdout()),
     }
 }
 

@@ -26,6 +26,8 @@ pub struct Header {
     pub backend: String,
     /// What the steal-time code looked like.
     pub era: String,
+    /// Does it hold only what can change a judgement?
+    pub edges: bool,
     /// CPUs of the host.
     pub cpus: u64,
     /// CLOCK_MONOTONIC at the start of the trace.
@@ -233,6 +235,7 @@ impl Header {
             kernel: String::new(),
             backend: String::new(),
             era: String::new(),
+            edges: false,
             cpus: 0,
             start_ns: 0,
             utc_offset_ns: 0,
@@ -246,6 +249,7 @@ impl Header {
             "kernel": self.kernel,
             "backend": self.backend,
             "era": self.era,
+            "edges": self.edges,
             "cpus": self.cpus,
             "start_ns": self.start_ns,
             "utc_offset_ns": self.utc_offset_ns,
@@ -260,6 +264,7 @@ impl Header {
             kernel: text("kernel")?,
             backend: text("backend")?,
             era: text("era")?,
+            edges: json["edges"].as_bool().unwrap_or(false),
             cpus: json["cpus"].as_u64()?,
             start_ns: json["start_ns"].as_u64()?,
             utc_offset_ns: json["utc_offset_ns"].as_u64()?,
@@ -327,6 +332,7 @@ mod tests {
             kernel: "6.1.0".to_owned(),
             backend: "kprobe".to_owned(),
             era: "recording".to_owned(),
+            edges: true,
             cpus: 2,
             start_ns: 5,
             utc_offset_ns: 7,

@@ -160,6 +160,7 @@ fn header(facts: &KernelFacts, plan: &Plan) -> Result<Header> {
         kernel: facts.release.clone(),
         backend: plan.kind.to_string(),
         era: facts.era().word().to_owned(),
+        edges: plan.volume == Volume::Edges,
         cpus: std::thread::available_parallelism().map_or(0, |cpus| cpus.get() as u64),
         start_ns,
         utc_offset_ns: clock_ns(libc::CLOCK_REALTIME)?.saturating_sub(start_ns),
@@ -289,6 +290,7 @@ impl Session<'_> {
     fn summary(&self, ended: Option<&Ended>) -> Result<Summary> {
         let mut summary = self.pipeline.summary();
         summary.duration_ns = clock_ns(libc::CLOCK_MONOTONIC)?.saturating_sub(self.start_ns);
+        summary.edges = self.options.selection.findings_only;
         summary.source = format!("{} backend", self.kind);
         summary.losses = self.backend.losses()?;
         summary.unproved = ended.and_then(|ended| match ended.failure() {

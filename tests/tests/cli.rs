@@ -30,9 +30,18 @@ fn as_nobody(args: &[&str]) -> Run {
 }
 
 #[test]
+fn scenarios_are_listed_with_their_properties() {
+    let result = run(stealtrace().args(["verify", "--list"]));
+    assert_eq!(result.code, 0);
+    for scenario in ["same-thread", "pinned-overcommit", "random-hand-offs"] {
+        assert!(result.stdout.contains(scenario), "{}", result.stdout);
+    }
+}
+
+#[test]
 fn an_unknown_scenario_lists_the_known_ones() {
     let result = fails(&["verify", "no-such"], 2, "no scenario no-such");
-    for known in ["same-thread", "restore-by-main-thread", "run-hand-off"] {
+    for known in ["same-thread", "restore-by-main-thread", "run-hand-off-down"] {
         assert!(result.stderr.contains(known), "{}", result.stderr);
     }
     assert_eq!(result.stderr.lines().count(), 1);

@@ -9,7 +9,7 @@ const BACKENDS: [&str; 2] = ["kprobe", "tracepoint"];
 const SCENARIOS: [&str; 8] = [
     "same-thread",
     "restore-by-main-thread",
-    "run-hand-off",
+    "run-hand-off-down",
     "configure-then-start",
     "housekeeping-from-main",
     "replug",
@@ -43,6 +43,9 @@ fn kernel(name: &str) -> &'static Steps {
     }
 }
 
+/// Enough for a class.
+const DECIDING: &str = "same-thread restore-by-main-thread run-hand-off-down";
+
 /// Everything that was done in one boot.
 struct Steps(BTreeMap<String, Run>);
 
@@ -52,7 +55,8 @@ impl Steps {
         script.step("doctor", "stealtrace doctor --format json");
         for backend in BACKENDS {
             for scenario in SCENARIOS {
-                let command = format!("stealtrace verify --expect {class} {scenario} > /tmp/verify");
+                let command =
+                    format!("stealtrace verify --no-trace --expect {class} {scenario} > /tmp/verify");
                 script.step(
                     &format!("{backend} {scenario}"),
                     &format!(
@@ -70,18 +74,22 @@ impl Steps {
             }
         }
         for class in ["affected", "fixed", "sound"] {
-            script.step(&format!("expect {class}"), &format!("stealtrace verify --expect {class}"));
+            script.step(
+                &format!("expect {class}"),
+                &format!("stealtrace verify --no-trace --expect {class} {DECIDING}"),
+            );
         }
-        script.step("text", "stealtrace trace -- stealtrace verify run-hand-off");
+        script.step("text", "stealtrace trace -- stealtrace verify --no-trace run-hand-off-down");
         script.step("only the command", ONLY_THE_COMMAND);
         script.step("only the process", ONLY_THE_PROCESS);
         script.step(
             "calls",
-            "stealtrace trace --calls --function kvm_no_such -- stealtrace verify run-hand-off",
+            "stealtrace trace --calls --function kvm_no_such -- stealtrace verify --no-trace run-hand-off-down",
         );
         script.step("killed", KILLED);
         script.step("interrupted", INTERRUPTED);
-        script.step("closed pipe", "stealtrace trace -- stealtrace verify | head -n 1");
+        script
+            .step("closed pipe", "stealtrace trace -- stealtrace verify --no-trace same-thread | head -n 1");
         script.step("no command", "stealtrace trace -- /no/such/command");
         script.step("no type information", NO_BTF);
         script.step("no function", NO_FUNCTION);
@@ -127,8 +135,8 @@ wait $pid";
 
 /// A VM that corrupts runs beside the traced command.
 const ONLY_THE_COMMAND: &str = "\
-stealtrace verify run-hand-off > /dev/null &
-stealtrace trace --format json -- sh -c 'stealtrace verify same-thread > /dev/null'
+stealtrace verify --no-trace run-hand-off-down > /dev/null &
+stealtrace trace --format json -- sh -c 'stealtrace verify --no-trace same-thread > /dev/null'
 code=$?
 wait
 exit $code";
@@ -136,7 +144,7 @@ exit $code";
 /// The traced process runs its VM after the trace began, and the trace ends with it.
 const ONLY_THE_PROCESS: &str = "\
 rm -f /tmp/started
-sh -c 'until grep -qs tracing /tmp/started; do sleep 0.1; done; exec stealtrace verify run-hand-off' > /dev/null &
+sh -c 'until grep -qs tracing /tmp/started; do sleep 0.1; done; exec stealtrace verify --no-trace run-hand-off-down' > /dev/null &
 stealtrace trace --format json --pid $! 2> /tmp/started";
 
 const NO_BTF: &str = "\
@@ -305,7 +313,7 @@ fn the_bug_report_names_both_threads_and_the_wrapped_counter() {
 fn a_hand_off_sets_the_guests_counter_back_by_the_delta() {
     for steps in [&*STOCK_6_1, &*STOCK_6_12] {
         for backend in BACKENDS {
-            let (_, lines) = steps.trace(backend, "run-hand-off");
+            let (_, lines) = steps.trace(backend, "run-hand-off-down");
             let underflow = finding(&lines, "steal-underflow", "error");
             assert_eq!(underflow["steal_backwards"], "yes");
             let change = number(underflow, "steal_after_ns") - number(underflow, "steal_before_ns");

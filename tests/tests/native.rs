@@ -6,17 +6,18 @@ use std::{
     thread,
 };
 
+use quick_junit::{Report, TestCaseStatus};
 use stealtrace_tests::{Run, expected, findings, json_lines, run, stealtrace, summary};
 
 fn traced(flags: &[&str], scenario: &str) -> Run {
     let binary = stealtrace().get_program().to_owned();
-    let quiet = format!("{} verify {scenario} > /dev/null", binary.display());
+    let quiet = format!("{} verify --no-trace {scenario} > /dev/null", binary.display());
     run(stealtrace().arg("trace").args(flags).args(["--", "sh", "-c", &quiet]))
 }
 
 #[test]
 fn a_hand_off_is_one_finding_with_both_threads_and_the_guests_counter() {
-    let result = traced(&["--findings-only", "--format", "json"], "run-hand-off");
+    let result = traced(&["--findings-only", "--format", "json"], "run-hand-off-down");
     assert_eq!(result.code, 1, "{}", result.stderr);
     let lines = json_lines(&result.stdout);
     let errors: Vec<_> = lines.iter().filter(|line| line["type"] == "finding").collect();
@@ -46,9 +47,58 @@ fn warnings_count_when_asked_for() {
 }
 
 #[test]
-fn this_kernel_passes_verify() {
-    let result = run(stealtrace().args(["verify", "--expect", "fixed"]));
+fn this_kernel_passes_verify_and_both_witnesses_agree() {
+    let result = run(stealtrace().args(["verify", "--expect", "fixed", "--format", "json"]));
     assert_eq!(result.code, 0, "{}{}", result.stdout, result.stderr);
+    let lines = json_lines(&result.stdout);
+    let verdicts: Vec<_> = lines.iter().filter(|line| line["type"] == "verdict").collect();
+    assert_eq!(Some(verdicts.len()), lines[0]["scenarios"].as_array().map(Vec::len));
+    for verdict in verdicts {
+        assert_ne!(verdict["status"], "failed", "{verdict}");
+        assert_eq!(verdict["witnesses_agree"], true, "{verdict}");
+    }
+    assert_eq!(summary(&lines)["class"], "fixed");
+    assert!(!summary(&lines)["witness"].is_null());
+}
+
+/// One scenario that passes and two that do not.
+const MIXED: [&str; 7] =
+    ["verify", "--strict", "--expect", "sound", "same-thread", "run-hand-off-*", "--no-trace"];
+
+#[test]
+fn junit_is_read_by_its_consumer() {
+    let result = run(stealtrace().args(MIXED).args(["--format", "junit"]));
+    assert_eq!(result.code, 1, "{}", result.stderr);
+    let report = Report::deserialize_from_str(&result.stdout).expect("JUnit");
+    assert_eq!((report.tests, report.failures), (4, 3), "{}", result.stdout);
+    let passed = |name: &str| {
+        let case = report.test_suites[0].test_cases.iter().find(|case| case.name.as_str() == name);
+        matches!(case.map(|case| &case.status), Some(TestCaseStatus::Success { .. }))
+    };
+    assert!(passed("same-thread") && !passed("run-hand-off-down"));
+}
+
+#[test]
+fn tap_is_read_by_its_consumer() {
+    let result = run(stealtrace().args(MIXED).args(["--format", "tap"]));
+    assert_eq!(result.code, 1, "{}", result.stderr);
+    let file = std::env::temp_dir().join(format!("stealtrace-{}.tap", std::process::id()));
+    std::fs::write(&file, &result.stdout).expect("writable");
+    let read = run(std::process::Command::new("prove").args(["--verbose", "--exec", "cat"]).arg(&file));
+    std::fs::remove_file(file).expect("removable");
+    assert!(read.stdout.contains("Failed 3/4 subtests"), "{}{}", read.stdout, read.stderr);
+}
+
+#[test]
+fn a_seed_is_kept_and_a_repetition_counted() {
+    let result = run(stealtrace()
+        .args(["verify", "random-hand-offs", "--no-trace", "--seed", "7"])
+        .args(["--rounds", "20", "--repeat", "2", "--format", "json"]));
+    assert_eq!(result.code, 0, "{}{}", result.stdout, result.stderr);
+    let lines = json_lines(&result.stdout);
+    assert_eq!(summary(&lines)["seed"], 7);
+    assert_eq!(summary(&lines)["no_witness"], "--no-trace");
+    assert_eq!(lines[1]["played"], 2);
 }
 
 #[test]

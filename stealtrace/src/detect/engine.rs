@@ -143,6 +143,12 @@ impl Engine {
         worse.then_some(finding)
     }
 
+    /// Findings of a rule at a severity so far, repetitions included.
+    #[must_use]
+    pub fn count(&self, rule: &'static str, severity: Severity) -> u64 {
+        self.findings.get(&(rule, severity)).copied().unwrap_or(0)
+    }
+
     /// What was seen and found so far; the caller adds duration, backend and losses.
     #[must_use]
     pub fn summary(&self) -> Summary {

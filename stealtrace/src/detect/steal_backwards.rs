@@ -6,7 +6,7 @@ use stealtrace_common::{
     steal::StealDelta,
 };
 
-use super::{Case, Explanation, REWORK, Rule};
+use super::{Case, Explanation, REWORK, Rule, steal_rewound};
 use crate::model::{Finding, Severity, Thread, Value};
 
 pub(crate) const RULE: Rule = Rule {
@@ -16,8 +16,8 @@ pub(crate) const RULE: Rule = Rule {
     explanation: Explanation {
         what: "KVM's own update lowered the guest's counter, without an underflow that explains it",
         why: "Steal time never shrinks; a guest that sees it shrink counts the whole next tick as stolen.",
-        evidence: "The guest's counter right before and right after one update. With a negative delta it is part of \
-                   steal-underflow.",
+        evidence: "The guest's counter before and after one update. With a negative delta it is part of \
+                   steal-underflow; a counter that restarted at zero was reset by the guest: steal-rewound.",
         advice: "check who else writes the guest's steal area; report it with `trace --format json`",
         references: &[REWORK],
     },
@@ -30,7 +30,7 @@ fn judge(case: Case<'_>) -> Option<Finding> {
     }
     let delta = StealDelta::between(event.last_steal_before_ns, event.run_delay_ns);
     let growth = StealDelta::between(event.steal_before_ns, event.steal_after_ns);
-    if delta.is_underflow() || !growth.is_underflow() {
+    if delta.is_underflow() || !growth.is_underflow() || steal_rewound::reset(event) {
         return None;
     }
     let what = format!("KVM's update in {} lowered the guest's steal", Thread::caller(event));
@@ -57,6 +57,13 @@ mod tests {
     fn with_a_negative_delta_it_is_the_underflows_evidence() {
         let mut s = Script::enabled();
         assert!(judge(&RULE, &[s.update(1, 100, 900, (1000, 200))]).is_none());
+    }
+
+    #[test]
+    fn a_guest_that_zeroes_its_counter_is_silent() {
+        let mut s = Script::enabled();
+        assert!(judge(&RULE, &[s.update(1, 900, 800, (1000, 100))]).is_none());
+        assert!(judge(&RULE, &[s.update(1, 900, 800, (1000, 101))]).is_some());
     }
 
     #[test]

@@ -48,12 +48,19 @@ pub(super) fn over_charged(event: &Event) -> bool {
     event.previous_update_ns != 0
         && !delta(event).is_underflow()
         && delta(event).wrapped_ns() > passed_ns(event)
-        && !withheld(event)
+        && !spared(event)
 }
 
-/// Did the guest's counter stay as it was (Linux 3.1 to 4.3, when a later load overwrites the delta)?
-fn withheld(event: &Event) -> bool {
-    event.has(STEAL_BEFORE_KNOWN | STEAL_AFTER_KNOWN) && event.steal_before_ns == event.steal_after_ns
+/// Did the guest's counter grow by no more than the time (Linux 3.1 to 4.3, when a later load overwrites the delta,
+/// and kernels that drop the delta of a hand-off)?
+fn spared(event: &Event) -> bool {
+    if !event.has(STEAL_AFTER_KNOWN) {
+        return false;
+    }
+    // KVM's first write to an area has no "before": the counter then cannot have grown by more than it shows.
+    let before = if event.has(STEAL_BEFORE_KNOWN) { event.steal_before_ns } else { 0 };
+    let growth = StealDelta::between(before, event.steal_after_ns);
+    growth.is_underflow() || growth.wrapped_ns() <= passed_ns(event)
 }
 
 fn delta(event: &Event) -> StealDelta {
@@ -88,7 +95,7 @@ fn cause_words(vcpu: &Vcpu, event: &Event, cause: &str) -> String {
 #[cfg(test)]
 mod tests {
     use stealtrace_common::{
-        event::{Event, FIRST_SINCE_ENABLED},
+        event::{Event, FIRST_SINCE_ENABLED, STEAL_AFTER_KNOWN},
         kvm::KVM_RUN,
     };
 
@@ -127,8 +134,18 @@ mod tests {
 
     #[test]
     fn what_never_reached_the_guest_is_no_charge() {
-        let withheld = Event { steal_after_ns: 0, ..charged(PASSED + 1, 0) };
-        assert!(judge(&RULE, &[withheld]).is_none());
+        for grew in [0, PASSED] {
+            let withheld = Event { steal_after_ns: grew, ..charged(PASSED + 1, 0) };
+            assert!(judge(&RULE, &[withheld]).is_none());
+        }
+    }
+
+    #[test]
+    fn a_first_write_charged_no_more_than_it_shows() {
+        let first =
+            |shown| Event { flags: STEAL_AFTER_KNOWN, steal_after_ns: shown, ..charged(PASSED + 1, 0) };
+        assert!(judge(&RULE, &[first(PASSED)]).is_none());
+        assert!(judge(&RULE, &[first(PASSED + 1)]).is_some());
     }
 
     #[test]

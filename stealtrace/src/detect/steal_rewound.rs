@@ -1,7 +1,10 @@
 //! The guest's counter changed between two of KVM's updates: the VMM restored memory, or the guest reset it.
 //! Judges the update itself, not the value last seen by others.
 
-use stealtrace_common::event::{Event, EventKind, STEAL_BEFORE_KNOWN, STEAL_LAST_KNOWN};
+use stealtrace_common::{
+    event::{Event, EventKind, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN, STEAL_LAST_KNOWN},
+    steal::StealDelta,
+};
 
 use super::{Case, Explanation, Rule};
 use crate::model::{Finding, Severity, Value};
@@ -14,7 +17,8 @@ pub(crate) const RULE: Rule = Rule {
         what: "the guest's counter changed between two of KVM's updates",
         why: "Ordinary: loading a snapshot brings old memory back, and a booting guest zeroes the area. It explains a \
               counter that is lower than before, so that nobody takes it for corruption.",
-        evidence: "The counter as one update left it and as the next one found it.",
+        evidence: "The counter as one update left it and as the next one found it; or a counter that restarted at \
+                   zero while the guest ran.",
         advice: "nothing, if a snapshot was loaded or the guest rebooted; else find out who writes guest memory",
         references: &[],
     },
@@ -22,20 +26,37 @@ pub(crate) const RULE: Rule = Rule {
 
 fn judge(case: Case<'_>) -> Option<Finding> {
     let Case { vcpu, event, kind, .. } = case;
-    if kind != EventKind::Update || !rewound(event) {
-        return None;
-    }
-    let what = "the guest's counter was changed by the VMM or the guest since KVM's last update".to_owned();
+    let (what, left, found) = match kind {
+        EventKind::Update if rewound(event) => (
+            "the guest's counter was changed by the VMM or the guest since KVM's last update",
+            event.steal_last_ns,
+            event.steal_before_ns,
+        ),
+        EventKind::Update if reset(event) => {
+            ("the guest set its counter to zero", event.steal_before_ns, event.steal_after_ns)
+        }
+        _ => return None,
+    };
     Some(
-        Finding::new(RULE.id, Severity::Notice, vcpu, event, what)
-            .with("steal_left", Value::Ns(event.steal_last_ns))
-            .with("steal_found", Value::Ns(event.steal_before_ns)),
+        Finding::new(RULE.id, Severity::Notice, vcpu, event, what.to_owned())
+            .with("steal_left", Value::Ns(left))
+            .with("steal_found", Value::Ns(found)),
     )
 }
 
 /// Is the counter not what the last update left?
 pub(super) fn rewound(event: &Event) -> bool {
     event.has(STEAL_BEFORE_KNOWN | STEAL_LAST_KNOWN) && event.steal_last_ns != event.steal_before_ns
+}
+
+/// Did the counter restart at zero while the guest ran? It then holds no more than was charged meanwhile.
+pub(super) fn reset(event: &Event) -> bool {
+    let charged = StealDelta::between(event.last_steal_before_ns, event.run_delay_ns);
+    let growth = StealDelta::between(event.steal_before_ns, event.steal_after_ns);
+    event.has(STEAL_BEFORE_KNOWN | STEAL_AFTER_KNOWN)
+        && growth.is_underflow()
+        && !charged.is_underflow()
+        && event.steal_after_ns <= charged.wrapped_ns()
 }
 
 #[cfg(test)]
@@ -56,6 +77,14 @@ mod tests {
     #[test]
     fn a_counter_set_back_between_updates_is_a_notice() {
         assert_eq!(judge(&RULE, &[found(5000, 1000)]).map(|f| f.severity), Some(Severity::Notice));
+    }
+
+    #[test]
+    fn a_counter_that_restarts_at_zero_is_a_notice() {
+        let mut s = Script::enabled();
+        assert!(judge(&RULE, &[s.update(1, 900, 800, (1000, 100))]).is_some());
+        assert!(judge(&RULE, &[s.update(1, 900, 800, (1000, 101))]).is_none());
+        assert!(judge(&RULE, &[s.update(1, 800, 900, (1000, 0))]).is_none(), "that is an underflow");
     }
 
     #[test]

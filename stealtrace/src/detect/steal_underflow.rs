@@ -84,10 +84,10 @@ pub(crate) fn underflow(vcpu: &Vcpu, event: &Event, blamed: Option<&Thread>) -> 
 fn reach(event: &Event) -> Reach {
     if !event.has(STEAL_AFTER_KNOWN) || !event.has(STEAL_BEFORE_KNOWN) {
         Reach::Unknown
-    } else if event.steal_before_ns == event.steal_after_ns {
-        Reach::Overwritten
-    } else {
+    } else if StealDelta::between(event.steal_before_ns, event.steal_after_ns).is_underflow() {
         Reach::Reached
+    } else {
+        Reach::Overwritten // the counter stayed, or grew by what a later update charged
     }
 }
 
@@ -160,6 +160,13 @@ mod tests {
         let finding = judge(&RULE, &[s.update(2, 100, 900, (1000, 1000))]).expect("fires");
         assert_eq!(finding.severity, Severity::Warning);
         assert!(finding.what.contains("overwritten"), "{}", finding.what);
+    }
+
+    #[test]
+    fn a_kernel_that_drops_a_negative_delta_spares_the_guest() {
+        let mut s = Script::enabled();
+        let finding = judge(&RULE, &[s.update(2, 100, 900, (1000, 1005))]).expect("fires");
+        assert_eq!(finding.severity, Severity::Warning);
     }
 
     #[test]

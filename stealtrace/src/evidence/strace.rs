@@ -201,7 +201,13 @@ impl<'a> Ioctl<'a> {
             Some((fd, shown)) => (fd, Some(shown.strip_suffix('>')?)),
             None => (fd, None),
         };
-        Some(Self { fd: fd.parse().ok()?, shown, names, argument, result: signed(result.trim_ascii_start())? })
+        Some(Self {
+            fd: fd.parse().ok()?,
+            shown,
+            names,
+            argument,
+            result: signed(result.trim_ascii_start())?,
+        })
     }
 }
 

@@ -56,9 +56,7 @@ impl KernelTypes {
             vcpu_cache_gpa: gpa.filter(|_| hva.is_some()).unwrap_or(ABSENT),
             vcpu_cache_hva: hva.filter(|_| gpa.is_some()).unwrap_or(ABSENT),
             msr_index: self.required("msr_data", "index", 4)?,
-            msr_data: self.required("msr_data", "data", 8)?,
             msr_host_initiated: self.required("msr_data", "host_initiated", 1)?,
-            reserved: 0,
             kvm_vcpu_ioctl: kvm_vcpu_ioctl.unwrap_or(0),
         })
     }

@@ -60,6 +60,8 @@ pub struct Summary {
     pub duration_ns: u64,
     /// Where the events came from: a backend, a recording of one, a log.
     pub source: String,
+    /// Were only those events reported that can change a judgement?
+    pub edges: bool,
     /// Events judged.
     pub events: u64,
     /// In order of appearance.

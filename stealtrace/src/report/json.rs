@@ -142,6 +142,7 @@ fn summary_object(summary: &Summary) -> Json_ {
         "schema": SCHEMA,
         "duration_ns": summary.duration_ns,
         "source": summary.source,
+        "edges": summary.edges,
         "events": summary.events,
         "vcpus": summary.vcpus.iter().map(vcpu_object).collect::<Vec<_>>(),
         "findings": findings,

@@ -5,11 +5,14 @@ mod clock;
 mod json;
 mod text;
 mod units;
+mod verify;
 
 use std::io::{self, Write};
 
 use clap::ValueEnum;
 use stealtrace_common::event::Event;
+
+pub use self::verify::{VerifyFormat, VerifyReporter, verify_reporter};
 
 use self::clock::Clock;
 use crate::{
@@ -88,6 +91,15 @@ pub fn reporter<'a>(style: Style, header: &Header, out: impl Write + 'a) -> Box<
         }
         Format::Text => Box::new(text::Text::new(clock, style.color, out)),
         Format::Json => Box::new(json::Json::new(clock, out)),
+    }
+}
+
+/// Columns of prose wrap to the terminal's width, or to a page's.
+pub fn wrap(table: &mut comfy_table::Table) {
+    const PAGE: u16 = 160;
+    table.set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
+    if !table.is_tty() {
+        table.set_width(PAGE);
     }
 }
 

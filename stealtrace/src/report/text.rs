@@ -180,7 +180,9 @@ fn show(value: &Value) -> String {
 }
 
 fn vcpu_table(summary: &Summary) -> comfy_table::Table {
-    let mut table = table(["vCPU", "creator", "runner", "ioctls by thread", "updates", "findings"]);
+    let [ioctls_title, updates_title] =
+        if summary.edges { ["ioctls reported", "updates known"] } else { ["ioctls by thread", "updates"] };
+    let mut table = table(["vCPU", "creator", "runner", ioctls_title, updates_title, "findings"]);
     for vcpu in &summary.vcpus {
         table.add_row([
             vcpu.name.to_string(),

@@ -1,6 +1,6 @@
-//! Guest memory, and the steal area in it as the guest would read it.
+//! Guest memory, and the steal areas in it as the guest would read them.
 
-use std::{io, ptr::NonNull, slice};
+use std::{io, ptr::NonNull};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -26,17 +26,17 @@ pub struct GuestMemory {
     base: NonNull<u8>,
 }
 
-// SAFETY: the mapping belongs to the value alone, and all access is through volatile reads or before the guest runs.
+// SAFETY: the mapping belongs to the value alone, and all access is volatile: KVM and the guest write it too.
 unsafe impl Send for GuestMemory {}
 // SAFETY: as above.
 unsafe impl Sync for GuestMemory {}
 
 impl GuestMemory {
-    /// Zeroed memory with the guest's code in it.
+    /// Zeroed memory with this code in it.
     ///
     /// # Errors
     /// When the host has no memory for it.
-    pub fn new() -> Result<Self> {
+    pub fn new(code: &[u8]) -> Result<Self> {
         // SAFETY: a new anonymous mapping touches nothing that exists.
         let address = unsafe {
             libc::mmap(
@@ -49,10 +49,20 @@ impl GuestMemory {
             )
         };
         ensure!(address != libc::MAP_FAILED, "map guest memory: {}", io::Error::last_os_error());
-        let base = NonNull::new(address.cast()).context("guest memory at address 0")?;
-        let mut memory = Self { base };
-        memory.write(guest::CODE, guest::PORT_EXIT_LOOP)?;
+        let memory = Self { base: NonNull::new(address.cast()).context("guest memory at address 0")? };
+        (guest::CODE..).zip(code).for_each(|(at, byte)| memory.set(at, *byte));
         Ok(memory)
+    }
+
+    /// The same content elsewhere.
+    ///
+    /// # Errors
+    /// When the host has no memory for it.
+    pub fn copied(&self) -> Result<Self> {
+        let copy = Self::new(&[])?;
+        // SAFETY: two mappings of MEMORY_BYTES each; no vCPU of this VM is running.
+        unsafe { copy.base.as_ptr().copy_from_nonoverlapping(self.base.as_ptr(), guest::MEMORY_BYTES) };
+        Ok(copy)
     }
 
     /// Where it lies in this process.
@@ -61,32 +71,32 @@ impl GuestMemory {
         self.base.as_ptr() as u64
     }
 
-    fn write(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
-        let at = usize::try_from(at)?;
-        // SAFETY: `base` maps MEMORY_BYTES bytes, ours alone through `&mut self`.
-        let memory = unsafe { slice::from_raw_parts_mut(self.base.as_ptr(), guest::MEMORY_BYTES) };
-        let target = memory.get_mut(at..at + bytes.len()).context("outside guest memory")?;
-        target.copy_from_slice(bytes);
-        Ok(())
-    }
-
-    /// The steal area as it is now.
+    /// A byte.
     #[must_use]
-    pub fn steal_area(&self) -> StealArea {
-        // SAFETY: inside the mapping and aligned to 64; volatile because KVM writes it.
-        unsafe { self.area().read_volatile() }
+    pub fn byte(&self, at: u64) -> u8 {
+        // SAFETY: `at` checks the bounds.
+        unsafe { self.at::<u8>(at).read_volatile() }
     }
 
-    /// Overwrite the steal area.
-    pub fn set_steal_area(&self, area: StealArea) {
-        // SAFETY: as in `steal_area`; the one vCPU that uses it is not running.
-        unsafe { self.area().write_volatile(area) };
+    /// Write a byte, or a steal area.
+    pub fn set<T>(&self, at: u64, value: T) {
+        // SAFETY: `at` checks the bounds and alignment.
+        unsafe { self.at::<T>(at).write_volatile(value) };
     }
 
-    fn area(&self) -> *mut StealArea {
-        const { assert!(guest::STEAL_AREA as usize + size_of::<StealArea>() <= guest::MEMORY_BYTES) };
-        // SAFETY: inside the mapping (asserted above).
-        unsafe { self.base.as_ptr().add(guest::STEAL_AREA as usize) }.cast()
+    /// The steal area at this address, as it is now.
+    #[must_use]
+    pub fn steal_area(&self, at: u64) -> StealArea {
+        // SAFETY: `at` checks the bounds and alignment.
+        unsafe { self.at::<StealArea>(at).read_volatile() }
+    }
+
+    /// Addresses are constants of this VMM; one outside of memory is a mistake of ours.
+    fn at<T>(&self, at: u64) -> *mut T {
+        let at = at as usize;
+        assert!(at + size_of::<T>() <= guest::MEMORY_BYTES && at.is_multiple_of(align_of::<T>()));
+        // SAFETY: inside the mapping, which is aligned to a page.
+        unsafe { self.base.as_ptr().add(at) }.cast()
     }
 }
 

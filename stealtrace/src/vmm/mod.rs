@@ -7,12 +7,13 @@ mod pressure;
 pub mod scenario;
 mod schedstat;
 mod stage;
+mod stats;
 mod vm;
 mod watched;
 
 pub use memory::{GuestMemory, StealArea};
-pub use pressure::{accrue_run_delay, outwait_past};
+pub use pressure::{accrue_run_delay, contended, on_one_cpu, outwait_past, wait_more};
 pub use schedstat::{SchedStat, run_delay_ns};
 pub use stage::StageThread;
 pub use vm::{Vcpu, Vm, require_steal_time};
-pub use watched::{Watched, run_watched};
+pub use watched::Watched;

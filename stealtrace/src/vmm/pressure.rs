@@ -27,13 +27,38 @@ pub fn accrue_run_delay(target: Duration) -> Result<()> {
     if run_delay_ns()? >= target_ns {
         return Ok(());
     }
+    contended(|| wait_for(target_ns))
+}
+
+/// Wait, competing, until the calling thread has waited this much more.
+///
+/// # Errors
+/// When its run_delay does not grow.
+pub fn wait_more(more: Duration) -> Result<()> {
+    accrue_run_delay(Duration::from_nanos(run_delay_ns()?) + more)
+}
+
+/// Do this while competing for one CPU.
+///
+/// # Errors
+/// What it returned, or that the CPU cannot be chosen.
+pub fn contended<R>(act: impl FnOnce() -> Result<R>) -> Result<R> {
+    on_one_cpu(|| {
+        let _competitors = Competitors::start()?; // threads inherit the CPU
+        act()
+    })
+}
+
+/// Do this on the last CPU that the calling thread may use.
+///
+/// # Errors
+/// What it returned, or that the CPU cannot be chosen.
+pub fn on_one_cpu<R>(act: impl FnOnce() -> Result<R>) -> Result<R> {
     let allowed = CpuSet::of_this_thread()?;
     CpuSet::only(allowed.last()?).apply()?;
-    let competitors = Competitors::start()?; // threads inherit the CPU
-    let waited = wait_for(target_ns);
-    drop(competitors);
+    let result = act();
     allowed.apply()?;
-    waited
+    result
 }
 
 /// Sleep until more time has passed than the calling thread ever waited for a CPU, so that the charge of its whole past

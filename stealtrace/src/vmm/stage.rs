@@ -8,6 +8,8 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 
+use super::Vcpu;
+
 type Act = Box<dyn FnOnce() + Send>;
 
 /// A thread that waits to be told what to do; ends when dropped.
@@ -37,6 +39,18 @@ impl StageThread {
         let acts = self.acts.as_ref().context("the thread has ended")?;
         acts.send(Box::new(move || drop(done.send(act())))).map_err(|_| anyhow!("the thread has ended"))?;
         result.recv().context("the thread panicked")?
+    }
+
+    /// Lend it a vCPU for an act.
+    ///
+    /// # Errors
+    /// As `act`.
+    pub fn lend<R: Send + 'static>(
+        &self,
+        mut vcpu: Vcpu,
+        act: impl FnOnce(&mut Vcpu) -> Result<R> + Send + 'static,
+    ) -> Result<(Vcpu, R)> {
+        self.act(move || act(&mut vcpu).map(|result| (vcpu, result)))
     }
 }
 

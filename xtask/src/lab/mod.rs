@@ -3,10 +3,12 @@
 
 mod initramfs;
 mod kernels;
+mod matrix;
 mod modules;
 mod package;
 mod qemu;
 mod serial;
+mod verify;
 
 use std::time::Duration;
 
@@ -35,6 +37,8 @@ pub(crate) enum Verb {
         #[arg(last = true)]
         command: Vec<String>,
     },
+    /// Play every scenario of `stealtrace verify` in kernels, print a matrix
+    Verify(Box<verify::Verify>),
     /// Boot a kernel and open a shell in it
     Shell {
         /// One of `lab list`
@@ -49,6 +53,7 @@ pub(crate) fn run(verb: Verb) -> Result<u8> {
         Verb::Run { kernel, timeout, command } => {
             run_in(find(&kernel)?, &command, Duration::from_secs(timeout))
         }
+        Verb::Verify(options) => verify::verify(&options),
         Verb::Shell { kernel } => prepare(find(&kernel)?, &Boot::SHELL)?.interactive(),
     }
 }
@@ -58,7 +63,7 @@ fn list() -> Result<u8> {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_BORDERS_ONLY).set_header(["kernel", "what it is", "class"]);
     for kernel in KERNELS {
-        table.add_row([kernel.name, kernel.about, kernel.class]);
+        table.add_row([kernel.name, kernel.about, kernel.class.unwrap_or("none")]);
     }
     println!("{table}");
     Ok(0)

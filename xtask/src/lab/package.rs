@@ -141,23 +141,72 @@ fn unpack_image(version: &Version, into: &Path) -> Result<()> {
     say(&format!("fetching linux-image-{release} {package}"));
     let tree = into.join("tree");
     debian::unpack(&format!("linux-image-{release}-unsigned={package}"), &tree)?;
-    fs::rename(tree.join(format!("boot/vmlinuz-{release}")), into.join("vmlinuz"))
-        .context("the package has no kernel image")?;
-    let kernel = tree.join(format!("lib/modules/{release}/kernel"));
-    for name in MODULES {
-        let module =
-            find(&kernel, name)?.with_context(|| format!("linux-image-{release} has no module {name}"))?;
-        unpack_module(&module, &into.join(format!("{name}.ko")))?;
+    fs::rename(image_in(&tree)?, into.join("vmlinuz"))?;
+    let found = unpack_modules(&tree, into)?;
+    if found.len() != MODULES.len() {
+        bail!("linux-image-{release} lacks one of the modules {}", MODULES.join(", "));
     }
     fs::remove_dir_all(tree)?;
     Ok(())
 }
 
+/// `boot/vmlinuz-…` of an unpacked package.
+fn image_in(tree: &Path) -> Result<PathBuf> {
+    let is_image = |path: &PathBuf| {
+        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("vmlinuz"))
+    };
+    let boot = fs::read_dir(tree.join("boot")).context("no kernel image: the package has no boot folder")?;
+    let mut paths = boot.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+    paths.find(is_image).context("no kernel image: the package has no boot/vmlinuz")
+}
+
+/// Those of kvm's modules that are somewhere below a folder, unpacked; in load order.
+fn unpack_modules(from: &Path, into: &Path) -> Result<Vec<PathBuf>> {
+    let mut unpacked = Vec::new();
+    for name in MODULES {
+        if let Some(module) = find(from, name)? {
+            let to = into.join(format!("{name}.ko"));
+            unpack_module(&module, &to)?;
+            unpacked.push(to);
+        }
+    }
+    Ok(unpacked)
+}
+
+/// Any image, and the modules below a folder; those that are not there are taken for built in.
+pub(crate) fn given(image: &Path, modules: Option<&Path>) -> Result<KernelFiles> {
+    if !image.is_file() {
+        bail!("no kernel image {}", image.display());
+    }
+    let into = cache::target()?.join("lab/given");
+    fs::create_dir_all(&into)?;
+    let modules = modules.map_or_else(|| Ok(Vec::new()), |folder| unpack_modules(folder, &into))?;
+    if modules.len() < MODULES.len() {
+        say(&format!(
+            "{} of {} kvm modules found; the others are taken for built in",
+            modules.len(),
+            MODULES.len()
+        ));
+    }
+    Ok(KernelFiles { image: image.to_owned(), modules })
+}
+
+/// Image and modules from Debian packages.
+pub(crate) fn from_debs(debs: &[PathBuf]) -> Result<KernelFiles> {
+    let tree = cache::target()?.join("lab/given-tree");
+    let _absent = fs::remove_dir_all(&tree);
+    for deb in debs {
+        run(Command::new("dpkg").arg("-x").arg(deb).arg(&tree))?;
+    }
+    given(&image_in(&tree)?, Some(&tree))
+}
+
 /// A module's file, compressed or not, anywhere below a folder.
 fn find(folder: &Path, name: &str) -> Result<Option<PathBuf>> {
     for entry in fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
-        let path = entry?.path();
-        if path.is_dir() {
+        let entry = entry?;
+        let path = entry.path();
+        if entry.file_type()?.is_dir() {
             if let Some(found) = find(&path, name)? {
                 return Ok(Some(found));
             }
@@ -175,7 +224,14 @@ fn find(folder: &Path, name: &str) -> Result<Option<PathBuf>> {
 fn unpack_module(module: &Path, to: &Path) -> Result<()> {
     match module.extension().and_then(|extension| extension.to_str()) {
         Some("ko") => fs::copy(module, to).map(drop).with_context(|| format!("copy {}", module.display())),
-        Some("xz") => run(Command::new("xz").arg("-dc").arg(module).stdout(fs::File::create(to)?)),
+        Some(packer @ ("xz" | "gz" | "zst")) => {
+            let program = match packer {
+                "gz" => "gzip",
+                "zst" => "zstd",
+                same => same,
+            };
+            run(Command::new(program).arg("-dc").arg(module).stdout(fs::File::create(to)?))
+        }
         _ => bail!("{} is compressed in a way we do not know", module.display()),
     }
 }

@@ -57,17 +57,12 @@ pub(crate) struct Machine {
     initramfs: PathBuf,
     console: PathBuf,
     sockets: PathBuf,
-    name: &'static str,
+    name: String,
 }
 
 impl Machine {
     /// Write the initramfs.
-    pub(crate) fn new(
-        name: &'static str,
-        kernel: &KernelFiles,
-        stealtrace: &Path,
-        boot: &Boot,
-    ) -> Result<Self> {
+    pub(crate) fn new(name: &str, kernel: &KernelFiles, stealtrace: &Path, boot: &Boot) -> Result<Self> {
         let folder = cache::target()?.join("lab");
         fs::create_dir_all(&folder)?;
         let own = format!("{name}-{}", std::process::id());
@@ -76,7 +71,7 @@ impl Machine {
             initramfs: folder.join(format!("{own}.cpio")),
             console: folder.join(format!("{own}.console.log")),
             sockets: std::env::temp_dir().join(format!("stealtrace-{own}")),
-            name,
+            name: name.to_owned(),
         };
         initramfs::write(&machine.initramfs, kernel, stealtrace, &boot.0)?;
         Ok(machine)
@@ -87,8 +82,18 @@ impl Machine {
         &self.console
     }
 
-    /// Boot and run the command.
+    /// Boot and run the command; its output is ours.
     pub(crate) fn run(&self, timeout: Duration) -> Result<Outcome> {
+        self.run_into(timeout, io::stdout(), io::stderr())
+    }
+
+    /// Boot and run the command; what it prints goes there.
+    pub(crate) fn run_into(
+        &self,
+        timeout: Duration,
+        out: impl io::Write + Send + 'static,
+        err: impl io::Write + Send + 'static,
+    ) -> Result<Outcome> {
         say(&format!("booting {}", self.name));
         fs::create_dir_all(&self.sockets)?;
         let [stdout, stderr, control] =
@@ -103,7 +108,7 @@ impl Machine {
         let log = fs::File::create(self.console.with_extension("qemu"))?; // software emulation warns of what it lacks
         let mut guest =
             Guest(qemu.stdin(Stdio::null()).stderr(log).spawn().context("start qemu-system-x86_64")?);
-        let copies = [copy(stdout.accept()?, io::stdout()), copy(stderr.accept()?, io::stderr())];
+        let copies = [copy(stdout.accept()?, out), copy(stderr.accept()?, err)];
         let outcome = watch(&lines(control.accept()?), timeout);
         guest.end();
         for copy in copies {

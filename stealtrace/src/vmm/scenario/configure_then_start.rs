@@ -3,19 +3,20 @@
 
 use anyhow::Result;
 
-use super::{Decides, Observation, Scenario, at_most_the_runners, restore_by_main_thread::MAIN_RUN_DELAY};
+use super::{Decides, Expects, Observation, PAST, Play, Scenario, restore_by_main_thread::restored_and_run};
 use crate::vmm::{StageThread, Vm, accrue_run_delay};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "configure-then-start",
-    about: "the main thread creates and restores a vCPU before its thread exists; steal is at most that thread's",
-    decides: Decides::Restore,
-    run,
+    about: "the main thread creates a vCPU and restores its steal MSR before the thread that runs it exists",
+    property: "steal is at most the run_delay of the thread that runs the vCPU",
+    expects: Expects::RESTORE,
+    decides: Some(Decides::Restore),
+    play,
 };
 
-fn run() -> Result<Observation> {
-    accrue_run_delay(MAIN_RUN_DELAY)?;
+fn play(_: &mut Play<'_>) -> Result<Observation> {
+    accrue_run_delay(PAST)?;
     let vcpu = Vm::new()?.create_vcpu(0)?;
-    vcpu.restore_steal_msr()?;
-    at_most_the_runners(&StageThread::spawn("vcpu0")?, vcpu)
+    restored_and_run(&StageThread::spawn("vcpu0")?, vcpu)
 }

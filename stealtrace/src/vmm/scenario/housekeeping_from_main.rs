@@ -4,25 +4,27 @@
 use anyhow::Result;
 
 use super::{
-    Decides, Observation, Scenario,
-    run_hand_off::{run_and_wait, taken_over},
+    Expects, Observation, Play, Scenario, apart,
+    run_hand_off_down::{run_and_wait, taken_over},
 };
-use crate::vmm::StageThread;
+use crate::vmm::{StageThread, run_delay_ns};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "housekeeping-from-main",
-    about: "another thread reads the vCPU's registers between two runs; steal grows by no more than the time that passed",
-    decides: Decides::Restore,
-    run,
+    about: "a thread runs a vCPU, another thread reads its registers, the first runs it again",
+    property: "steal never goes back and grows by no more than the time",
+    expects: Expects::FOREIGN_IOCTL,
+    decides: None,
+    play,
 };
 
-fn run() -> Result<Observation> {
+fn play(_: &mut Play<'_>) -> Result<Observation> {
     let runner = StageThread::spawn("vcpu0")?;
-    let housekeeper = StageThread::spawn("housekeeper")?;
     let (vcpu, since) = runner.act(run_and_wait)?;
-    let vcpu = housekeeper.act(move || {
-        vcpu.read_registers()?;
-        Ok(vcpu)
-    })?;
+    let housekeeper = StageThread::spawn("housekeeper")?;
+    if !apart(runner.act(run_delay_ns)?, housekeeper.act(run_delay_ns)?) {
+        return Ok(Observation::unprepared());
+    }
+    let (vcpu, ()) = housekeeper.lend(vcpu, |vcpu| vcpu.read_registers())?;
     taken_over(&runner, vcpu, since)
 }

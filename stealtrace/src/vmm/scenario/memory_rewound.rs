@@ -1,46 +1,31 @@
 //! As loadvm does: the VMM brings older guest memory back under a running counter. KVM counts on from there.
 
-use std::time::{Duration, Instant};
-
 use anyhow::Result;
 
-use super::{Decides, Observation, Scenario, show};
-use crate::vmm::{StageThread, Vcpu, Vm, accrue_run_delay, outwait_past, run_delay_ns};
+use super::{
+    Expects, Growth, Observation, Play, Scenario,
+    same_thread::{enabled_and_run, wait_and_run},
+    show,
+};
+use crate::vmm::StageThread;
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "memory-rewound",
-    about: "the VMM restores an older steal area between two runs; steal counts on from there",
-    decides: Decides::Control,
-    run,
+    about: "a thread runs a vCPU twice, the VMM brings the first steal area back, the thread waits and runs it again",
+    property: "steal counts on from the older value by exactly the thread's run_delay",
+    expects: Expects::NO_HARM,
+    decides: None,
+    play,
 };
 
-const WAIT: Duration = Duration::from_millis(50);
-
-fn run() -> Result<Observation> {
-    StageThread::spawn("vcpu0")?.act(on_one_thread)
-}
-
-fn on_one_thread() -> Result<Observation> {
-    let mut vcpu = Vm::new()?.create_vcpu(0)?;
-    vcpu.restore_steal_msr()?;
-    outwait_past()?;
-    vcpu.run()?;
-    let (old, since) = (vcpu.steal_area(), Instant::now());
-    wait_and_run(&mut vcpu)?;
-    let lived = vcpu.steal_area();
-    vcpu.set_steal_area(old);
-    wait_and_run(&mut vcpu)?;
-    let after = vcpu.steal_area();
-
-    let growth = after.steal_ns.wrapping_sub(old.steal_ns);
-    let passed_ns = since.elapsed().as_nanos();
-    let fault =
-        (u128::from(growth) > passed_ns).then(|| format!("{growth} ns from there, in {passed_ns} ns"));
-    let saw = format!("{} -> {}, set back, -> {}", show(old), show(lived), show(after));
-    Ok(Observation { saw, fault, conclusive: true })
-}
-
-fn wait_and_run(vcpu: &mut Vcpu) -> Result<()> {
-    accrue_run_delay(Duration::from_nanos(run_delay_ns()?) + WAIT)?;
-    vcpu.run()
+fn play(_: &mut Play<'_>) -> Result<Observation> {
+    StageThread::spawn("vcpu0")?.act(|| {
+        let (mut vcpu, first) = enabled_and_run()?;
+        let lived = wait_and_run(&mut vcpu)?;
+        vcpu.set_steal_area(first.area_after);
+        let last = wait_and_run(&mut vcpu)?;
+        let growth = Growth::between(&lived, &last).from(first.area_after);
+        let saw = format!("{}, set back, {}", show(lived.area_after), growth.saw());
+        Ok(Observation::new(saw, growth.fault(&last), growth.conclusive(&last)))
+    })
 }

@@ -1,129 +1,220 @@
-//! Scenarios: each does something a VMM may do and checks one property of the guest's steal time.
+//! Scenarios: each does something a VMM or guest may do and checks one property of the guest's steal time.
 //! They judge by behaviour alone; no kernel version, no symbol.
 
+mod area_unbacked;
+mod charge;
+mod class;
 mod configure_then_start;
+mod first_run_charge;
+mod foreign_ioctls_between_runs;
+mod guest_enables;
+mod guest_zeroes_after_restore;
+mod handoff_no_msr;
 mod housekeeping_from_main;
 mod memory_rewound;
+mod memslot_replaced;
+mod move_area;
+mod no_cpuid_bit;
+mod off_then_on;
+mod pinned_overcommit;
+mod preempted_flag;
+mod random_hand_offs;
 mod replug;
+mod reserved_bits;
 mod restore_by_main_thread;
-mod run_hand_off;
+mod restore_by_runner;
+mod restore_new_vm;
+mod restore_two_vcpus;
+mod run_hand_off_down;
+mod run_hand_off_ping_pong;
+mod run_hand_off_up;
 mod same_thread;
 mod vcpu_pool;
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use anyhow::Result;
-use clap::ValueEnum;
 
-use super::{StageThread, StealArea, Vcpu, outwait_past, run_watched};
+use self::charge::{Charge, Growth, show};
+pub use self::class::{Class, Decides, Expects};
 
 /// One scenario.
 pub struct Scenario {
     /// Its id.
     pub id: &'static str,
-    /// What it does and checks.
+    /// What it does, in order.
     pub about: &'static str,
-    /// What its result says about a kernel.
-    pub decides: Decides,
+    /// What must hold for the guest.
+    pub property: &'static str,
+    /// What kernels of each class do to it.
+    pub expects: Expects,
+    /// What its result says about a kernel, if anything.
+    pub decides: Option<Decides>,
     /// Do it once, on the calling thread and threads of its own.
-    pub run: fn() -> Result<Observation>,
+    pub play: fn(&mut Play<'_>) -> Result<Observation>,
 }
 
-/// Every scenario. To add one: write its file, add its line.
+/// Every scenario, in the order in which they are played. To add one: write its file, add its line.
 pub const SCENARIOS: &[Scenario] = &[
     same_thread::SCENARIO,
     restore_by_main_thread::SCENARIO,
+    restore_two_vcpus::SCENARIO,
+    restore_by_runner::SCENARIO,
+    restore_new_vm::SCENARIO,
     configure_then_start::SCENARIO,
-    housekeeping_from_main::SCENARIO,
-    run_hand_off::SCENARIO,
+    run_hand_off_down::SCENARIO,
+    run_hand_off_up::SCENARIO,
+    run_hand_off_ping_pong::SCENARIO,
     replug::SCENARIO,
+    handoff_no_msr::SCENARIO,
     vcpu_pool::SCENARIO,
+    guest_enables::SCENARIO,
+    guest_zeroes_after_restore::SCENARIO,
+    off_then_on::SCENARIO,
+    move_area::SCENARIO,
+    memslot_replaced::SCENARIO,
     memory_rewound::SCENARIO,
+    area_unbacked::SCENARIO,
+    reserved_bits::SCENARIO,
+    no_cpuid_bit::SCENARIO,
+    foreign_ioctls_between_runs::SCENARIO,
+    housekeeping_from_main::SCENARIO,
+    preempted_flag::SCENARIO,
+    first_run_charge::SCENARIO,
+    pinned_overcommit::SCENARIO,
+    random_hand_offs::SCENARIO,
 ];
 
-/// A runner that is rescheduled every time is not alone on its CPU.
-const MOST_ATTEMPTS: u32 = 20;
-
-/// What a scenario's result says about a kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decides {
-    /// Nothing: every kernel must pass.
-    Control,
-    /// Whether a restore from another thread is sound.
-    Restore,
-    /// Whether a KVM_RUN hand-off is sound.
-    HandOff,
+/// What a scenario may use.
+pub struct Play<'a> {
+    /// Where random numbers start.
+    pub seed: u64,
+    /// Random hand-offs to make.
+    pub rounds: u32,
+    /// Who watches besides.
+    pub witness: Option<&'a mut dyn Witness>,
 }
 
-/// What the guest saw, and whether that is right.
-#[derive(Clone, Debug)]
-pub struct Observation {
-    /// What the guest saw, in words and numbers.
-    pub saw: String,
-    /// What is wrong with it; None if nothing.
-    pub fault: Option<String>,
-    /// Would a fault have shown? On kernels with the bug of 2015 a runner that is rescheduled on its way into
-    /// the guest overwrites the bad delta, and the guest is spared.
-    pub conclusive: bool,
+/// A second witness: counts what it reports while a scenario plays.
+pub trait Witness {
+    /// Reports so far.
+    ///
+    /// # Errors
+    /// When it can no longer see.
+    fn reports(&mut self) -> Result<Reports>;
 }
 
-/// What a kernel's steal accounting can be trusted with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Class {
-    /// A restore from another thread corrupts (the bug of 2015)
-    Affected,
-    /// A restore is sound, a KVM_RUN hand-off corrupts (Linux since 4.4)
-    Fixed,
-    /// Neither corrupts
-    Sound,
+/// Findings at severity error, counted since the scenario began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reports {
+    /// That the guest's counter was lowered.
+    pub corruptions: u64,
+    /// That the kernel copied a foreign thread's run_delay.
+    pub foreign_restores: u64,
 }
 
-impl Class {
-    /// May a kernel of this class corrupt steal here? None: it may or may not.
-    #[must_use]
-    pub const fn expects_fault(self, decides: Decides) -> Option<bool> {
-        match (self, decides) {
-            (_, Decides::Control) => Some(false),
-            (Self::Affected, Decides::Restore) => Some(true),
-            (Self::Affected | Self::Fixed, Decides::HandOff) => None, // better than expected passes
-            (Self::Fixed | Self::Sound, Decides::Restore) | (Self::Sound, Decides::HandOff) => Some(false),
-        }
-    }
-
-    /// In one sentence.
-    #[must_use]
-    pub const fn sentence(self) -> &'static str {
-        match self {
-            Self::Affected => {
-                "affected: restoring the steal MSR from another thread corrupts the guest's steal time"
-            }
-            Self::Fixed => "fixed: restore is sound, but a KVM_RUN hand-off to another thread corrupts",
-            Self::Sound => "sound: neither restore nor a KVM_RUN hand-off corrupts",
-        }
-    }
+/// What was done to a guest's steal time, from harmless to worst.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Harm {
+    /// Nothing.
+    #[default]
+    None,
+    /// It was charged more than the time that passed.
+    OverCharged,
+    /// Its counter went backwards or wrapped below zero.
+    Corrupt,
+    /// Another property does not hold; steal itself may be right.
+    Broken,
 }
 
-impl fmt::Display for Class {
+impl fmt::Display for Harm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Self::Affected => "affected",
-            Self::Fixed => "fixed",
-            Self::Sound => "sound",
+            Self::None => "sound",
+            Self::OverCharged => "over-charged",
+            Self::Corrupt => "corrupt",
+            Self::Broken => "broken",
         })
     }
 }
 
-/// The scenario's final result.
-#[derive(Clone, Debug)]
-pub struct Verdict {
-    /// Whose.
-    pub scenario: &'static str,
-    /// What it decides.
-    pub decides: Decides,
-    /// The last attempt's observation.
-    pub observation: Observation,
-    /// Attempts made.
-    pub attempts: u32,
+/// What is wrong, in kind and in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// How bad.
+    pub harm: Harm,
+    /// What.
+    pub what: String,
+}
+
+impl Fault {
+    fn broken(what: impl Into<String>) -> Self {
+        Self { harm: Harm::Broken, what: what.into() }
+    }
+}
+
+/// What one attempt at a scenario showed.
+#[derive(Clone, Debug, Default)]
+pub struct Observation {
+    /// What the guest saw, in words and numbers.
+    pub saw: String,
+    /// What is wrong with it; None if nothing.
+    pub fault: Option<Fault>,
+    /// What was done to steal on the way that this property does not judge; the other witness sees it too.
+    pub aside: Harm,
+    /// Would a fault have shown? On kernels with the bug of 2015 a runner that is rescheduled on its way into
+    /// the guest overwrites the bad delta, and the guest is spared.
+    pub conclusive: bool,
+    /// Why it could not be played on this host.
+    pub skipped: Option<String>,
+    /// How the two witnesses compare, round by round.
+    pub tally: Option<Tally>,
+}
+
+/// How the second witness's reports compare with what the VMM saw.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Hand-offs made.
+    pub rounds: u64,
+    /// Corruptions the VMM saw.
+    pub seen: u64,
+    /// Of these, not reported.
+    pub missed: u64,
+    /// Reported at severity error, but not seen.
+    pub false_reports: u64,
+    /// Rounds in which the runner was rescheduled: several updates in one KVM_RUN, of which the VMM sees the sum;
+    /// left out of `false_reports`.
+    pub disturbed: u64,
+}
+
+impl Observation {
+    fn new(saw: String, fault: Option<Fault>, conclusive: bool) -> Self {
+        Self { saw, fault, conclusive, ..Self::default() }
+    }
+
+    /// The stage was not set: to be tried again.
+    fn unprepared() -> Self {
+        Self { saw: "threads that have waited alike".to_owned(), ..Self::default() }
+    }
+
+    fn skipped(why: &str) -> Self {
+        Self { skipped: Some(why.to_owned()), ..Self::default() }
+    }
+
+    /// How bad it is.
+    #[must_use]
+    pub fn harm(&self) -> Harm {
+        self.fault.as_ref().map_or(Harm::None, |fault| fault.harm)
+    }
+
+    /// Everything that was done to steal, judged or not; None where steal is not what is wrong.
+    #[must_use]
+    pub fn harm_to_steal(&self) -> Option<Harm> {
+        match self.harm() {
+            Harm::Broken => None,
+            harm => Some(harm.max(self.aside)),
+        }
+    }
 }
 
 impl Scenario {
@@ -132,123 +223,50 @@ impl Scenario {
     pub fn find(id: &str) -> Option<&'static Self> {
         SCENARIOS.iter().find(|scenario| scenario.id == id)
     }
-
-    /// Run it until it is conclusive or the attempts are used up.
-    ///
-    /// # Errors
-    /// When the scenario cannot be played on this host.
-    pub fn verdict(&self) -> Result<Verdict> {
-        let mut attempts = 1;
-        let mut observation = (self.run)()?;
-        while observation.fault.is_none() && !observation.conclusive && attempts < MOST_ATTEMPTS {
-            observation = (self.run)()?;
-            attempts += 1;
-        }
-        Ok(Verdict { scenario: self.id, decides: self.decides, observation, attempts })
-    }
 }
 
-impl Verdict {
-    /// Does it prove anything?
-    #[must_use]
-    pub const fn is_conclusive(&self) -> bool {
-        self.observation.fault.is_some() || self.observation.conclusive
-    }
+/// How long a thread with a past has waited for a CPU; far more than a fresh one.
+const PAST: Duration = Duration::from_millis(300);
 
-    /// Is this what a kernel of that class does?
-    #[must_use]
-    pub fn as_expected(&self, class: Class) -> bool {
-        class.expects_fault(self.decides).is_none_or(|fault| fault == self.observation.fault.is_some())
-    }
+/// Has one thread waited so much longer than the other that taking one for the other would show?
+fn apart(more_ns: u64, less_ns: u64) -> bool {
+    u128::from(more_ns.saturating_sub(less_ns)) > PAST.as_nanos() / 2
 }
 
-/// The kernel's class, if these verdicts decide it.
-#[must_use]
-pub fn classify(verdicts: &[Verdict]) -> Option<Class> {
-    let faulty = |decides: Decides| {
-        let mut deciding = verdicts.iter().filter(move |verdict| verdict.decides == decides).peekable();
-        deciding.peek()?;
-        if !deciding.clone().all(Verdict::is_conclusive) {
-            return None;
-        }
-        Some(deciding.any(|verdict| verdict.observation.fault.is_some()))
-    };
-    match (faulty(Decides::Control), faulty(Decides::Restore)?, faulty(Decides::HandOff)?) {
-        (Some(true), _, _) => None, // not even one thread alone is accounted for
-        (_, true, _) => Some(Class::Affected),
-        (_, false, true) => Some(Class::Fixed),
-        (_, false, false) => Some(Class::Sound),
+/// The worse of two faults.
+fn worse(one: Option<Fault>, other: Option<Fault>) -> Option<Fault> {
+    match (&one, &other) {
+        (Some(first), Some(second)) if second.harm > first.harm => other,
+        (None, _) => other,
+        _ => one,
     }
-}
-
-/// Run a vCPU for the first time on this thread: the guest must see no more than the thread's own waiting.
-fn at_most_the_runners(runner: &StageThread, vcpu: Vcpu) -> Result<Observation> {
-    let (vcpu, ran) = runner.act(move || {
-        outwait_past()?;
-        run_watched(vcpu)
-    })?;
-    let area = vcpu.steal_area();
-    let most_ns = ran.after.run_delay_ns;
-    let fault = (area.steal_ns > most_ns).then(|| format!("more than the runner's run_delay, {most_ns} ns"));
-    Ok(Observation { saw: show(area), fault, conclusive: ran.undisturbed() })
-}
-
-/// A counter in decimal, and in hexadecimal and as a negative number where it has wrapped.
-fn show(area: StealArea) -> String {
-    let steal = area.steal_ns;
-    let signed = steal.cast_signed();
-    if signed < 0 { format!("{steal:#x} ({signed} ns)") } else { format!("{steal} ns") }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Class, Decides, Observation, Verdict, classify};
+    use super::{Fault, Harm, Observation, SCENARIOS, worse};
 
-    fn verdict(decides: Decides, faulty: bool) -> Verdict {
-        let fault = faulty.then(|| "wrong".to_owned());
-        Verdict {
-            scenario: "x",
-            decides,
-            observation: Observation { saw: String::new(), fault, conclusive: true },
-            attempts: 1,
-        }
-    }
-
-    fn all(restore: bool, hand_off: bool) -> [Verdict; 3] {
-        [
-            verdict(Decides::Control, false),
-            verdict(Decides::Restore, restore),
-            verdict(Decides::HandOff, hand_off),
-        ]
+    #[test]
+    fn ids_are_unique() {
+        let mut ids: Vec<_> = SCENARIOS.iter().map(|scenario| scenario.id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), SCENARIOS.len());
     }
 
     #[test]
-    fn classes_follow_from_behaviour() {
-        assert_eq!(classify(&all(true, true)), Some(Class::Affected));
-        assert_eq!(classify(&all(true, false)), Some(Class::Affected));
-        assert_eq!(classify(&all(false, true)), Some(Class::Fixed));
-        assert_eq!(classify(&all(false, false)), Some(Class::Sound));
+    fn the_worse_fault_counts() {
+        let fault = |harm| Some(Fault { harm, what: String::new() });
+        assert_eq!(worse(None, fault(Harm::Corrupt)), fault(Harm::Corrupt));
+        assert_eq!(worse(fault(Harm::Corrupt), fault(Harm::OverCharged)), fault(Harm::Corrupt));
+        assert_eq!(worse(fault(Harm::OverCharged), fault(Harm::Broken)), fault(Harm::Broken));
     }
 
     #[test]
-    fn too_little_was_run_or_the_control_failed_is_no_class() {
-        assert_eq!(classify(&[verdict(Decides::Restore, false)]), None);
-        assert_eq!(classify(&[]), None);
-        let mut disturbed = all(false, false);
-        disturbed[1].observation.conclusive = false;
-        assert_eq!(classify(&disturbed), None);
-        let mut broken = all(false, true);
-        broken[0] = verdict(Decides::Control, true);
-        assert_eq!(classify(&broken), None);
-    }
-
-    #[test]
-    fn better_than_fixed_passes_for_fixed_but_the_bug_does_not() {
-        assert!(all(false, false).iter().all(|verdict| verdict.as_expected(Class::Fixed)));
-        assert!(all(false, true).iter().all(|verdict| verdict.as_expected(Class::Fixed)));
-        assert!(!all(true, true).iter().all(|verdict| verdict.as_expected(Class::Fixed)));
-        assert!(!all(false, true).iter().all(|verdict| verdict.as_expected(Class::Sound)));
-        assert!(!all(false, true).iter().all(|verdict| verdict.as_expected(Class::Affected)));
-        assert!(all(true, true).iter().all(|verdict| verdict.as_expected(Class::Affected)));
+    fn what_a_property_leaves_aside_is_still_harm_to_steal() {
+        let masked = Observation { aside: Harm::Corrupt, ..Observation::default() };
+        assert_eq!((masked.harm(), masked.harm_to_steal()), (Harm::None, Some(Harm::Corrupt)));
+        let broken = Observation { fault: Some(Fault::broken("x")), ..Observation::default() };
+        assert_eq!(broken.harm_to_steal(), None);
     }
 }

@@ -3,19 +3,28 @@
 use anyhow::Result;
 
 use super::{
-    Decides, Observation, Scenario,
-    run_hand_off::{run_and_wait, taken_over},
+    Decides, Expects, Observation, Play, Scenario, apart,
+    run_hand_off_down::{run_and_wait, taken_over},
 };
-use crate::vmm::StageThread;
+use crate::vmm::{StageThread, run_delay_ns};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "replug",
-    about: "the runner's thread ends and a new one runs the vCPU; steal grows by no more than the time that passed",
-    decides: Decides::HandOff,
-    run,
+    about: "the thread that runs a vCPU ends, a new thread runs the same vCPU",
+    property: "steal never goes back and grows by no more than the time",
+    expects: Expects::HAND_OFF_DOWN,
+    decides: Some(Decides::HandOff),
+    play,
 };
 
-fn run() -> Result<Observation> {
-    let (vcpu, since) = StageThread::spawn("vcpu0-unplugged")?.act(run_and_wait)?;
-    taken_over(&StageThread::spawn("vcpu0-plugged")?, vcpu, since)
+fn play(_: &mut Play<'_>) -> Result<Observation> {
+    let (vcpu, since, waited_ns) = StageThread::spawn("vcpu0-unplugged")?.act(|| {
+        let (vcpu, since) = run_and_wait()?;
+        Ok((vcpu, since, run_delay_ns()?))
+    })?;
+    let new = StageThread::spawn("vcpu0-plugged")?;
+    if !apart(waited_ns, new.act(run_delay_ns)?) {
+        return Ok(Observation::unprepared());
+    }
+    taken_over(&new, vcpu, since)
 }

@@ -1,27 +1,50 @@
 //! The bug report: the vCPU's own thread creates it, the main thread restores the steal MSR, the vCPU's thread runs.
 
-use std::time::Duration;
+use std::time::Instant;
 
 use anyhow::Result;
 
-use super::{Decides, Observation, Scenario, at_most_the_runners};
-use crate::vmm::{StageThread, Vm, accrue_run_delay};
+use super::{Charge, Decides, Expects, Fault, Observation, PAST, Play, Scenario, apart, show};
+use crate::vmm::{StageThread, Vcpu, Vm, Watched, accrue_run_delay, outwait_past, run_delay_ns};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "restore-by-main-thread",
-    about: "the main thread restores the steal MSR of a vCPU another thread runs; steal is at most that thread's",
-    decides: Decides::Restore,
-    run,
+    about: "a thread creates a vCPU, the main thread restores its steal MSR, the vCPU's thread runs it",
+    property: "steal is at most the run_delay of the thread that runs the vCPU",
+    expects: Expects::RESTORE,
+    decides: Some(Decides::Restore),
+    play,
 };
 
-/// How long a thread with a past has waited for a CPU; far more than a fresh one.
-pub(super) const MAIN_RUN_DELAY: Duration = Duration::from_millis(800);
-
-fn run() -> Result<Observation> {
-    accrue_run_delay(MAIN_RUN_DELAY)?;
+fn play(_: &mut Play<'_>) -> Result<Observation> {
+    accrue_run_delay(PAST)?;
     let vm = Vm::new()?;
     let runner = StageThread::spawn("vcpu0")?;
     let vcpu = runner.act(move || vm.create_vcpu(0))?;
+    restored_and_run(&runner, vcpu)
+}
+
+/// Restore on this thread, run for the first time on the other.
+pub(super) fn restored_and_run(runner: &StageThread, vcpu: Vcpu) -> Result<Observation> {
+    if !apart(run_delay_ns()?, runner.act(run_delay_ns)?) {
+        return Ok(Observation::unprepared());
+    }
+    let since = Instant::now();
     vcpu.restore_steal_msr()?;
-    at_most_the_runners(&runner, vcpu)
+    let (_vcpu, ran) = runner.lend(vcpu, |vcpu| {
+        outwait_past()?;
+        Watched::run(vcpu)
+    })?;
+    Ok(at_most_the_runners(&ran, since))
+}
+
+/// The first run after a restore: the guest must see no more than the runner's own waiting.
+pub(super) fn at_most_the_runners(ran: &Watched, since: Instant) -> Observation {
+    let fault = Charge::of(ran, since).fault().or_else(|| {
+        let (grew, most) =
+            (ran.area_after.steal_ns.wrapping_sub(ran.area_before.steal_ns), ran.after.run_delay_ns);
+        (grew > most)
+            .then(|| Fault::broken(format!("charged {grew} ns; the runner's run_delay is {most} ns")))
+    });
+    Observation::new(show(ran.area_after), fault, ran.undisturbed())
 }

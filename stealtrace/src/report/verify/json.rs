@@ -1,0 +1,75 @@
+//! JSON: one object a line; `stealtrace/JSON.md` says what each field means.
+
+use std::io::{self, Write};
+
+use serde_json::json;
+
+use super::VerifyReporter;
+use crate::{
+    verify::{Status, Verdict, Verified},
+    vmm::scenario::Scenario,
+};
+
+/// Raised when a field changes its meaning or goes away.
+const SCHEMA: u32 = 1;
+
+pub(super) struct Json<W>(pub(super) W);
+
+impl<W: Write> VerifyReporter for Json<W> {
+    fn begin(&mut self, scenarios: &[&Scenario]) -> io::Result<()> {
+        let ids: Vec<_> = scenarios.iter().map(|scenario| scenario.id).collect();
+        let Self(out) = self;
+        writeln!(out, "{}", json!({"type": "plan", "scenarios": ids})).and_then(|()| out.flush())
+    }
+
+    fn verdict(&mut self, verdict: &Verdict, so_far: &Verified) -> io::Result<()> {
+        let observation = &verdict.observation;
+        let tally = observation.tally.map(|tally| {
+            json!({
+                "hand_offs": tally.rounds,
+                "seen": tally.seen,
+                "missed": tally.missed,
+                "false_reports": tally.false_reports,
+                "disturbed": tally.disturbed,
+            })
+        });
+        let object = json!({
+            "type": "verdict",
+            "scenario": verdict.scenario.id,
+            "property": verdict.scenario.property,
+            "guest_saw": observation.saw,
+            "expected": so_far.expectation.worst(verdict.scenario).to_string(),
+            "observed": observation.skipped.is_none().then(|| observation.harm().to_string()),
+            "status": so_far.status(verdict).to_string().to_lowercase(),
+            "why": verdict.why(),
+            "witnesses_agree": so_far.witness.as_ref().ok().map(|_| verdict.disagreement.is_none()),
+            "attempts": verdict.attempts,
+            "played": verdict.played,
+            "harmful": verdict.harmful,
+            "tally": tally,
+            "seconds": verdict.took.as_secs_f64(),
+        });
+        let Self(out) = self;
+        writeln!(out, "{object}").and_then(|()| out.flush()) // a kernel that panics next must not take it along
+    }
+
+    fn end(&mut self, verified: &Verified) -> io::Result<()> {
+        let object = json!({
+            "type": "summary",
+            "schema": SCHEMA,
+            "class": verified.class().map(|class| class.to_string()),
+            "expected": verified.expectation.class.to_string(),
+            "strict": verified.expectation.strict,
+            "seed": verified.seed,
+            "witness": verified.witness.as_ref().ok().map(ToString::to_string),
+            "no_witness": verified.witness.as_ref().err(),
+            "lost": verified.lost,
+            "passed": verified.count(Status::Passed),
+            "failed": verified.count(Status::Failed),
+            "skipped": verified.count(Status::Skipped),
+            "inconclusive": verified.inconclusive(),
+        });
+        let Self(out) = self;
+        writeln!(out, "{object}")
+    }
+}

@@ -1,0 +1,82 @@
+//! How verdicts are printed: for people, for scripts, and for CI systems.
+
+mod json;
+mod junit;
+mod table;
+mod tap;
+
+use std::io::{self, Write};
+
+use clap::ValueEnum;
+
+use crate::{
+    verify::{Verdict, Verified},
+    vmm::scenario::Scenario,
+};
+
+/// How to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum VerifyFormat {
+    /// For people
+    Table,
+    /// One object a line: scenarios as they end, then the summary
+    Json,
+    /// One JUnit XML document
+    Junit,
+    /// Test Anything Protocol, version 13
+    Tap,
+}
+
+/// Prints verdicts as they come.
+pub trait VerifyReporter {
+    /// These will be played.
+    ///
+    /// # Errors
+    /// When the output cannot be written.
+    fn begin(&mut self, _scenarios: &[&Scenario]) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// One has been played; `so_far` knows what was expected.
+    ///
+    /// # Errors
+    /// When the output cannot be written.
+    fn verdict(&mut self, _verdict: &Verdict, _so_far: &Verified) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// All have been played.
+    ///
+    /// # Errors
+    /// When the output cannot be written.
+    fn end(&mut self, verified: &Verified) -> io::Result<()>;
+}
+
+/// A reporter in this format.
+pub fn verify_reporter<'a>(format: VerifyFormat, out: impl Write + 'a) -> Box<dyn VerifyReporter + 'a> {
+    match format {
+        VerifyFormat::Table => Box::new(table::Table(out)),
+        VerifyFormat::Json => Box::new(json::Json(out)),
+        VerifyFormat::Junit => Box::new(junit::Junit(out)),
+        VerifyFormat::Tap => Box::new(tap::Tap { out, played: 0 }),
+    }
+}
+
+/// The kernel's class in one sentence, or why it has none.
+fn class_sentence(verified: &Verified) -> Option<String> {
+    match verified.class() {
+        Some(class) => Some(format!("this kernel is {}", class.sentence())),
+        None => verified.inconclusive().map(|reason| format!("inconclusive: {reason}")),
+    }
+}
+
+/// The second witness in one sentence.
+fn witness_sentence(verified: &Verified) -> String {
+    match &verified.witness {
+        Ok(backend) => {
+            let agree = verified.verdicts.iter().filter(|verdict| verdict.disagreement.is_none()).count();
+            format!("second witness: the {backend} backend; agrees on {agree} of {}", verified.verdicts.len())
+        }
+        Err(why) => format!("no second witness: {why}"),
+    }
+}

@@ -1,0 +1,66 @@
+//! A table for people; on a terminal the scenario being played shows on stderr.
+
+use std::io::{self, IsTerminal as _, Write};
+
+use super::{VerifyReporter, class_sentence, witness_sentence};
+use crate::{
+    report::{table, wrap},
+    verify::{Status, Verdict, Verified},
+    vmm::scenario::Scenario,
+};
+
+pub(super) struct Table<W>(pub(super) W);
+
+impl<W: Write> VerifyReporter for Table<W> {
+    fn begin(&mut self, scenarios: &[&Scenario]) -> io::Result<()> {
+        progress(&format!("playing {} scenarios ...", scenarios.len()))
+    }
+
+    fn verdict(&mut self, verdict: &Verdict, so_far: &Verified) -> io::Result<()> {
+        let (number, status) = (so_far.verdicts.len() + 1, so_far.status(verdict));
+        progress(&format!("{number:>2} {:<28} {status}", verdict.scenario.id))
+    }
+
+    fn end(&mut self, verified: &Verified) -> io::Result<()> {
+        progress("")?;
+        let Self(out) = self;
+        let mut rows = table(["scenario", "property", "the guest saw", "expected", "verdict"]);
+        wrap(&mut rows);
+        for verdict in &verified.verdicts {
+            rows.add_row([
+                verdict.scenario.id.to_owned(),
+                verdict.scenario.property.to_owned(),
+                verdict.observation.saw.clone(),
+                verified.expectation.worst(verdict.scenario).to_string(),
+                format!("{}: {}", verified.status(verdict), verdict.why()),
+            ]);
+        }
+        writeln!(out, "{rows}")?;
+        if let Some(class) = class_sentence(verified) {
+            writeln!(out, "{class}")?;
+        }
+        writeln!(out, "{}", witness_sentence(verified))?;
+        writeln!(out, "{}", outcome(verified))
+    }
+}
+
+fn outcome(verified: &Verified) -> String {
+    let counts = [Status::Passed, Status::Failed, Status::Skipped, Status::Inconclusive]
+        .map(|status| (verified.count(status), status))
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, status)| format!("{count} {status}"))
+        .collect::<Vec<_>>()
+        .join(", ");
+    let strictly = if verified.expectation.strict { ", strictly" } else { "" };
+    format!(
+        "expected{strictly} of a kernel that is {}: {counts} (seed {})",
+        verified.expectation.class, verified.seed
+    )
+}
+
+/// One line on a terminal's stderr, written over the one before.
+fn progress(line: &str) -> io::Result<()> {
+    let mut err = io::stderr();
+    if err.is_terminal() { write!(err, "\r\x1b[K{line}").and_then(|()| err.flush()) } else { Ok(()) }
+}

@@ -1,0 +1,324 @@
+//! `stealtrace verify`: play scenarios on the running kernel, say what its steal accounting can be trusted with.
+
+mod tracer;
+mod verdict;
+
+pub use verdict::{Expectation, Status, Verdict};
+
+use std::io::Write;
+
+use anyhow::{Context as _, Result, bail};
+use glob::Pattern;
+
+use self::tracer::Tracer;
+use crate::{
+    backend::BackendKind,
+    exit::Exit,
+    report::{self, VerifyFormat, table},
+    vmm::{
+        require_steal_time,
+        scenario::{Class, Decides, Harm, Play, SCENARIOS, Scenario, Witness},
+    },
+};
+
+/// What to play and how to judge it.
+#[derive(Clone, Debug)]
+pub struct VerifyOptions {
+    /// Globs; all scenarios if there are none.
+    pub scenarios: Vec<String>,
+    /// What the kernel should be, and how strictly.
+    pub expectation: Expectation,
+    /// Play each so often.
+    pub repeat: u32,
+    /// Where random numbers start.
+    pub seed: u64,
+    /// Random hand-offs to make.
+    pub rounds: u32,
+    /// No second witness.
+    pub no_trace: bool,
+    /// Its backend; None: the better usable one.
+    pub backend: Option<BackendKind>,
+    /// How to print.
+    pub format: VerifyFormat,
+}
+
+/// Everything that was played.
+#[derive(Debug)]
+pub struct Verified {
+    /// What was expected.
+    pub expectation: Expectation,
+    /// Where random numbers started.
+    pub seed: u64,
+    /// The second witness, or why there was none.
+    pub witness: Result<BackendKind, String>,
+    /// Events that the second witness lost.
+    pub lost: u64,
+    /// In the order in which they were played.
+    pub verdicts: Vec<Verdict>,
+}
+
+/// Play, print, and say by exit code whether the kernel is what it should be.
+///
+/// # Errors
+/// When no scenario is meant or this host cannot play any.
+pub fn verify(options: &VerifyOptions, out: impl Write) -> Result<Exit> {
+    let scenarios = select(&options.scenarios)?;
+    require_steal_time()?;
+    let mut tracer = tracer(options)?;
+    let mut reporter = report::verify_reporter(options.format, out);
+    let mut verified = Verified {
+        expectation: options.expectation,
+        seed: options.seed,
+        witness: tracer.as_ref().map(Tracer::kind).map_err(Clone::clone),
+        lost: 0,
+        verdicts: Vec::new(),
+    };
+    reporter.begin(&scenarios).context("write the verdicts")?;
+    for scenario in scenarios {
+        let verdict = Verdict::of(scenario, options.repeat, |number| {
+            let seed = options.seed.wrapping_add(number.into());
+            attempt(scenario, seed, options.rounds, tracer.as_mut().ok())
+        })?;
+        reporter.verdict(&verdict, &verified).context("write the verdicts")?;
+        verified.verdicts.push(verdict);
+    }
+    if let Ok(tracer) = &tracer {
+        verified.lost = tracer.lost()?;
+    }
+    reporter.end(&verified).context("write the verdicts")?;
+    Ok(verified.exit())
+}
+
+/// The second witness, or why there is none. One that was asked for by name must be there.
+fn tracer(options: &VerifyOptions) -> Result<Result<Tracer, String>> {
+    if options.no_trace {
+        return Ok(Err("--no-trace".to_owned()));
+    }
+    match Tracer::attach(options.backend) {
+        Err(error) if options.backend.is_some() => Err(error),
+        tracer => Ok(tracer.map_err(|error| format!("{error:#}"))),
+    }
+}
+
+/// Play once, with the second witness if there is one; what it says.
+fn attempt(
+    scenario: &Scenario,
+    seed: u64,
+    rounds: u32,
+    mut tracer: Option<&mut Tracer>,
+) -> Result<verdict::Attempt> {
+    if let Some(tracer) = &mut tracer {
+        tracer.begin();
+    }
+    let witness = tracer.as_deref_mut().map(|tracer| tracer as &mut dyn Witness);
+    let played = (scenario.play)(&mut Play { seed, rounds, witness });
+    let told = tracer.map(|tracer| tracer.harm());
+    Ok(verdict::Attempt { played, told })
+}
+
+fn select(globs: &[String]) -> Result<Vec<&'static Scenario>> {
+    let patterns = globs
+        .iter()
+        .map(|glob| Pattern::new(glob).with_context(|| format!("{glob} is no glob")))
+        .collect::<Result<Vec<_>>>()?;
+    for pattern in &patterns {
+        if !SCENARIOS.iter().any(|scenario| pattern.matches(scenario.id)) {
+            let known: Vec<_> = SCENARIOS.iter().map(|scenario| scenario.id).collect();
+            bail!("no scenario {pattern}; there are {}", known.join(", "));
+        }
+    }
+    let meant = |scenario: &&Scenario| {
+        patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(scenario.id))
+    };
+    Ok(SCENARIOS.iter().filter(meant).collect())
+}
+
+/// Print what scenarios there are.
+///
+/// # Errors
+/// When the output cannot be written.
+pub fn list(mut out: impl Write) -> Result<Exit> {
+    let mut rows = table(["scenario", "what it does", "what must hold"]);
+    report::wrap(&mut rows);
+    for scenario in SCENARIOS {
+        rows.add_row([scenario.id, scenario.about, scenario.property]);
+    }
+    writeln!(out, "{rows}")?;
+    Ok(Exit::Clean)
+}
+
+impl Verified {
+    /// The kernel's class, if what was played decides it.
+    #[must_use]
+    pub fn class(&self) -> Option<Class> {
+        let harm = |decides: Decides| -> Option<Harm> {
+            let deciding =
+                || self.verdicts.iter().filter(|verdict| verdict.scenario.decides == Some(decides));
+            let proved = deciding().all(Verdict::proves_something);
+            deciding().map(|verdict| verdict.observation.harm()).max().filter(|_| proved)
+        };
+        Class::of(harm(Decides::Alone)?, harm(Decides::Restore)?, harm(Decides::HandOff)?)
+    }
+
+    /// A verdict's meaning under what was expected.
+    #[must_use]
+    pub fn status(&self, verdict: &Verdict) -> Status {
+        verdict.status(self.expectation)
+    }
+
+    /// How many verdicts have this status.
+    #[must_use]
+    pub fn count(&self, status: Status) -> usize {
+        self.verdicts.iter().filter(|verdict| self.status(verdict) == status).count()
+    }
+
+    /// Why this proves nothing although nothing failed, if so.
+    #[must_use]
+    pub fn inconclusive(&self) -> Option<String> {
+        if self.lost > 0 {
+            return Some(format!("the second witness lost {} events", self.lost));
+        }
+        let unproved = self.verdicts.iter().find(|verdict| match self.status(verdict) {
+            Status::Inconclusive => true,
+            Status::Skipped => verdict.scenario.decides.is_some(),
+            Status::Passed | Status::Failed => false,
+        })?;
+        Some(match &unproved.observation.skipped {
+            Some(_) => format!("{} could not be played, and the class depends on it", unproved.scenario.id),
+            None => format!(
+                "{} was disturbed by other work in each of {} attempts; run on an idle host",
+                unproved.scenario.id, unproved.attempts
+            ),
+        })
+    }
+
+    /// What a script should know.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        if self.count(Status::Failed) > 0 {
+            Exit::Found
+        } else if self.inconclusive().is_some() {
+            Exit::Inconclusive
+        } else {
+            Exit::Clean
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Expectation, Status, Verdict, Verified, select};
+    use crate::{
+        exit::Exit,
+        vmm::scenario::{Class, Fault, Harm, Observation, Scenario},
+    };
+
+    const ALONE: &str = "same-thread";
+    const RESTORE: &str = "restore-by-main-thread";
+    const HAND_OFF: &str = "replug";
+
+    pub(super) fn verdict(id: &str, harm: Harm) -> Verdict {
+        let fault = (harm != Harm::None).then(|| Fault { harm, what: "wrong".to_owned() });
+        Verdict {
+            scenario: Scenario::find(id).unwrap(),
+            observation: Observation { fault, conclusive: true, ..Observation::default() },
+            attempts: 1,
+            played: 1,
+            harmful: 0,
+            disagreement: None,
+            took: std::time::Duration::ZERO,
+        }
+    }
+
+    fn verified(expect: Class, strict: bool, verdicts: Vec<Verdict>) -> Verified {
+        Verified {
+            expectation: Expectation { class: expect, strict },
+            seed: 1,
+            witness: Err("none".to_owned()),
+            lost: 0,
+            verdicts,
+        }
+    }
+
+    fn kernel(expect: Class, restore: Harm, hand_off: Harm) -> Verified {
+        let all = [(ALONE, Harm::None), (RESTORE, restore), (HAND_OFF, hand_off)];
+        verified(expect, false, all.map(|(id, harm)| verdict(id, harm)).into())
+    }
+
+    const FIXED: (Harm, Harm) = (Harm::None, Harm::Corrupt);
+    const AFFECTED: (Harm, Harm) = (Harm::Corrupt, Harm::Corrupt);
+    const SOUND: (Harm, Harm) = (Harm::None, Harm::None);
+
+    #[test]
+    fn a_kernel_passes_for_what_it_is_and_for_fixed_if_it_is_sound() {
+        for (expect, (restore, hand_off), exit) in [
+            (Class::Fixed, FIXED, Exit::Clean),
+            (Class::Fixed, SOUND, Exit::Clean),
+            (Class::Fixed, AFFECTED, Exit::Found),
+            (Class::Sound, SOUND, Exit::Clean),
+            (Class::Sound, FIXED, Exit::Found),
+            (Class::Affected, AFFECTED, Exit::Clean),
+            (Class::Affected, FIXED, Exit::Found),
+        ] {
+            assert_eq!(kernel(expect, restore, hand_off).exit(), exit, "{expect} {restore} {hand_off}");
+        }
+    }
+
+    #[test]
+    fn the_class_needs_every_deciding_scenario() {
+        assert_eq!(kernel(Class::Fixed, Harm::None, Harm::Corrupt).class(), Some(Class::Fixed));
+        assert_eq!(verified(Class::Fixed, false, vec![verdict(RESTORE, Harm::None)]).class(), None);
+        let mut skipped = kernel(Class::Fixed, Harm::None, Harm::Corrupt);
+        skipped.verdicts[1].observation.skipped = Some("no".to_owned());
+        assert_eq!((skipped.class(), skipped.exit()), (None, Exit::Inconclusive));
+        assert_eq!(skipped.status(&skipped.verdicts[1]), Status::Skipped);
+        let mut disturbed = kernel(Class::Fixed, Harm::None, Harm::Corrupt);
+        disturbed.verdicts[1].observation.conclusive = false;
+        assert_eq!((disturbed.class(), disturbed.exit()), (None, Exit::Inconclusive));
+    }
+
+    #[test]
+    fn a_skipped_scenario_is_not_passed_and_harmless_where_no_class_depends_on_it() {
+        let mut skipped = verdict("no-cpuid-bit", Harm::None);
+        skipped.observation.skipped = Some("not enforced".to_owned());
+        let verified = verified(Class::Fixed, false, vec![skipped]);
+        assert_eq!((verified.count(Status::Passed), verified.exit()), (0, Exit::Clean));
+    }
+
+    #[test]
+    fn an_over_charge_counts_only_where_unexpected_or_strictly() {
+        let exit =
+            |id: &str, strict| verified(Class::Fixed, strict, vec![verdict(id, Harm::OverCharged)]).exit();
+        assert_eq!(exit("first-run-charge", false), Exit::Clean);
+        assert_eq!(exit("first-run-charge", true), Exit::Found);
+        assert_eq!(exit("housekeeping-from-main", false), Exit::Found);
+    }
+
+    #[test]
+    fn broken_is_never_expected() {
+        for id in [ALONE, RESTORE, HAND_OFF, "first-run-charge"] {
+            for expect in [Class::Affected, Class::Fixed, Class::Sound] {
+                assert_eq!(verified(expect, false, vec![verdict(id, Harm::Broken)]).exit(), Exit::Found);
+            }
+        }
+    }
+
+    #[test]
+    fn a_lost_event_of_the_witness_proves_nothing() {
+        let mut lossy = kernel(Class::Fixed, Harm::None, Harm::Corrupt);
+        lossy.lost = 1;
+        assert_eq!(lossy.exit(), Exit::Inconclusive);
+    }
+
+    #[test]
+    fn scenarios_are_named_by_globs() {
+        let ids = |globs: &[&str]| -> Vec<&str> {
+            let globs: Vec<_> = globs.iter().map(|glob| (*glob).to_owned()).collect();
+            select(&globs).map(|found| found.iter().map(|scenario| scenario.id).collect()).unwrap_or_default()
+        };
+        assert_eq!(ids(&["replug"]), ["replug"]);
+        assert!(ids(&["restore-*"]).len() >= 4);
+        assert!(ids(&["replug", "nonsense-*"]).is_empty());
+        assert!(ids(&["[a"]).is_empty());
+    }
+}

@@ -1,0 +1,93 @@
+//! The second witness: the tracer, watching this very process, from edges.
+
+use std::process;
+
+use anyhow::Result;
+use stealtrace_common::target::Volume;
+
+use crate::{
+    backend::{self, BackendKind, EbpfBackend, Plan, Processes},
+    detect::Engine,
+    kernel::KernelFacts,
+    model::Severity,
+    vmm::scenario::{Harm, Reports, Witness},
+};
+
+/// Enough for what a scenario does between two looks.
+const RING_BYTES: u32 = 4 << 20;
+/// Findings that say that KVM lowered the guest's counter.
+const CORRUPTIONS: [&str; 2] = ["steal-underflow", "steal-backwards"];
+
+pub(super) struct Tracer {
+    kind: BackendKind,
+    backend: EbpfBackend,
+    engine: Engine,
+}
+
+impl Tracer {
+    /// Watch this process.
+    pub(super) fn attach(wanted: Option<BackendKind>) -> Result<Self> {
+        let facts = KernelFacts::gather(&[])?;
+        facts.require_traceable()?;
+        let kind = backend::choose(wanted, &facts)?;
+        let plan = Plan {
+            kind,
+            processes: Processes::These(vec![process::id()]),
+            tid: None,
+            vcpu_id: None,
+            comm: None,
+            volume: Volume::Edges,
+            functions: Vec::new(),
+            ring_bytes: RING_BYTES,
+            verbose: false,
+        };
+        Ok(Self { kind, backend: EbpfBackend::attach(&plan, &facts)?, engine: Engine::default() })
+    }
+
+    pub(super) const fn kind(&self) -> BackendKind {
+        self.kind
+    }
+
+    /// Forget what was; every scenario makes its own VMs.
+    pub(super) fn begin(&mut self) {
+        self.drain();
+        self.engine = Engine::default();
+    }
+
+    /// The worst it has to say of the scenario that just ended.
+    pub(super) fn harm(&mut self) -> Harm {
+        self.drain();
+        self.engine.finish();
+        if CORRUPTIONS.iter().any(|rule| self.engine.count(rule, Severity::Error) > 0) {
+            Harm::Corrupt
+        } else if self.engine.count("steal-over-charge", Severity::Warning) > 0 {
+            Harm::OverCharged
+        } else {
+            Harm::None
+        }
+    }
+
+    pub(super) fn lost(&self) -> Result<u64> {
+        Ok(self.backend.losses()?.total())
+    }
+
+    fn drain(&mut self) {
+        let Self { backend, engine, .. } = self;
+        let judge = |event: &_| {
+            engine.judge(event);
+            true
+        };
+        backend.drain(usize::MAX, judge);
+    }
+}
+
+impl Witness for Tracer {
+    fn reports(&mut self) -> Result<Reports> {
+        self.drain();
+        let errors = |rule: &&'static str| self.engine.count(rule, Severity::Error);
+        Ok(Reports {
+            corruptions: CORRUPTIONS.iter().map(errors).sum(),
+            foreign_restores: errors(&"foreign-steal-restore"),
+        })
+    }
+}

@@ -1,0 +1,291 @@
+//! Verdict: the worst that a scenario showed, what the second witness said of it, and what that means.
+
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+
+use crate::vmm::scenario::{Class, Decides, Fault, Harm, Observation, Scenario};
+
+/// A runner that is rescheduled every time is not alone on its CPU.
+const MOST_ATTEMPTS: u32 = 20;
+
+/// What the kernel should be.
+#[derive(Clone, Copy, Debug)]
+pub struct Expectation {
+    /// Its class.
+    pub class: Class,
+    /// Does an over-charge count where kernels of the class are known for it?
+    pub strict: bool,
+}
+
+impl Expectation {
+    /// The worst that passes.
+    #[must_use]
+    pub fn worst(self, scenario: &Scenario) -> Harm {
+        match scenario.expects.on(self.class) {
+            Harm::OverCharged if self.strict => Harm::None,
+            harm => harm,
+        }
+    }
+}
+
+/// What a verdict means under an expectation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// No worse than expected.
+    Passed,
+    /// Worse, or not the bug that was expected, or the witnesses disagree.
+    Failed,
+    /// Could not be played here.
+    Skipped,
+    /// Nothing bad was seen, but it would not have shown.
+    Inconclusive,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Passed => "passed",
+            Self::Failed => "FAILED",
+            Self::Skipped => "skipped",
+            Self::Inconclusive => "inconclusive",
+        })
+    }
+}
+
+/// One attempt, as both witnesses tell it.
+pub(super) struct Attempt {
+    /// What the VMM saw.
+    pub(super) played: Result<Observation>,
+    /// What the second witness reported, if there is one.
+    pub(super) told: Option<Harm>,
+}
+
+/// The worst that a scenario showed.
+#[derive(Debug)]
+pub struct Verdict {
+    /// Which.
+    pub scenario: &'static Scenario,
+    /// The worst observation, or the last.
+    pub observation: Observation,
+    /// Attempts at the observation until it was conclusive.
+    pub attempts: u32,
+    /// Times it was played to a conclusion.
+    pub played: u32,
+    /// Of these, with any harm.
+    pub harmful: u32,
+    /// How the witnesses contradict each other, if they do: a fault of stealtrace.
+    pub disagreement: Option<String>,
+    /// How long all of it took.
+    pub took: Duration,
+}
+
+impl fmt::Debug for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.id)
+    }
+}
+
+impl Verdict {
+    /// Play a scenario so often, each time until it is conclusive or the attempts are used up.
+    pub(super) fn of(
+        scenario: &'static Scenario,
+        repeat: u32,
+        mut play: impl FnMut(u32) -> Result<Attempt>,
+    ) -> Result<Self> {
+        let start = Instant::now();
+        let mut worst: Option<Self> = None;
+        let mut harmful = 0;
+        for number in 0..repeat {
+            let mut verdict = Self::once(scenario, || play(number))?;
+            harmful += u32::from(verdict.observation.harm() != Harm::None);
+            let over = verdict.disagreement.is_some() || verdict.observation.skipped.is_some();
+            (verdict.played, verdict.harmful) = (number + 1, harmful);
+            worst = Some(match worst {
+                Some(worst) if worst.rank() > verdict.rank() => Self { played: number + 1, harmful, ..worst },
+                _ => verdict,
+            });
+            if over {
+                break;
+            }
+        }
+        let verdict = worst.ok_or_else(|| anyhow::anyhow!("{} was never played", scenario.id))?;
+        Ok(Self { took: start.elapsed(), ..verdict })
+    }
+
+    fn once(scenario: &'static Scenario, mut play: impl FnMut() -> Result<Attempt>) -> Result<Self> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let Attempt { played, told } = play()?;
+            let observation = played.unwrap_or_else(|error| could_not_play(&error));
+            let disagreement = told.and_then(|told| disagreement(&observation, told));
+            let verdict = Self {
+                scenario,
+                observation,
+                attempts,
+                played: 1,
+                harmful: 0,
+                disagreement,
+                took: Duration::ZERO,
+            };
+            let decided = verdict.disagreement.is_some()
+                || verdict.observation.skipped.is_some()
+                || verdict.proves_something();
+            if decided || attempts == MOST_ATTEMPTS {
+                return Ok(verdict);
+            }
+        }
+    }
+
+    /// What is worth keeping of several.
+    fn rank(&self) -> (bool, Harm, bool) {
+        (self.disagreement.is_some(), self.observation.harm(), !self.proves_something())
+    }
+
+    /// Was harm seen, or would it have been?
+    #[must_use]
+    pub fn proves_something(&self) -> bool {
+        let Observation { conclusive, skipped, fault, .. } = &self.observation;
+        skipped.is_none() && (*conclusive || fault.is_some())
+    }
+
+    /// What it means.
+    #[must_use]
+    pub fn status(&self, expectation: Expectation) -> Status {
+        if self.disagreement.is_some() || self.observation.harm() > expectation.worst(self.scenario) {
+            Status::Failed
+        } else if self.observation.skipped.is_some() {
+            Status::Skipped
+        } else if !self.proves_something() {
+            Status::Inconclusive
+        } else if self.lacks_the_bug(expectation) {
+            Status::Failed
+        } else {
+            Status::Passed
+        }
+    }
+
+    /// Better than expected passes, but a kernel that is said to be affected must show it.
+    fn lacks_the_bug(&self, expectation: Expectation) -> bool {
+        expectation.class == Class::Affected
+            && self.scenario.decides == Some(Decides::Restore)
+            && self.observation.harm() != Harm::Corrupt
+    }
+
+    /// Why, in words.
+    #[must_use]
+    pub fn why(&self) -> String {
+        if let Some(disagreement) = &self.disagreement {
+            return format!("the witnesses disagree: {disagreement}");
+        }
+        let Observation { skipped, fault, .. } = &self.observation;
+        let often = match (self.harmful, self.played) {
+            (0, _) | (_, 1) => String::new(),
+            (harmful, played) => format!(" ({harmful} of {played} times)"),
+        };
+        match (skipped, fault) {
+            (Some(why), _) => why.clone(),
+            (None, Some(Fault { harm, what })) => format!("{harm}: {what}{often}"),
+            (None, None) if self.proves_something() => Harm::None.to_string(),
+            (None, None) => format!("disturbed in each of {} attempts", self.attempts),
+        }
+    }
+}
+
+/// Whatever KVM or the host refused is a fault until a scenario knows it as a reason to skip.
+fn could_not_play(error: &anyhow::Error) -> Observation {
+    Observation {
+        fault: Some(Fault { harm: Harm::Broken, what: format!("could not be played: {error:#}") }),
+        ..Observation::default()
+    }
+}
+
+/// How the second witness contradicts the first. Where rounds were compared one by one, that counts.
+fn disagreement(observation: &Observation, told: Harm) -> Option<String> {
+    if let Some(tally) = observation.tally {
+        let (missed, false_reports) = (tally.missed, tally.false_reports);
+        return (missed + false_reports > 0).then(|| {
+            format!(
+                "the tracer missed {missed} of {} corruptions, and reported {false_reports} that were none",
+                tally.seen
+            )
+        });
+    }
+    let seen = observation.harm_to_steal().filter(|_| observation.skipped.is_none())?;
+    (seen != told).then(|| format!("the VMM saw steal {seen} ({}), the tracer {told}", observation.saw))
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::{Attempt, MOST_ATTEMPTS, Verdict, disagreement};
+    use crate::vmm::scenario::{Fault, Harm, Observation, SCENARIOS, Tally};
+
+    fn seen(harm: Harm, conclusive: bool) -> Observation {
+        let fault = (harm != Harm::None).then(|| Fault { harm, what: String::new() });
+        Observation { fault, conclusive, ..Observation::default() }
+    }
+
+    fn play(observations: &[Observation], repeat: u32) -> Verdict {
+        let mut next = observations.iter().cycle().cloned();
+        Verdict::of(&SCENARIOS[0], repeat, |_| Ok(Attempt { played: Ok(next.next().unwrap()), told: None }))
+            .unwrap()
+    }
+
+    #[test]
+    fn a_disturbed_run_is_tried_again() {
+        let verdict = play(&[seen(Harm::None, false), seen(Harm::Corrupt, false)], 1);
+        assert_eq!((verdict.attempts, verdict.observation.harm()), (2, Harm::Corrupt));
+        let verdict = play(&[seen(Harm::None, false)], 1);
+        assert_eq!((verdict.attempts, verdict.proves_something()), (MOST_ATTEMPTS, false));
+    }
+
+    #[test]
+    fn of_several_the_worst_counts() {
+        let [good, bad] = [seen(Harm::None, true), seen(Harm::Corrupt, true)];
+        let verdict = play(&[good.clone(), bad, good], 3);
+        assert_eq!((verdict.observation.harm(), verdict.harmful, verdict.played), (Harm::Corrupt, 1, 3));
+        assert!(verdict.why().contains("1 of 3 times"), "{}", verdict.why());
+    }
+
+    #[test]
+    fn what_could_not_be_played_is_broken() {
+        let refused = || Ok(Attempt { played: Err(anyhow!("KVM refuses")), told: None });
+        let verdict = Verdict::of(&SCENARIOS[0], 1, |_| refused()).unwrap();
+        assert_eq!(verdict.observation.harm(), Harm::Broken);
+        assert!(verdict.why().contains("KVM refuses"));
+    }
+
+    #[test]
+    fn the_witnesses_must_say_the_same() {
+        for (saw, told, agree) in [
+            (Harm::Corrupt, Harm::Corrupt, true),
+            (Harm::None, Harm::None, true),
+            (Harm::None, Harm::Corrupt, false),
+            (Harm::Corrupt, Harm::None, false),
+            (Harm::Corrupt, Harm::OverCharged, false),
+            (Harm::Broken, Harm::Corrupt, true), // not about steal
+        ] {
+            assert_eq!(disagreement(&seen(saw, true), told).is_none(), agree, "{saw} {told}");
+        }
+        let masked = Observation { aside: Harm::Corrupt, ..seen(Harm::None, true) };
+        assert!(disagreement(&masked, Harm::Corrupt).is_none());
+        assert!(disagreement(&masked, Harm::None).is_some());
+    }
+
+    #[test]
+    fn rounds_are_compared_one_by_one() {
+        let tally = |missed, false_reports| {
+            let tally = Tally { seen: 9, missed, false_reports, ..Tally::default() };
+            Observation { tally: Some(tally), ..seen(Harm::Corrupt, true) }
+        };
+        assert!(disagreement(&tally(0, 0), Harm::Corrupt).is_none());
+        assert!(disagreement(&tally(1, 0), Harm::Corrupt).is_some());
+        assert!(disagreement(&tally(0, 1), Harm::Corrupt).is_some());
+    }
+}

@@ -1,0 +1,29 @@
+//! The MSR points to an address behind the guest's memory.
+
+use anyhow::Result;
+use stealtrace_common::kvm::MSR_ENABLED;
+
+use super::{Expects, Fault, Observation, Play, Scenario};
+use crate::vmm::{StageThread, StealArea, Vm, guest};
+
+pub(super) const SCENARIO: Scenario = Scenario {
+    id: "area-unbacked",
+    about: "a thread points a vCPU's steal MSR behind the guest's memory and runs it",
+    property: "KVM refuses the address, or runs the guest and writes nothing",
+    expects: Expects::NO_HARM,
+    decides: None,
+    play,
+};
+
+fn play(_: &mut Play<'_>) -> Result<Observation> {
+    StageThread::spawn("vcpu0")?.act(|| {
+        let mut vcpu = Vm::new()?.create_vcpu(0)?;
+        let accepted = vcpu.write_steal_msr(guest::UNBACKED | MSR_ENABLED)?;
+        vcpu.run()?;
+        vcpu.run()?;
+        let area = vcpu.steal_area();
+        let fault = (area != StealArea::default()).then(|| Fault::broken(format!("{area:?} was written")));
+        let saw = if accepted { "accepted, nothing written" } else { "refused" };
+        Ok(Observation::new(saw.to_owned(), fault, true))
+    })
+}

@@ -1,0 +1,192 @@
+//! What a guest was charged, and whether that can be right.
+
+use std::time::{Duration, Instant};
+
+use super::{Fault, Harm};
+use crate::vmm::{StealArea, Watched};
+
+/// What the guest's counter did, and the time in which it did it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Charge {
+    pub(super) before: StealArea,
+    pub(super) after: StealArea,
+    pub(super) passed: Duration,
+}
+
+impl Charge {
+    /// Of a KVM_RUN; the charge may have grown since then.
+    pub(super) fn of(ran: &Watched, since: Instant) -> Self {
+        Self { before: ran.area_before, after: ran.area_after, passed: since.elapsed() }
+    }
+
+    pub(super) fn fault(&self) -> Option<Fault> {
+        let grew = self.after.steal_ns.wrapping_sub(self.before.steal_ns).cast_signed();
+        if grew < 0 {
+            let how = if self.after.steal_ns > self.before.steal_ns {
+                "wrapped below zero"
+            } else {
+                "went backwards"
+            };
+            return Some(Fault {
+                harm: Harm::Corrupt,
+                what: format!("steal {how} by {} ns", grew.unsigned_abs()),
+            });
+        }
+        let passed_ns = self.passed.as_nanos();
+        (u128::from(grew.unsigned_abs()) > passed_ns)
+            .then(|| Fault { harm: Harm::OverCharged, what: format!("charged {grew} ns in {passed_ns} ns") })
+    }
+
+    pub(super) fn saw(&self) -> String {
+        format!("{} -> {}", show(self.before), show(self.after))
+    }
+}
+
+/// What one runner's guest was charged, and what it may have been charged: KVM read the runner's run_delay at some
+/// moment during the first run and at some moment during the last.
+pub(super) struct Growth {
+    charge: Charge,
+    least_ns: u64,
+    most_ns: u64,
+}
+
+impl Growth {
+    /// From a KVM_RUN to another of the same thread.
+    pub(super) fn between(first: &Watched, last: &Watched) -> Self {
+        Self {
+            charge: Charge {
+                before: first.area_after,
+                after: last.area_after,
+                passed: last.began.elapsed() + (last.began - first.began),
+            },
+            least_ns: last.before.run_delay_ns - first.after.run_delay_ns,
+            most_ns: last.after.run_delay_ns - first.before.run_delay_ns,
+        }
+    }
+
+    /// The guest's counter was written anew between the two runs: it counts on from there.
+    pub(super) fn from(self, before: StealArea) -> Self {
+        Self { charge: Charge { before, ..self.charge }, ..self }
+    }
+
+    pub(super) fn steal_ns(&self) -> u64 {
+        self.charge.after.steal_ns.wrapping_sub(self.charge.before.steal_ns)
+    }
+
+    pub(super) fn run_delay_ns(&self) -> u64 {
+        self.least_ns
+    }
+
+    /// Rescheduled on its way into the guest, a runner on a kernel with the bug of 2015 loses what it waited before:
+    /// less than it should be proves nothing then.
+    pub(super) fn conclusive(&self, last: &Watched) -> bool {
+        last.undisturbed() || self.steal_ns() >= self.least_ns
+    }
+
+    pub(super) fn fault(&self, last: &Watched) -> Option<Fault> {
+        let Self { charge, least_ns, most_ns } = self;
+        if !self.conclusive(last) {
+            return None;
+        }
+        charge
+            .fault()
+            .or_else(|| {
+                let exact = (least_ns..=most_ns).contains(&&self.steal_ns());
+                (!exact).then(|| {
+                    Fault::broken(format!(
+                        "grew by {} ns, the thread's run_delay by {least_ns} to {most_ns} ns",
+                        self.steal_ns()
+                    ))
+                })
+            })
+            .or_else(|| at_rest(charge.after))
+    }
+
+    pub(super) fn saw(&self) -> String {
+        self.charge.saw()
+    }
+}
+
+/// Between two runs nobody writes: the version is even.
+pub(super) fn at_rest(area: StealArea) -> Option<Fault> {
+    let sound = area.version.is_multiple_of(2) && area.flags == 0;
+    (!sound).then(|| Fault::broken(format!("version {} and flags {} at rest", area.version, area.flags)))
+}
+
+/// A counter in decimal, and in hexadecimal and as a negative number where it has wrapped.
+pub(super) fn show(area: StealArea) -> String {
+    let steal = area.steal_ns;
+    let signed = steal.cast_signed();
+    if signed < 0 { format!("{steal:#x} ({signed} ns)") } else { format!("{steal} ns") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::{Charge, Growth, at_rest};
+    use crate::vmm::{SchedStat, StealArea, Watched, scenario::Harm};
+
+    fn area(steal_ns: u64) -> StealArea {
+        StealArea { steal_ns, version: 2, ..StealArea::default() }
+    }
+
+    fn harm(before: u64, after: u64) -> Option<Harm> {
+        let passed = Duration::from_nanos(1000);
+        Charge { before: area(before), after: area(after), passed }.fault().map(|fault| fault.harm)
+    }
+
+    #[test]
+    fn a_counter_may_grow_by_the_time_that_passed() {
+        assert_eq!(harm(5, 5), None);
+        assert_eq!(harm(5, 1005), None);
+        assert_eq!(harm(5, 1006), Some(Harm::OverCharged));
+    }
+
+    #[test]
+    fn backwards_and_wrapped_are_corrupt_also_from_a_wrapped_counter() {
+        assert_eq!(harm(5, 4), Some(Harm::Corrupt));
+        assert_eq!(harm(5, u64::MAX), Some(Harm::Corrupt));
+        assert_eq!(harm(u64::MAX, u64::MAX - 1), Some(Harm::Corrupt));
+        assert_eq!(harm(u64::MAX, 5), None);
+    }
+
+    fn ran(run_delay_ns: u64, steal_ns: u64, preemptions: u64) -> Watched {
+        let stat = SchedStat { run_delay_ns, preemptions: 1 };
+        Watched {
+            before: stat,
+            after: SchedStat { preemptions, ..stat },
+            area_before: area(0),
+            area_after: area(steal_ns),
+            began: Instant::now() - Duration::from_secs(1),
+            took: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn growth_is_exactly_the_runners() {
+        let fault = |steal| {
+            let last = ran(1500, steal, 1);
+            Growth::between(&ran(1000, 100, 1), &last).fault(&last).map(|fault| fault.harm)
+        };
+        assert_eq!(fault(600), None);
+        assert_eq!(fault(599), Some(Harm::Broken));
+        assert_eq!(fault(601), Some(Harm::Broken));
+        assert_eq!(fault(99), Some(Harm::Corrupt));
+    }
+
+    #[test]
+    fn less_proves_nothing_of_a_runner_that_was_rescheduled() {
+        let last = ran(1500, 300, 2);
+        let growth = Growth::between(&ran(1000, 100, 1), &last);
+        assert!(!growth.conclusive(&last));
+        assert!(growth.fault(&last).is_none());
+    }
+
+    #[test]
+    fn an_odd_version_at_rest_is_a_fault() {
+        assert!(at_rest(area(0)).is_none());
+        assert!(at_rest(StealArea { version: 3, ..area(0) }).is_some());
+        assert!(at_rest(StealArea { flags: 1, ..area(0) }).is_some());
+    }
+}

@@ -1,0 +1,37 @@
+//! The guest's own wrmsr enables steal time, as a booting Linux does on each of its CPUs.
+
+use anyhow::Result;
+
+use super::{
+    Charge, Expects, Fault, Harm, Observation, Play, Scenario,
+    same_thread::{WAIT, exactly_its_own, wait_and_run},
+};
+use crate::vmm::{StageThread, Vm, Watched, accrue_run_delay, guest};
+
+pub(super) const SCENARIO: Scenario = Scenario {
+    id: "guest-enables",
+    about: "a thread runs a vCPU whose guest writes the MSR itself, runs it again, waits for a CPU, and runs it",
+    property: "the area is live at the guest's next entry; from then on steal grows by exactly the thread's run_delay",
+    expects: Expects::NO_HARM,
+    decides: None,
+    play,
+};
+
+fn play(_: &mut Play<'_>) -> Result<Observation> {
+    StageThread::spawn("vcpu0")?.act(|| {
+        accrue_run_delay(WAIT)?;
+        let mut vcpu = Vm::running(guest::ENABLE)?.create_vcpu(0)?;
+        let wrote = Watched::run(&mut vcpu)?;
+        let first = Watched::run(&mut vcpu)?;
+        // The first charge is first-run-charge's business.
+        let charged = Charge { before: wrote.area_before, ..Charge::of(&first, wrote.began) };
+        let live = first.area_after.version > 0;
+        let last = wait_and_run(&mut vcpu)?;
+        let mut seen = exactly_its_own(&first, &last);
+        if !live {
+            seen.fault = Some(Fault::broken("the guest's wrmsr did not bring the area to life"));
+        }
+        seen.aside = charged.fault().map_or(Harm::None, |fault| fault.harm);
+        Ok(seen)
+    })
+}

@@ -1,0 +1,47 @@
+//! Hand-off to a thread that has waited less: one thread runs the vCPU, waits for a CPU and runs it again; then a
+//! fresh thread runs it.
+
+use std::time::Instant;
+
+use anyhow::Result;
+
+use super::{Charge, Decides, Expects, Observation, PAST, Play, Scenario, apart};
+use crate::vmm::{StageThread, Vcpu, Watched, run_delay_ns, wait_more};
+
+use super::same_thread::enabled_and_run;
+
+pub(super) const SCENARIO: Scenario = Scenario {
+    id: "run-hand-off-down",
+    about: "a thread with a large run_delay runs a vCPU, then a thread with a small one runs it",
+    property: "steal never goes back and grows by no more than the time",
+    expects: Expects::HAND_OFF_DOWN,
+    decides: Some(Decides::HandOff),
+    play,
+};
+
+fn play(_: &mut Play<'_>) -> Result<Observation> {
+    let old = StageThread::spawn("vcpu0-old")?;
+    let (vcpu, since) = old.act(run_and_wait)?;
+    let new = StageThread::spawn("vcpu0-new")?; // fresh: no part of the wait is its own
+    if !apart(old.act(run_delay_ns)?, new.act(run_delay_ns)?) {
+        return Ok(Observation::unprepared());
+    }
+    taken_over(&new, vcpu, since)
+}
+
+/// By a thread: far more run_delay than a fresh one has, all of it honestly charged. Also when it ran last: what
+/// it waits from then on is the next charge.
+pub(super) fn run_and_wait() -> Result<(Vcpu, Instant)> {
+    let (mut vcpu, _) = enabled_and_run()?;
+    wait_more(PAST)?;
+    let since = Instant::now();
+    vcpu.run()?;
+    Ok((vcpu, since))
+}
+
+/// Whatever thread runs it, the guest's steal grows by no more than the time that passes.
+pub(super) fn taken_over(by: &StageThread, vcpu: Vcpu, since: Instant) -> Result<Observation> {
+    let (_vcpu, ran) = by.lend(vcpu, Watched::run)?;
+    let charge = Charge::of(&ran, since);
+    Ok(Observation::new(charge.saw(), charge.fault(), ran.undisturbed()))
+}

@@ -1,0 +1,44 @@
+//! Hand-off to a thread that has waited more: the guest is charged the difference.
+
+use anyhow::Result;
+
+use super::{
+    Charge, Expects, Fault, Harm, Observation, PAST, Play, Scenario, apart, same_thread::enabled_and_run,
+};
+use crate::vmm::{StageThread, Watched, accrue_run_delay, run_delay_ns};
+
+pub(super) const SCENARIO: Scenario = Scenario {
+    id: "run-hand-off-up",
+    about: "a thread with a small run_delay runs a vCPU, then a thread with a large one runs it",
+    property: "steal grows by no more than the time; an over-charge is the difference of the two run_delays",
+    expects: Expects::HAND_OFF_UP,
+    decides: None,
+    play,
+};
+
+fn play(_: &mut Play<'_>) -> Result<Observation> {
+    let new = StageThread::spawn("vcpu0-new")?;
+    new.act(|| accrue_run_delay(PAST))?;
+    let runner = StageThread::spawn("vcpu0-old")?;
+    let (vcpu, old) = runner.act(enabled_and_run)?;
+    if !apart(new.act(run_delay_ns)?, runner.act(run_delay_ns)?) {
+        return Ok(Observation::unprepared());
+    }
+    let (_vcpu, ran) = new.lend(vcpu, Watched::run)?;
+    let charge = Charge::of(&ran, old.began);
+    let fault = charge
+        .fault()
+        .map(|fault| if fault.harm == Harm::OverCharged { the_difference(&old, &ran, fault) } else { fault });
+    Ok(Observation::new(charge.saw(), fault, ran.undisturbed()))
+}
+
+/// An over-charge is the difference of the runners' run_delays; anything else has another cause.
+fn the_difference(old: &Watched, new: &Watched, fault: Fault) -> Fault {
+    let charged = new.area_after.steal_ns.wrapping_sub(new.area_before.steal_ns);
+    let least = new.before.run_delay_ns - old.after.run_delay_ns;
+    let most = new.after.run_delay_ns - old.before.run_delay_ns;
+    if (least..=most).contains(&charged) {
+        return fault;
+    }
+    Fault::broken(format!("{}; the runners' run_delays differ by {least} to {most} ns", fault.what))
+}

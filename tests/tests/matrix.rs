@@ -1,0 +1,73 @@
+//! `cargo xtask lab verify`: every scenario on every kernel of the lab, with both backends.
+
+use std::{env, fs, process};
+
+use serde_json::Value;
+use stealtrace_tests::{Run, run, xtask};
+
+/// What it printed, and the verdicts it wrote: per kernel.
+fn lab_verify(arguments: &[&str], name: &str) -> (Run, Vec<Value>) {
+    let file = env::temp_dir().join(format!("stealtrace-{name}-{}.json", process::id()));
+    let result = run(xtask().args(["lab", "verify", "--json"]).arg(&file).args(arguments));
+    let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{error}: {}", result.stderr));
+    fs::remove_file(file).expect("removable");
+    (result, serde_json::from_str(&text).expect("JSON"))
+}
+
+fn list<'a>(of: &'a Value, name: &str) -> &'a [Value] {
+    of[name].as_array().unwrap_or_else(|| panic!("no {name} in {of}"))
+}
+
+#[test]
+fn every_kernel_is_what_the_table_says_and_both_witnesses_agree() {
+    let (result, kernels) = lab_verify(&[], "matrix");
+    assert_eq!(result.code, 0, "{}{}", result.stdout, result.stderr);
+    let names: Vec<_> = kernels.iter().map(|kernel| kernel["kernel"].as_str().unwrap_or("?")).collect();
+    assert_eq!(names, ["stock-6.1", "unfixed-6.1", "stock-6.12", "unfixed-6.12", "clamped-6.12"]);
+    for kernel in &kernels {
+        let passes = list(kernel, "passes");
+        let backends: Vec<_> = passes.iter().map(|pass| &pass["summary"]["witness"]).collect();
+        assert_eq!(backends, ["kprobe", "tracepoint"], "{}", kernel["kernel"]);
+        for pass in passes {
+            assert_eq!(pass["summary"]["class"], kernel["expected"], "{}", result.stdout);
+            list(pass, "verdicts").iter().for_each(|verdict| assert_exactly_as_expected(kernel, verdict));
+        }
+        assert!(result.stdout.contains(kernel["kernel"].as_str().unwrap_or("?")), "{}", result.stdout);
+    }
+}
+
+/// Not only "no worse": each class shows exactly its harm, so that each check is seen to find it.
+fn assert_exactly_as_expected(kernel: &Value, verdict: &Value) {
+    assert_eq!(verdict["observed"], verdict["expected"], "{}: {verdict}", kernel["kernel"]);
+    assert_eq!(verdict["witnesses_agree"], true, "{}: {verdict}", kernel["kernel"]);
+    let tally = &verdict["tally"];
+    if verdict["scenario"] == "random-hand-offs" {
+        assert!(tally["hand_offs"].as_u64() >= Some(1000), "{verdict}");
+        assert_eq!(
+            (&tally["missed"], &tally["false_reports"]),
+            (&Value::from(0), &Value::from(0)),
+            "{verdict}"
+        );
+        let corrupts = kernel["expected"] != "sound";
+        assert_eq!(tally["seen"].as_u64() > Some(100), corrupts, "{verdict}");
+    }
+}
+
+/// A kernel that does everything wrong passes nothing.
+#[test]
+fn every_scenario_can_fail() {
+    let (result, kernels) = lab_verify(&["broken-6.12", "--", "--no-trace", "--rounds", "50"], "broken");
+    assert_eq!(result.code, 1, "{}{}", result.stdout, result.stderr);
+    let verdicts = list(&list(&kernels[0], "passes")[0], "verdicts");
+    assert!(verdicts.len() >= 23);
+    for verdict in verdicts {
+        assert_eq!(verdict["status"], "failed", "{verdict}");
+    }
+}
+
+#[test]
+fn a_missing_image_is_said() {
+    let result = run(xtask().args(["lab", "verify", "--image", "/no/such/vmlinuz"]));
+    assert_eq!(result.code, 125);
+    assert!(result.stderr.contains("no kernel image /no/such/vmlinuz"), "{}", result.stderr);
+}
