@@ -101,12 +101,14 @@ fn report_changes(caller: Caller, thread: &ThreadState, ret: i64) {
     let Some(state) = vcpu_state(Probe::SysExit, caller, vcpu) else {
         return;
     };
-    let opened = before(thread, state);
+    let mut opened = before(thread, state);
     let mut before = opened;
     let after = read::snapshot(vcpu);
     let msr_write = msr_write(thread, ret, &before, &after);
     if by_caller(&before, &after) {
-        before.run_delay_ns = after.last_steal_ns; // an update leaves the run_delay it consumed in last_steal
+        // An update, and a write that copies, leave the caller's run_delay of that moment in last_steal.
+        opened.run_delay_ns = after.last_steal_ns;
+        before.run_delay_ns = after.last_steal_ns;
     } else if matches!(msr_write, MsrWrite::None) {
         before = after; // whatever changed, another thread did it
     }
