@@ -59,7 +59,7 @@ impl Filter {
         (self.pids.is_empty() || self.pids.contains(&event.caller_tgid))
             && self.tid.is_none_or(|tid| tid == event.caller_tid)
             && self.vcpu_id.is_none_or(|id| id == event.vcpu_id)
-            && self.comm.as_ref().is_none_or(|comm| *comm == Thread::caller(event).comm)
+            && self.comm.as_ref().is_none_or(|comm| *comm == Thread::comm_of(event))
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     report::{Format, Style, VerifyFormat},
     session::TraceOptions,
     verify::{Expectation, VerifyOptions},
-    vmm::scenario::Class,
+    vmm::{Work, scenario::Class},
 };
 
 /// Finds out, on a live KVM host, why a guest's steal time is wrong.
@@ -50,6 +50,22 @@ pub enum Command {
     Rules(Rules),
     /// Prove what the running kernel's steal accounting can be trusted with
     Verify(Verify),
+    /// Issue vCPU ioctls flat out and say how long one takes, to measure what watching costs
+    #[command(hide = true)]
+    Load(Load),
+}
+
+/// `stealtrace load`
+#[derive(Args, Debug)]
+#[expect(missing_docs, reason = "clap would show it")]
+pub struct Load {
+    #[arg(value_enum)]
+    pub work: Work,
+    /// vCPUs at once
+    #[arg(long, default_value_t = 1)]
+    pub vcpus: usize,
+    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
+    pub duration: Duration,
 }
 
 /// `stealtrace doctor`

@@ -1,6 +1,6 @@
 //! Names of the vCPU ioctls of x86 (`include/uapi/linux/kvm.h`).
 
-use std::sync::LazyLock;
+use std::{borrow::Cow, sync::LazyLock};
 
 use rustc_hash::FxHashMap;
 use stealtrace_common::kvm::KVM_CREATE_VCPU;
@@ -71,13 +71,13 @@ static NUMBERS: LazyLock<FxHashMap<&str, u32>> = LazyLock::new(|| {
 
 /// The ioctl's name, or its number where it has none; `-` for no ioctl.
 #[must_use]
-pub fn name(ioctl: u32) -> String {
+pub fn name(ioctl: u32) -> Cow<'static, str> {
     if ioctl == 0 {
-        return "-".to_owned();
+        return "-".into();
     }
     match NAMES.iter().find(|(number, _)| *number == ioctl) {
-        Some((_, name)) => (*name).to_owned(),
-        None => format!("{ioctl:#x}"),
+        Some((_, name)) => (*name).into(),
+        None => format!("{ioctl:#x}").into(),
     }
 }
 

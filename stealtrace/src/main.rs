@@ -9,10 +9,10 @@ use anyhow::Result;
 use clap::Parser as _;
 use stealtrace::{
     analyze,
-    cli::{Cli, Command},
+    cli::{Cli, Command, Load},
     doctor,
     exit::Exit,
-    rules, session, verify,
+    rules, session, verify, vmm,
 };
 
 fn main() -> ExitCode {
@@ -34,8 +34,18 @@ fn run(cli: Cli) -> Result<Exit> {
         Command::Analyze(options) => analyze::analyze(&options.options()),
         Command::Rules(options) => Ok(rules::rules(options.id.as_deref(), io::stdout())?),
         Command::Verify(options) if options.list => verify::list(io::stdout()),
+        Command::Load(options) => load(&options),
         Command::Verify(options) => verify::verify(&options.options(), io::stdout()),
     }
+}
+
+/// Nanoseconds per call, the mean of all vCPUs.
+fn load(options: &Load) -> Result<Exit> {
+    let done = vmm::load(options.work, options.vcpus, options.duration)?;
+    let per_call = |done: &vmm::Done| done.time.as_secs_f64() * 1e9 / done.calls as f64;
+    let mean = done.iter().map(per_call).sum::<f64>() / done.len() as f64;
+    writeln!(io::stdout(), "{mean:.1}")?;
+    Ok(Exit::Clean)
 }
 
 fn log_to_stderr(verbose: bool) {

@@ -1,10 +1,17 @@
 //! Where this kernel keeps the fields the probes read: Layout, from BTF, by member path, sizes checked.
 //! A required field that is missing is an error that names it; an optional one is ABSENT.
 
-use std::path::Path;
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    fs::{self, File},
+    io::{self, Write as _},
+    os::fd::{AsRawFd as _, FromRawFd as _},
+    path::Path,
+};
 
-use anyhow::{Context as _, Result, bail};
-use btf_rs::{Btf, BtfType, Member, Type};
+use anyhow::{Context as _, Result, bail, ensure};
+use btf_rs::{Backend, Btf, BtfType, Member, Type};
 use stealtrace_common::layout::{ABSENT, Layout};
 
 /// BTF of the kernel image.
@@ -13,7 +20,11 @@ pub const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
 pub const KVM_BTF: &str = "/sys/kernel/btf/kvm";
 
 /// Type information of the running kernel and, where kvm is a module, of kvm.
-pub struct KernelTypes(Btf);
+pub struct KernelTypes {
+    btf: Btf,
+    /// Structures found so far: looking for a name passes over every type of the kernel.
+    structures: RefCell<HashMap<String, Option<Type>>>,
+}
 
 impl KernelTypes {
     /// Read it from /sys/kernel/btf.
@@ -21,14 +32,15 @@ impl KernelTypes {
     /// # Errors
     /// When the kernel carries none, or it cannot be parsed.
     pub fn read() -> Result<Self> {
-        let vmlinux = Btf::from_file(VMLINUX_BTF).with_context(|| {
+        let vmlinux = mapped(VMLINUX_BTF).with_context(|| {
             format!("read {VMLINUX_BTF} (needs a kernel built with CONFIG_DEBUG_INFO_BTF)")
         })?;
-        if !Path::new(KVM_BTF).exists() {
-            return Ok(Self(vmlinux));
-        }
-        let kvm = Btf::from_split_file(KVM_BTF, &vmlinux).with_context(|| format!("read {KVM_BTF}"))?;
-        Ok(Self(kvm))
+        let btf = if Path::new(KVM_BTF).exists() {
+            Btf::from_split_file(KVM_BTF, &vmlinux).with_context(|| format!("read {KVM_BTF}"))?
+        } else {
+            vmlinux
+        };
+        Ok(Self { btf, structures: RefCell::default() })
     }
 
     /// The layout of everything the probes read.
@@ -101,8 +113,11 @@ impl KernelTypes {
     }
 
     fn structure(&self, name: &str) -> Option<Type> {
-        let types = self.0.resolve_types_by_name(name).ok()?;
-        types.into_iter().find(|candidate| matches!(candidate, Type::Struct(_)))
+        let find = || {
+            let types = self.btf.resolve_types_by_name(name).ok()?;
+            types.into_iter().find(|candidate| matches!(candidate, Type::Struct(_)))
+        };
+        self.structures.borrow_mut().entry(name.to_owned()).or_insert_with(find).clone()
     }
 
     /// A member by name, also inside anonymous members; its offset in bits.
@@ -111,7 +126,7 @@ impl KernelTypes {
             return Ok(None);
         };
         for member in &fields.members {
-            let member_name = self.0.resolve_name(member)?;
+            let member_name = self.btf.resolve_name(member)?;
             if member_name == name {
                 return Ok(Some((member.bit_offset(), member.clone())));
             }
@@ -126,14 +141,14 @@ impl KernelTypes {
 
     /// The type behind typedefs and qualifiers.
     fn resolve(&self, of: &dyn BtfType) -> Result<Type> {
-        let mut found = self.0.resolve_chained_type(of)?;
+        let mut found = self.btf.resolve_chained_type(of)?;
         loop {
             found = match &found {
-                Type::Typedef(inner) => self.0.resolve_chained_type(inner)?,
+                Type::Typedef(inner) => self.btf.resolve_chained_type(inner)?,
                 Type::Const(inner) | Type::Volatile(inner) | Type::Restrict(inner) => {
-                    self.0.resolve_chained_type(inner)?
+                    self.btf.resolve_chained_type(inner)?
                 }
-                Type::TypeTag(inner) => self.0.resolve_chained_type(inner)?,
+                Type::TypeTag(inner) => self.btf.resolve_chained_type(inner)?,
                 _ => return Ok(found),
             };
         }
@@ -147,4 +162,19 @@ impl KernelTypes {
             other => bail!("a field of kind {} has no size we know", other.name()),
         })
     }
+}
+
+/// Type information that is looked at where it lies: parsing all of it takes ten times the time and the memory. Files
+/// in /sys can be mapped since Linux 6.16 only, so it is mapped from a copy in memory that has no name and no end but
+/// ours.
+fn mapped(file: &str) -> Result<Btf> {
+    let bytes = fs::read(file)?;
+    // SAFETY: a call with a constant name; the descriptor it returns is ours alone.
+    let fd = unsafe { libc::memfd_create(c"stealtrace-btf".as_ptr(), libc::MFD_CLOEXEC) };
+    ensure!(fd >= 0, "no memory for a copy: {}", io::Error::last_os_error());
+    // SAFETY: as above.
+    let mut copy = unsafe { File::from_raw_fd(fd) };
+    copy.write_all(&bytes)?;
+    let name = format!("/proc/self/fd/{}", copy.as_raw_fd());
+    Ok(Btf::from_file_with_backend(name, Backend::Mmap)?)
 }

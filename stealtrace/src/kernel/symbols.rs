@@ -1,6 +1,10 @@
 //! Which kernel functions exist, and where. Reads /proc/kallsyms once; nothing else.
 
-use std::{collections::HashMap, fs};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{self, BufRead, BufReader},
+};
 
 use anyhow::{Context as _, Result};
 
@@ -27,13 +31,21 @@ impl Symbols {
     /// # Errors
     /// When /proc/kallsyms cannot be read.
     pub fn read(more: &[String]) -> Result<Self> {
-        let text = fs::read_to_string("/proc/kallsyms").context("read /proc/kallsyms")?;
-        Ok(Self::parse(&text, more))
+        const FILE: &str = "/proc/kallsyms";
+        let file = File::open(FILE).with_context(|| format!("read {FILE}"))?;
+        Self::parse(BufReader::with_capacity(1 << 16, file), more).with_context(|| format!("read {FILE}"))
     }
 
-    fn parse(text: &str, more: &[String]) -> Self {
+    /// Line by line: the whole is more than ten megabytes.
+    fn parse(mut text: impl BufRead, more: &[String]) -> io::Result<Self> {
         let wanted = |name: &str| WANTED.contains(&name) || more.iter().any(|wanted| wanted == name);
-        Self(text.lines().filter_map(|line| parse_line(line, wanted)).collect())
+        let mut symbols = HashMap::new();
+        let mut line = String::new();
+        while text.read_line(&mut line)? > 0 {
+            symbols.extend(parse_line(&line, wanted));
+            line.clear();
+        }
+        Ok(Self(symbols))
     }
 
     /// Is there a function of this name that a probe can attach to?
@@ -65,11 +77,14 @@ fn parse_line(line: &str, wanted: impl Fn(&str) -> bool) -> Option<(String, u64)
 mod tests {
     use super::Symbols;
 
+    fn parse(text: &str) -> Symbols {
+        Symbols::parse(text.as_bytes(), &[]).expect("text")
+    }
+
     #[test]
     fn functions_of_the_kernel_and_of_a_module_are_found() {
-        let symbols = Symbols::parse(
+        let symbols = parse(
             "ffffffff8127ca20 t kvm_vcpu_ioctl\nffffffffc0a1b2c0 T kvm_arch_vcpu_load\t[kvm]\ngarbage\n",
-            &[],
         );
         assert_eq!(symbols.address("kvm_vcpu_ioctl"), Some(0xffff_ffff_8127_ca20));
         assert!(symbols.has("kvm_arch_vcpu_load"));
@@ -78,15 +93,14 @@ mod tests {
 
     #[test]
     fn split_off_cold_parts_and_data_are_not_functions() {
-        let symbols =
-            Symbols::parse("ffffffff8120152f t record_steal_time.cold\nffffffff81000000 d kvm_init\n", &[]);
+        let symbols = parse("ffffffff8120152f t record_steal_time.cold\nffffffff81000000 d kvm_init\n");
         assert!(!symbols.has("record_steal_time"));
         assert!(!symbols.has("kvm_init"));
     }
 
     #[test]
     fn hidden_addresses_are_no_addresses() {
-        let symbols = Symbols::parse("0000000000000000 t kvm_vcpu_ioctl\n", &[]);
+        let symbols = parse("0000000000000000 t kvm_vcpu_ioctl\n");
         assert!(symbols.has("kvm_vcpu_ioctl"));
         assert_eq!(symbols.address("kvm_vcpu_ioctl"), None);
     }

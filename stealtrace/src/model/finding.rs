@@ -109,7 +109,7 @@ impl Finding {
             ("vm", Value::Number(self.vcpu.vm.into())),
             ("vcpu_id", Value::Number(self.vcpu.id.into())),
             ("caller", Value::Thread(self.caller.clone())),
-            ("ioctl", Value::Text(crate::ioctl::name(self.ioctl))),
+            ("ioctl", Value::Text(crate::ioctl::name(self.ioctl).into_owned())),
         ];
         fields.extend(self.evidence.iter().cloned());
         fields.push(("what", Value::Text(self.what.clone())));

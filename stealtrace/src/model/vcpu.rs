@@ -1,6 +1,6 @@
 //! A vCPU as far as events have shown it, and the threads around it.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use rustc_hash::FxHashMap;
 use stealtrace_common::{
@@ -21,8 +21,14 @@ impl Thread {
     /// The caller of an event.
     #[must_use]
     pub fn caller(event: &Event) -> Self {
+        Self { tid: event.caller_tid, comm: Self::comm_of(event).into_owned() }
+    }
+
+    /// The name of an event's caller.
+    #[must_use]
+    pub fn comm_of(event: &Event) -> Cow<'_, str> {
         let end = event.comm.iter().position(|byte| *byte == 0).unwrap_or(event.comm.len());
-        Self { tid: event.caller_tid, comm: String::from_utf8_lossy(&event.comm[..end]).into_owned() }
+        String::from_utf8_lossy(&event.comm[..end])
     }
 }
 

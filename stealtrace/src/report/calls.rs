@@ -76,7 +76,7 @@ impl<W: Write> Calls<W> {
     fn function(&self, event: &Event) -> String {
         match self.functions.get(&event.function) {
             Some(name) => name.clone(),
-            None if event.function == 0 => ioctl::name(event.ioctl),
+            None if event.function == 0 => ioctl::name(event.ioctl).into_owned(),
             None => format!("{:#x}", event.function),
         }
     }

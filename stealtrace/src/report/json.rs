@@ -1,7 +1,11 @@
 //! JSON: one object a line, `type` first, integers in ns. The summary carries the schema's version.
 
-use std::io::{self, Write};
+use std::{
+    borrow::Cow,
+    io::{self, Write},
+};
 
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value as Json_, json};
 use stealtrace_common::{
     event::{Event, EventKind, HOST_INITIATED, NUMBERS_UNKNOWN, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN},
@@ -37,7 +41,9 @@ impl<W: Write> Json<W> {
 
 impl<W: Write> Reporter for Json<W> {
     fn event(&mut self, event: &Event, judgement: &Judgement) -> io::Result<()> {
-        self.line(&event_object(event, judgement.vcpu, self.clock.since_start(event.time_ns)))
+        let line = EventLine::new(event, judgement.vcpu, self.clock.since_start(event.time_ns));
+        serde_json::to_writer(&mut self.out, &line)?;
+        self.out.write_all(b"\n")
     }
 
     fn finding(&mut self, finding: &Finding) -> io::Result<()> {
@@ -57,8 +63,70 @@ impl<W: Write> Reporter for Json<W> {
     }
 }
 
-fn event_object(event: &Event, vcpu: VcpuName, time_ns: u64) -> Json_ {
-    let kind = match EventKind::from_u32(event.kind) {
+/// An event, as it is printed: a line each, so no tree of values is built for it.
+#[derive(Serialize)]
+struct EventLine<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    time_ns: u64,
+    vm_pid: u32,
+    vm: u32,
+    vcpu_id: u32,
+    #[serde(serialize_with = "hexadecimal")]
+    vcpu: u64,
+    generation: u64,
+    caller: Cow<'a, str>,
+    caller_tid: u32,
+    caller_tgid: u32,
+    cpu: u32,
+    ioctl: Cow<'static, str>,
+    host_initiated: bool,
+    run_delay_ns: Option<u64>,
+    last_steal_before_ns: Option<u64>,
+    last_steal_after_ns: Option<u64>,
+    delta_ns: Option<i64>,
+    msr_before: Option<u64>,
+    msr_after: Option<u64>,
+    steal_before_ns: Option<u64>,
+    steal_after_ns: Option<u64>,
+    version_before: Option<u32>,
+    version_after: Option<u32>,
+}
+
+impl<'a> EventLine<'a> {
+    fn new(event: &'a Event, vcpu: VcpuName, time_ns: u64) -> Self {
+        let measured = |number: u64| (!event.has(NUMBERS_UNKNOWN)).then_some(number);
+        let delta = StealDelta::between(event.last_steal_before_ns, event.run_delay_ns);
+        Self {
+            kind: kind(event),
+            time_ns,
+            vm_pid: vcpu.pid,
+            vm: vcpu.vm,
+            vcpu_id: vcpu.id,
+            vcpu: event.vcpu,
+            generation: event.generation,
+            caller: Thread::comm_of(event),
+            caller_tid: event.caller_tid,
+            caller_tgid: event.caller_tgid,
+            cpu: event.cpu,
+            ioctl: ioctl::name(event.ioctl),
+            host_initiated: event.has(HOST_INITIATED),
+            run_delay_ns: measured(event.run_delay_ns),
+            last_steal_before_ns: measured(event.last_steal_before_ns),
+            last_steal_after_ns: measured(event.last_steal_after_ns),
+            delta_ns: (!event.has(NUMBERS_UNKNOWN)).then_some(delta.signed_ns()),
+            msr_before: measured(event.msr_before),
+            msr_after: measured(event.msr_val),
+            steal_before_ns: event.has(STEAL_BEFORE_KNOWN).then_some(event.steal_before_ns),
+            steal_after_ns: event.has(STEAL_AFTER_KNOWN).then_some(event.steal_after_ns),
+            version_before: event.has(STEAL_BEFORE_KNOWN).then_some(event.version_before),
+            version_after: event.has(STEAL_AFTER_KNOWN).then_some(event.version_after),
+        }
+    }
+}
+
+fn kind(event: &Event) -> &'static str {
+    match EventKind::from_u32(event.kind) {
         Some(EventKind::Created) => "created",
         Some(EventKind::Destroyed) => "destroyed",
         Some(EventKind::Ioctl) => "ioctl",
@@ -68,36 +136,11 @@ fn event_object(event: &Event, vcpu: VcpuName, time_ns: u64) -> Json_ {
         Some(EventKind::Call) => "call",
         Some(EventKind::Return) => "return",
         None => "unknown",
-    };
-    let known = |flag, number: u64| event.has(flag).then_some(number);
-    let caller = Thread::caller(event);
-    let measured = |number: u64| (!event.has(NUMBERS_UNKNOWN)).then_some(number);
-    let delta_ns = StealDelta::between(event.last_steal_before_ns, event.run_delay_ns).signed_ns();
-    json!({
-        "type": kind,
-        "time_ns": time_ns,
-        "vm_pid": vcpu.pid,
-        "vm": vcpu.vm,
-        "vcpu_id": vcpu.id,
-        "vcpu": format!("{:#x}", event.vcpu),
-        "generation": event.generation,
-        "caller": caller.comm,
-        "caller_tid": caller.tid,
-        "caller_tgid": event.caller_tgid,
-        "cpu": event.cpu,
-        "ioctl": ioctl::name(event.ioctl),
-        "host_initiated": event.has(HOST_INITIATED),
-        "run_delay_ns": measured(event.run_delay_ns),
-        "last_steal_before_ns": measured(event.last_steal_before_ns),
-        "last_steal_after_ns": measured(event.last_steal_after_ns),
-        "delta_ns": (!event.has(NUMBERS_UNKNOWN)).then_some(delta_ns),
-        "msr_before": measured(event.msr_before),
-        "msr_after": measured(event.msr_val),
-        "steal_before_ns": known(STEAL_BEFORE_KNOWN, event.steal_before_ns),
-        "steal_after_ns": known(STEAL_AFTER_KNOWN, event.steal_after_ns),
-        "version_before": known(STEAL_BEFORE_KNOWN, event.version_before.into()),
-        "version_after": known(STEAL_AFTER_KNOWN, event.version_after.into()),
-    })
+    }
+}
+
+fn hexadecimal<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{number:#x}"))
 }
 
 fn finding_object(finding: &Finding, time_ns: u64) -> Json_ {

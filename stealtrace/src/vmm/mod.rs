@@ -2,6 +2,7 @@
 //! and pressure that makes run_delay grow where it is wanted.
 
 mod guest;
+mod load;
 mod memory;
 mod pressure;
 pub mod scenario;
@@ -11,6 +12,7 @@ mod stats;
 mod vm;
 mod watched;
 
+pub use load::{Done, Work, load};
 pub use memory::{GuestMemory, StealArea};
 pub use pressure::{accrue_run_delay, contended, on_one_cpu, outwait_past, wait_more};
 pub use schedstat::{SchedStat, run_delay_ns};

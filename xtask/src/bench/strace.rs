@@ -1,34 +1,36 @@
-//! Speed, measured in one run and printed as it is; no test depends on it.
+//! How fast `analyze` reads a strace log of a gigabyte.
 
 use std::{
     fs::File,
     io::{BufWriter, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::{Context as _, Result};
 
+use super::{Goal, Row};
 use crate::{
-    build, cache,
+    cache,
     process::{run, say},
 };
 
 /// Bytes of the strace log that `analyze` reads.
 const LOG_BYTES: u64 = 1 << 30;
-/// Runs of each measurement; the median counts.
-const RUNS: usize = 3;
+const ROUNDS: usize = 3;
 
-/// Print the speeds.
-pub(crate) fn bench() -> Result<()> {
-    let binary = build::dist()?;
+pub(super) fn rows(stealtrace: &Path) -> Result<Vec<Row>> {
+    say("bench: a strace log");
     let log = strace_log()?;
-    let read = median(|| timed(Command::new("wc").arg("-l").arg(&log)))?;
-    let analyzed = median(|| timed(Command::new(&binary).args(["analyze", "--findings-only"]).arg(&log)))?;
-    say(&format!("wc -l        {:>6.0} MB/s", megabytes_per_second(read)));
-    say(&format!("analyze      {:>6.0} MB/s of strace log (goal: 200)", megabytes_per_second(analyzed)));
-    std::fs::remove_file(&log).context("remove the log")
+    let mut speeds = Vec::new();
+    for _ in 0..ROUNDS {
+        let start = Instant::now();
+        run(Command::new(stealtrace).args(["analyze", "--findings-only"]).arg(&log).stdout(Stdio::null()))?;
+        speeds.push(LOG_BYTES as f64 / 1e6 / start.elapsed().as_secs_f64());
+    }
+    std::fs::remove_file(&log).context("remove the log")?;
+    Ok(vec![Row::of("analyze a strace log", speeds, "MB/s", Goal::AtLeast(200.0))])
 }
 
 /// A VMM's strace: a vCPU that runs, and another thread that looks at it now and then.
@@ -50,20 +52,4 @@ fn strace_log() -> Result<PathBuf> {
     }
     out.flush()?;
     Ok(path)
-}
-
-fn timed(command: &mut Command) -> Result<Duration> {
-    let start = Instant::now();
-    run(command.stdout(Stdio::null()))?;
-    Ok(start.elapsed())
-}
-
-fn median(mut measure: impl FnMut() -> Result<Duration>) -> Result<Duration> {
-    let mut times = (0..RUNS).map(|_| measure()).collect::<Result<Vec<_>>>()?;
-    times.sort();
-    Ok(times[RUNS / 2])
-}
-
-fn megabytes_per_second(time: Duration) -> f64 {
-    LOG_BYTES as f64 / 1e6 / time.as_secs_f64()
 }

@@ -1,0 +1,93 @@
+//! What watching costs, measured side by side in one run; no test depends on it.
+
+mod consumer;
+mod start;
+mod strace;
+mod tax;
+mod watcher;
+
+use std::time::Instant;
+
+use anyhow::Result;
+use comfy_table::{Table, presets};
+
+use crate::{build, process::say};
+
+/// One number, and what it should be.
+pub(crate) struct Row {
+    what: String,
+    /// Median.
+    measured: f64,
+    /// Least and most.
+    spread: (f64, f64),
+    unit: &'static str,
+    goal: Goal,
+}
+
+/// What a number should be.
+#[derive(Clone, Copy)]
+pub(crate) enum Goal {
+    AtMost(f64),
+    AtLeast(f64),
+    /// For comparison.
+    None,
+}
+
+impl Row {
+    /// The median of several.
+    fn of(what: impl Into<String>, mut numbers: Vec<f64>, unit: &'static str, goal: Goal) -> Self {
+        numbers.sort_by(f64::total_cmp);
+        let spread =
+            (numbers.first().copied().unwrap_or(f64::NAN), numbers.last().copied().unwrap_or(f64::NAN));
+        let measured = numbers.get(numbers.len() / 2).copied().unwrap_or(f64::NAN);
+        Self { what: what.into(), measured, spread, unit, goal }
+    }
+
+    fn verdict(&self) -> &'static str {
+        match self.goal {
+            Goal::AtMost(most) if self.measured <= most => "pass",
+            Goal::AtLeast(least) if self.measured >= least => "pass",
+            Goal::AtMost(_) | Goal::AtLeast(_) => "SHORT",
+            Goal::None => "",
+        }
+    }
+}
+
+/// Measure everything that can be measured here; print it.
+pub(crate) fn bench() -> Result<()> {
+    let start = Instant::now();
+    let binary = build::dist()?;
+    let mut rows = Vec::new();
+    if std::path::Path::new("/dev/kvm").exists() {
+        rows.extend(tax::rows(&binary)?);
+        rows.extend(start::rows(&binary)?);
+        rows.extend(consumer::rows(&binary)?);
+    } else {
+        say("NOT MEASURED: what needs /dev/kvm, which this machine has not");
+    }
+    rows.extend(strace::rows(&binary)?);
+    print(&rows);
+    say(&format!("measured in {} s", start.elapsed().as_secs()));
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the table is the result")]
+fn print(rows: &[Row]) {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_BORDERS_ONLY).set_header(["what", "median", "spread", "goal", ""]);
+    for row in rows {
+        let number = |number: f64| format!("{number:.2}");
+        table.add_row([
+            row.what.clone(),
+            format!("{} {}", number(row.measured), row.unit),
+            format!("{} to {}", number(row.spread.0), number(row.spread.1)),
+            match row.goal {
+                Goal::AtMost(most) => format!("<= {}", number(most)),
+                Goal::AtLeast(least) => format!(">= {}", number(least)),
+                Goal::None => String::new(),
+            },
+            row.verdict().to_owned(),
+        ]);
+    }
+    println!("{table}");
+}
