@@ -160,6 +160,13 @@ impl Verified {
         Class::of(harm(Decides::Alone)?, harm(Decides::Restore)?, harm(Decides::HandOff)?)
     }
 
+    /// Was enough played for a class?
+    fn decides(&self) -> bool {
+        [Decides::Alone, Decides::Restore, Decides::HandOff]
+            .iter()
+            .all(|decides| self.verdicts.iter().any(|verdict| verdict.scenario.decides == Some(*decides)))
+    }
+
     /// A verdict's meaning under what was expected.
     #[must_use]
     pub fn status(&self, verdict: &Verdict) -> Status {
@@ -182,7 +189,11 @@ impl Verified {
             Status::Inconclusive => true,
             Status::Skipped => verdict.scenario.decides.is_some(),
             Status::Passed | Status::Failed => false,
-        })?;
+        });
+        let Some(unproved) = unproved else {
+            return (self.class().is_none() && self.decides())
+                .then(|| "what was seen fits no class".to_owned());
+        };
         Some(match &unproved.observation.skipped {
             Some(_) => format!("{} could not be played, and the class depends on it", unproved.scenario.id),
             None => format!(
@@ -275,6 +286,12 @@ mod tests {
         let mut disturbed = kernel(Class::Fixed, Harm::None, Harm::Corrupt);
         disturbed.verdicts[1].observation.conclusive = false;
         assert_eq!((disturbed.class(), disturbed.exit()), (None, Exit::Inconclusive));
+    }
+
+    #[test]
+    fn a_kernel_that_fits_no_class_is_not_passed() {
+        let odd = kernel(Class::Fixed, Harm::None, Harm::OverCharged);
+        assert_eq!((odd.class(), odd.exit()), (None, Exit::Inconclusive));
     }
 
     #[test]
