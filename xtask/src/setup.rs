@@ -29,6 +29,7 @@ const TOOLS: &[Tool] = &[
     Tool { present: || which("qemu-system-x86_64").is_some(), package: "qemu-system-x86" },
     Tool { present: || which("xz").is_some(), package: "xz-utils" },
     Tool { present: || which("flex").is_some(), package: "flex" },
+    Tool { present: || which("prove").is_some(), package: "perl" },
     Tool { present: || which("bison").is_some(), package: "bison" },
     Tool { present: || which("bc").is_some(), package: "bc" },
     Tool { present: || which("pahole").is_some(), package: "dwarves" },
