@@ -12,8 +12,8 @@ use stealtrace_common::event::Event;
 use crate::{
     evidence::{self, Kind, Line, Reader, Sink},
     exit::Exit,
-    model::{Finding, Severity, Summary, Thread, VcpuKey},
-    pipeline::{Flow, Pipeline, Selection},
+    model::{Finding, Severity, Summary, VcpuKey},
+    pipeline::{Filter, Flow, Pipeline, Selection},
     record::{End, Header, Item, MAGIC, Player},
     report::{self, Style},
     session::is_broken_pipe,
@@ -39,28 +39,6 @@ pub struct AnalyzeOptions {
     pub style: Style,
     /// Findings from here upwards make exit code 1.
     pub fail_on: Severity,
-}
-
-/// Whose events; live traces filter in the kernel.
-#[derive(Clone, Debug)]
-pub struct Filter {
-    /// Only these processes; all if empty.
-    pub pids: Vec<u32>,
-    /// Only this thread.
-    pub tid: Option<u32>,
-    /// Only vCPUs of this id.
-    pub vcpu_id: Option<u32>,
-    /// Only threads of this name.
-    pub comm: Option<String>,
-}
-
-impl Filter {
-    fn admits(&self, event: &Event) -> bool {
-        (self.pids.is_empty() || self.pids.contains(&event.caller_tgid))
-            && self.tid.is_none_or(|tid| tid == event.caller_tid)
-            && self.vcpu_id.is_none_or(|id| id == event.vcpu_id)
-            && self.comm.as_ref().is_none_or(|comm| *comm == Thread::comm_of(event))
-    }
 }
 
 type Input = Chain<Cursor<Vec<u8>>, Box<dyn BufRead>>;

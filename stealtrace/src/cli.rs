@@ -5,13 +5,13 @@ use std::{io::IsTerminal as _, path::PathBuf, time::Duration};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    analyze::{AnalyzeOptions, Filter},
+    analyze::AnalyzeOptions,
     backend::BackendKind,
     detect::RULES,
     doctor::DoctorFormat,
     evidence::Kind,
     model::Severity,
-    pipeline::Selection,
+    pipeline::{Filter, Selection},
     report::{Format, Style, VerifyFormat},
     session::TraceOptions,
     verify::{Expectation, VerifyOptions},
@@ -259,6 +259,12 @@ impl View {
     }
 }
 
+impl Only {
+    fn filter(self) -> Filter {
+        Filter { pids: self.pids, tid: self.tid, vcpu_id: self.vcpu, comm: self.comm }
+    }
+}
+
 impl Color {
     fn wanted(self) -> bool {
         match self {
@@ -297,10 +303,7 @@ impl Trace {
             selection: self.view.selection(),
             style: self.view.style(self.calls),
             fail_on: self.view.fail_on,
-            pids: self.only.pids,
-            tid: self.only.tid,
-            vcpu_id: self.only.vcpu,
-            comm: self.only.comm,
+            filter: self.only.filter(),
             functions,
             duration: self.duration,
             record: self.record,
@@ -337,12 +340,7 @@ impl Analyze {
             selection: self.view.selection(),
             style: self.view.style(self.calls),
             fail_on: self.view.fail_on,
-            filter: Filter {
-                pids: self.only.pids,
-                tid: self.only.tid,
-                vcpu_id: self.only.vcpu,
-                comm: self.only.comm,
-            },
+            filter: self.only.filter(),
             file: self.file,
         }
     }

@@ -6,7 +6,7 @@ use stealtrace_common::event::Event;
 
 use crate::{
     detect::{Engine, Judgement},
-    model::{Finding, Severity, Summary, VcpuKey},
+    model::{Finding, Severity, Summary, Thread, VcpuKey},
     report::Reporter,
 };
 
@@ -21,6 +21,30 @@ pub struct Selection {
     pub min_severity: Severity,
     /// End after so many findings.
     pub stop_after: Option<u64>,
+}
+
+/// Whose events; live traces filter in the kernel.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    /// Only these processes; all if empty.
+    pub pids: Vec<u32>,
+    /// Only this thread.
+    pub tid: Option<u32>,
+    /// Only vCPUs of this id.
+    pub vcpu_id: Option<u32>,
+    /// Only threads of this name.
+    pub comm: Option<String>,
+}
+
+impl Filter {
+    /// Is this one of them?
+    #[must_use]
+    pub fn admits(&self, event: &Event) -> bool {
+        (self.pids.is_empty() || self.pids.contains(&event.caller_tgid))
+            && self.tid.is_none_or(|tid| tid == event.caller_tid)
+            && self.vcpu_id.is_none_or(|id| id == event.vcpu_id)
+            && self.comm.as_ref().is_none_or(|comm| *comm == Thread::comm_of(event))
+    }
 }
 
 /// Go on?

@@ -23,7 +23,7 @@ use crate::{
     exit::Exit,
     kernel::KernelFacts,
     model::{Severity, Summary},
-    pipeline::{Flow, Pipeline, Selection},
+    pipeline::{Filter, Flow, Pipeline, Selection},
     record::{End, Header, Recorder},
     report::{self, Style},
 };
@@ -38,14 +38,8 @@ const BATCH: usize = 16_384;
 pub struct TraceOptions {
     /// None: the better usable one.
     pub backend: Option<BackendKind>,
-    /// Only these processes; all if empty.
-    pub pids: Vec<u32>,
-    /// Only this thread.
-    pub tid: Option<u32>,
-    /// Only vCPUs of this id.
-    pub vcpu_id: Option<u32>,
-    /// Only threads of this name.
-    pub comm: Option<String>,
+    /// Whose events; the kernel side filters.
+    pub filter: Filter,
     /// Functions whose calls to show.
     pub functions: Vec<String>,
     /// What of it to show.
@@ -74,7 +68,7 @@ pub fn trace(options: &TraceOptions) -> Result<Exit> {
     let facts = KernelFacts::gather(&options.functions)?;
     facts.require_traceable()?;
     let kind = backend::choose(options.backend, &facts)?;
-    options.pids.iter().try_for_each(|pid| require_process(*pid))?;
+    options.filter.pids.iter().try_for_each(|pid| require_process(*pid))?;
 
     let held = HeldCommand::hold(&options.command)?;
     let plan = plan(options, kind, held.as_ref());
@@ -118,15 +112,15 @@ fn require_process(pid: u32) -> Result<()> {
 fn plan(options: &TraceOptions, kind: BackendKind, held: Option<&HeldCommand>) -> Plan {
     let processes = match held {
         Some(held) => Processes::Tree(held.pid()),
-        None if options.pids.is_empty() => Processes::All,
-        None => Processes::These(options.pids.clone()),
+        None if options.filter.pids.is_empty() => Processes::All,
+        None => Processes::These(options.filter.pids.clone()),
     };
     Plan {
         kind,
         processes,
-        tid: options.tid,
-        vcpu_id: options.vcpu_id,
-        comm: options.comm.clone(),
+        tid: options.filter.tid,
+        vcpu_id: options.filter.vcpu_id,
+        comm: options.filter.comm.clone(),
         volume: if options.selection.findings_only { Volume::Edges } else { Volume::All },
         functions: options.functions.clone(),
         ring_bytes: options.ring_bytes,
@@ -251,7 +245,7 @@ impl Session<'_> {
         if let Some(command) = &mut self.command {
             return command.has_ended();
         }
-        let pids = &self.options.pids;
+        let pids = &self.options.filter.pids;
         Ok(!pids.is_empty() && !pids.iter().any(|pid| is_alive(*pid)))
     }
 

@@ -1,10 +1,10 @@
 //! A KVM_RUN with the runner's scheduler statistics and the guest's steal area around it.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Result;
 
-use super::{SchedStat, StealArea, Vcpu};
+use super::{SchedStat, StealArea, Vcpu, outwait_past};
 
 /// What was true before and after one KVM_RUN.
 #[derive(Clone, Copy, Debug)]
@@ -19,8 +19,6 @@ pub struct Watched {
     pub area_after: StealArea,
     /// When it began.
     pub began: Instant,
-    /// How long it took.
-    pub took: Duration,
 }
 
 impl Watched {
@@ -32,7 +30,16 @@ impl Watched {
         let (began, area_before, before) = (Instant::now(), vcpu.steal_area(), SchedStat::now()?);
         vcpu.run()?;
         let (after, area_after) = (SchedStat::now()?, vcpu.steal_area());
-        Ok(Self { before, after, area_before, area_after, began, took: began.elapsed() })
+        Ok(Self { before, after, area_before, area_after, began })
+    }
+
+    /// The first after enabling: late enough that the thread's past is no over-charge.
+    ///
+    /// # Errors
+    /// As `run`.
+    pub fn first_run(vcpu: &mut Vcpu) -> Result<Self> {
+        outwait_past()?;
+        Self::run(vcpu)
     }
 
     /// Was the runner on its CPU all the time, so that nothing could overwrite a bad delta?

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use comfy_table::{Table, presets};
 use serde_json::Value;
 
-use super::verify::{Pass, Row};
+use super::verify::{CANNOT_RUN, Pass, Row};
 
 /// Print it.
 pub(super) fn print(rows: &[Row]) -> Result<()> {
@@ -82,7 +82,7 @@ fn lines(row: &Row) -> Vec<String> {
             lines.extend(failed.map(|verdict| {
                 format!("{name}: {}: {}", plain(&verdict["scenario"]), plain(&verdict["why"]))
             }));
-            let unable = passes.iter().filter(|pass| pass.code == 2).map(|pass| pass.said.trim());
+            let unable = passes.iter().filter(|pass| pass.code == CANNOT_RUN).map(|pass| pass.said.trim());
             lines.extend(unable.map(|said| format!("{name}: {said}")));
             lines
         }
@@ -96,10 +96,12 @@ fn plain(value: &Value) -> &str {
 fn class(row: &Row, passes: &[Pass]) -> String {
     let mut classes: Vec<_> = passes.iter().map(|pass| pass.class().unwrap_or("undecided")).collect();
     classes.dedup();
-    let expected =
-        if passes.iter().all(|pass| pass.code == 0) { "as expected" } else { "NOT AS EXPECTED of" };
-    let of = if expected == "as expected" { String::new() } else { format!(" {}", row.expect) };
-    format!("{}: {}, {expected}{of}", row.name, classes.join(" / "))
+    let expected = if passes.iter().all(|pass| pass.code == 0) {
+        "as expected".to_owned()
+    } else {
+        format!("NOT AS EXPECTED of {}", row.expect)
+    };
+    format!("{}: {}, {expected}", row.name, classes.join(" / "))
 }
 
 /// How the tracer's reports compare with what the VMM saw.

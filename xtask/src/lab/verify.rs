@@ -27,7 +27,7 @@ const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Exit codes of `stealtrace verify`: not as expected, and where it cannot run.
 const FOUND: u8 = 1;
-const CANNOT_RUN: u8 = 2;
+pub(super) const CANNOT_RUN: u8 = 2;
 
 /// `lab verify`
 #[derive(Args)]

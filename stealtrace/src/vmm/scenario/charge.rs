@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Fault, Harm};
+use super::{Fault, Harm, Observation};
 use crate::vmm::{StealArea, Watched};
 
 /// What the guest's counter did, and the time in which it did it.
@@ -19,8 +19,17 @@ impl Charge {
         Self { before: ran.area_before, after: ran.area_after, passed: since.elapsed() }
     }
 
+    /// What the counter grew by; negative if it went back.
+    pub(super) fn grew_ns(&self) -> i64 {
+        self.after.steal_ns.wrapping_sub(self.before.steal_ns).cast_signed()
+    }
+
+    pub(super) fn harm(&self) -> Harm {
+        self.fault().map_or(Harm::None, |fault| fault.harm)
+    }
+
     pub(super) fn fault(&self) -> Option<Fault> {
-        let grew = self.after.steal_ns.wrapping_sub(self.before.steal_ns).cast_signed();
+        let grew = self.grew_ns();
         if grew < 0 {
             let how = if self.after.steal_ns > self.before.steal_ns {
                 "wrapped below zero"
@@ -48,6 +57,7 @@ pub(super) struct Growth {
     charge: Charge,
     least_ns: u64,
     most_ns: u64,
+    undisturbed: bool,
 }
 
 impl Growth {
@@ -61,6 +71,7 @@ impl Growth {
             },
             least_ns: last.before.run_delay_ns - first.after.run_delay_ns,
             most_ns: last.after.run_delay_ns - first.before.run_delay_ns,
+            undisturbed: last.undisturbed(),
         }
     }
 
@@ -70,7 +81,7 @@ impl Growth {
     }
 
     pub(super) fn steal_ns(&self) -> u64 {
-        self.charge.after.steal_ns.wrapping_sub(self.charge.before.steal_ns)
+        self.charge.grew_ns().cast_unsigned()
     }
 
     pub(super) fn run_delay_ns(&self) -> u64 {
@@ -79,13 +90,13 @@ impl Growth {
 
     /// Rescheduled on its way into the guest, a runner on a kernel with the bug of 2015 loses what it waited before:
     /// less than it should be proves nothing then.
-    pub(super) fn conclusive(&self, last: &Watched) -> bool {
-        last.undisturbed() || self.steal_ns() >= self.least_ns
+    pub(super) fn conclusive(&self) -> bool {
+        self.undisturbed || self.steal_ns() >= self.least_ns
     }
 
-    pub(super) fn fault(&self, last: &Watched) -> Option<Fault> {
-        let Self { charge, least_ns, most_ns } = self;
-        if !self.conclusive(last) {
+    pub(super) fn fault(&self) -> Option<Fault> {
+        let Self { charge, least_ns, most_ns, .. } = self;
+        if !self.conclusive() {
             return None;
         }
         charge
@@ -104,6 +115,11 @@ impl Growth {
 
     pub(super) fn saw(&self) -> String {
         self.charge.saw()
+    }
+
+    /// What one thread's two runs showed.
+    pub(super) fn observation(&self) -> Observation {
+        Observation::new(self.saw(), self.fault(), self.conclusive())
     }
 }
 
@@ -159,7 +175,6 @@ mod tests {
             area_before: area(0),
             area_after: area(steal_ns),
             began: Instant::now() - Duration::from_secs(1),
-            took: Duration::ZERO,
         }
     }
 
@@ -167,7 +182,7 @@ mod tests {
     fn growth_is_exactly_the_runners() {
         let fault = |steal| {
             let last = ran(1500, steal, 1);
-            Growth::between(&ran(1000, 100, 1), &last).fault(&last).map(|fault| fault.harm)
+            Growth::between(&ran(1000, 100, 1), &last).fault().map(|fault| fault.harm)
         };
         assert_eq!(fault(600), None);
         assert_eq!(fault(599), Some(Harm::Broken));
@@ -179,8 +194,8 @@ mod tests {
     fn less_proves_nothing_of_a_runner_that_was_rescheduled() {
         let last = ran(1500, 300, 2);
         let growth = Growth::between(&ran(1000, 100, 1), &last);
-        assert!(!growth.conclusive(&last));
-        assert!(growth.fault(&last).is_none());
+        assert!(!growth.conclusive());
+        assert!(growth.fault().is_none());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::{
-    Charge, Expects, Fault, Harm, Observation, Play, Scenario,
+    Charge, Expects, Fault, Observation, Play, Scenario,
     same_thread::{WAIT, exactly_its_own, wait_and_run},
 };
 use crate::vmm::{StageThread, Vm, Watched, accrue_run_delay, guest};
@@ -31,7 +31,7 @@ fn play(_: &mut Play<'_>) -> Result<Observation> {
         if !live {
             seen.fault = Some(Fault::broken("the guest's wrmsr did not bring the area to life"));
         }
-        seen.aside = charged.fault().map_or(Harm::None, |fault| fault.harm);
+        seen.aside = charged.harm();
         Ok(seen)
     })
 }

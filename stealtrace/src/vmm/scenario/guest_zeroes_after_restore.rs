@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use super::{Charge, Expects, Harm, Observation, PAST, Play, Scenario, apart, show};
-use crate::vmm::{StageThread, Vm, Watched, accrue_run_delay, guest, outwait_past, run_delay_ns};
+use super::{Charge, Expects, Observation, PAST, Play, Scenario, apart, show};
+use crate::vmm::{StageThread, Vm, Watched, accrue_run_delay, guest, run_delay_ns};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "guest-zeroes-after-restore",
@@ -28,13 +28,12 @@ fn play(_: &mut Play<'_>) -> Result<Observation> {
     vcpu.restore_steal_msr()?;
     runner
         .lend(vcpu, move |vcpu| {
-            outwait_past()?;
-            let restored = Watched::run(vcpu)?;
+            let restored = Watched::first_run(vcpu)?;
             let zeroed = Watched::run(vcpu)?;
             let after = Watched::run(vcpu)?;
             let charge = Charge::of(&after, zeroed.began);
             let saw = format!("{}, zeroed, {}", show(restored.area_after), show(after.area_after));
-            let aside = Charge::of(&restored, since).fault().map_or(Harm::None, |fault| fault.harm);
+            let aside = Charge::of(&restored, since).harm();
             Ok(Observation { aside, ..Observation::new(saw, charge.fault(), restored.undisturbed()) })
         })
         .map(|(_vcpu, seen)| seen)

@@ -26,6 +26,6 @@ fn play(_: &mut Play<'_>) -> Result<Observation> {
         let last = wait_and_run(&mut vcpu)?;
         let growth = Growth::between(&lived, &last).from(first.area_after);
         let saw = format!("{}, set back, {}", show(lived.area_after), growth.saw());
-        Ok(Observation::new(saw, growth.fault(&last), growth.conclusive(&last)))
+        Ok(Observation { saw, ..growth.observation() })
     })
 }

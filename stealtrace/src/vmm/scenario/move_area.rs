@@ -31,6 +31,6 @@ fn play(_: &mut Play<'_>) -> Result<Observation> {
             (found != left).then(|| Fault::broken(format!("the old area {left:?} became {found:?}")));
         let growth = Growth::between(&first, &last).from(StealArea::default());
         let saw = format!("{}, moved, {}", show(left), growth.saw());
-        Ok(Observation::new(saw, touched.or_else(|| growth.fault(&last)), growth.conclusive(&last)))
+        Ok(Observation::new(saw, touched.or_else(|| growth.fault()), growth.conclusive()))
     })
 }

@@ -44,8 +44,8 @@ fn play(_: &mut Play<'_>) -> Result<Observation> {
         let growth = Growth::between(&first, &last);
         steal_ns += growth.steal_ns();
         run_delay_ns += growth.run_delay_ns();
-        all.fault = worse(all.fault, growth.fault(&last));
-        all.conclusive &= growth.conclusive(&last);
+        all.fault = worse(all.fault, growth.fault());
+        all.conclusive &= growth.conclusive();
     }
     all.saw = format!("{steal_ns} ns together, threads waited {run_delay_ns} ns");
     Ok(all)

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 use super::{Charge, Decides, Expects, Fault, Observation, PAST, Play, Scenario, apart, show};
-use crate::vmm::{StageThread, Vcpu, Vm, Watched, accrue_run_delay, outwait_past, run_delay_ns};
+use crate::vmm::{StageThread, Vcpu, Vm, Watched, accrue_run_delay, run_delay_ns};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "restore-by-main-thread",
@@ -31,18 +31,15 @@ pub(super) fn restored_and_run(runner: &StageThread, vcpu: Vcpu) -> Result<Obser
     }
     let since = Instant::now();
     vcpu.restore_steal_msr()?;
-    let (_vcpu, ran) = runner.lend(vcpu, |vcpu| {
-        outwait_past()?;
-        Watched::run(vcpu)
-    })?;
+    let (_vcpu, ran) = runner.lend(vcpu, Watched::first_run)?;
     Ok(at_most_the_runners(&ran, since))
 }
 
 /// The first run after a restore: the guest must see no more than the runner's own waiting.
 pub(super) fn at_most_the_runners(ran: &Watched, since: Instant) -> Observation {
-    let fault = Charge::of(ran, since).fault().or_else(|| {
-        let (grew, most) =
-            (ran.area_after.steal_ns.wrapping_sub(ran.area_before.steal_ns), ran.after.run_delay_ns);
+    let charge = Charge::of(ran, since);
+    let fault = charge.fault().or_else(|| {
+        let (grew, most) = (charge.grew_ns().cast_unsigned(), ran.after.run_delay_ns);
         (grew > most)
             .then(|| Fault::broken(format!("charged {grew} ns; the runner's run_delay is {most} ns")))
     });

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 use super::{Decides, Expects, Observation, Play, Scenario, restore_by_main_thread::at_most_the_runners};
-use crate::vmm::{StageThread, Vm, Watched, outwait_past};
+use crate::vmm::{StageThread, Vm, Watched};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "restore-by-runner",
@@ -21,7 +21,6 @@ fn play(_: &mut Play<'_>) -> Result<Observation> {
         let mut vcpu = Vm::new()?.create_vcpu(0)?;
         let since = Instant::now();
         vcpu.restore_steal_msr()?;
-        outwait_past()?;
-        Ok(at_most_the_runners(&Watched::run(&mut vcpu)?, since))
+        Ok(at_most_the_runners(&Watched::first_run(&mut vcpu)?, since))
     })
 }

@@ -9,7 +9,7 @@ use super::{
     same_thread::{enabled_and_run, wait_and_run},
     worse,
 };
-use crate::vmm::{StageThread, StealArea, Vm, Watched, accrue_run_delay, outwait_past, run_delay_ns};
+use crate::vmm::{StageThread, StealArea, Vm, Watched, accrue_run_delay, run_delay_ns};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "restore-new-vm",
@@ -49,10 +49,7 @@ fn moved(saved: StealArea, by_runner: bool) -> Result<Observation> {
     } else {
         vcpu.restore_steal_msr()?;
     }
-    let (_vcpu, ran) = runner.lend(vcpu, |vcpu| {
-        outwait_past()?;
-        Watched::run(vcpu)
-    })?;
+    let (_vcpu, ran) = runner.lend(vcpu, Watched::first_run)?;
     let charge = Charge::of(&ran, since);
     Ok(Observation::new(charge.saw(), charge.fault(), ran.undisturbed()))
 }

@@ -9,7 +9,7 @@ use super::{
     Decides, Expects, Observation, PAST, Play, Scenario, apart, restore_by_main_thread::at_most_the_runners,
     same_thread::WAIT, worse,
 };
-use crate::vmm::{StageThread, Vm, Watched, accrue_run_delay, outwait_past, run_delay_ns};
+use crate::vmm::{StageThread, Vm, Watched, accrue_run_delay, run_delay_ns};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "restore-two-vcpus",
@@ -37,10 +37,7 @@ fn play(_: &mut Play<'_>) -> Result<Observation> {
     vcpus.iter().try_for_each(|vcpu| vcpu.restore_steal_msr())?;
     let mut both = Observation { conclusive: true, ..Observation::default() };
     for (thread, vcpu) in threads.iter().zip(vcpus) {
-        let (_vcpu, ran) = thread.lend(vcpu, |vcpu| {
-            outwait_past()?;
-            Watched::run(vcpu)
-        })?;
+        let (_vcpu, ran) = thread.lend(vcpu, Watched::first_run)?;
         let one = at_most_the_runners(&ran, since);
         let saw = if both.saw.is_empty() { one.saw } else { format!("{}, {}", both.saw, one.saw) };
         both = Observation::new(saw, worse(both.fault, one.fault), both.conclusive && one.conclusive);

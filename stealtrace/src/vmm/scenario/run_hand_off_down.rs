@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use super::{Charge, Decides, Expects, Observation, PAST, Play, Scenario, apart};
+use super::{
+    Charge, Decides, Expects, Observation, PAST, Play, Scenario, apart, same_thread::enabled_and_run,
+};
 use crate::vmm::{StageThread, Vcpu, Watched, run_delay_ns, wait_more};
-
-use super::same_thread::enabled_and_run;
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "run-hand-off-down",

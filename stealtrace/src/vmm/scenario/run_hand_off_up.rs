@@ -26,18 +26,17 @@ fn play(_: &mut Play<'_>) -> Result<Observation> {
     }
     let (_vcpu, ran) = new.lend(vcpu, Watched::run)?;
     let charge = Charge::of(&ran, old.began);
-    let fault = charge
-        .fault()
-        .map(|fault| if fault.harm == Harm::OverCharged { the_difference(&old, &ran, fault) } else { fault });
+    let fault = charge.fault().map(|fault| {
+        if fault.harm == Harm::OverCharged { the_difference(&old, &ran, charge, fault) } else { fault }
+    });
     Ok(Observation::new(charge.saw(), fault, ran.undisturbed()))
 }
 
 /// An over-charge is the difference of the runners' run_delays; anything else has another cause.
-fn the_difference(old: &Watched, new: &Watched, fault: Fault) -> Fault {
-    let charged = new.area_after.steal_ns.wrapping_sub(new.area_before.steal_ns);
+fn the_difference(old: &Watched, new: &Watched, charge: Charge, fault: Fault) -> Fault {
     let least = new.before.run_delay_ns - old.after.run_delay_ns;
     let most = new.after.run_delay_ns - old.before.run_delay_ns;
-    if (least..=most).contains(&charged) {
+    if (least..=most).contains(&charge.grew_ns().cast_unsigned()) {
         return fault;
     }
     Fault::broken(format!("{}; the runners' run_delays differ by {least} to {most} ns", fault.what))

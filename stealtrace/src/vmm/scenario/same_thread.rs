@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::{Decides, Expects, Growth, Observation, Play, Scenario};
-use crate::vmm::{StageThread, Vcpu, Vm, Watched, outwait_past, wait_more};
+use crate::vmm::{StageThread, Vcpu, Vm, Watched, wait_more};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "same-thread",
@@ -31,8 +31,7 @@ fn play(_: &mut Play<'_>) -> Result<Observation> {
 pub(super) fn enabled_and_run() -> Result<(Vcpu, Watched)> {
     let mut vcpu = Vm::new()?.create_vcpu(0)?;
     vcpu.restore_steal_msr()?;
-    outwait_past()?;
-    let first = Watched::run(&mut vcpu)?;
+    let first = Watched::first_run(&mut vcpu)?;
     Ok((vcpu, first))
 }
 
@@ -43,6 +42,5 @@ pub(super) fn wait_and_run(vcpu: &mut Vcpu) -> Result<Watched> {
 
 /// Between two runs of one thread steal grew by that thread's run_delay.
 pub(super) fn exactly_its_own(first: &Watched, last: &Watched) -> Observation {
-    let growth = Growth::between(first, last);
-    Observation::new(growth.saw(), growth.fault(last), growth.conclusive(last))
+    Growth::between(first, last).observation()
 }

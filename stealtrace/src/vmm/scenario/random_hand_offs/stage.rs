@@ -45,8 +45,7 @@ impl Record {
 
     /// What the guest's counter grew by; negative if it went back.
     pub(super) fn growth_ns(&self) -> Option<i64> {
-        let charge = self.charge.as_ref()?;
-        Some(charge.after.steal_ns.wrapping_sub(charge.before.steal_ns).cast_signed())
+        self.charge.as_ref().map(Charge::grew_ns)
     }
 }
 
