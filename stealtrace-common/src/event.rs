@@ -21,6 +21,12 @@ pub enum EventKind {
     Call = 7,
     /// A kernel function returned.
     Return = 8,
+    /// A vCPU's descriptor was found; `after` is what is true now.
+    Seen = 9,
+    /// `guard` put the guest's counter back to `before`, which KVM's update had left at `after`.
+    Repaired = 10,
+    /// The same, but nothing was written.
+    Unrepaired = 11,
 }
 
 impl EventKind {
@@ -36,6 +42,9 @@ impl EventKind {
             6 => Self::Update,
             7 => Self::Call,
             8 => Self::Return,
+            9 => Self::Seen,
+            10 => Self::Repaired,
+            11 => Self::Unrepaired,
             _ => return None,
         })
     }
@@ -88,7 +97,8 @@ pub struct Event {
     pub steal_last_ns: u64,
     /// When the update before this one, or the enabling of the MSR, happened at the earliest; 0 if not seen.
     pub previous_update_ns: u64,
-    /// Address of the function called or returned from.
+    /// Address of the function called or returned from; of a vCPU seen and of an ioctl, the host
+    /// address of the guest's area, 0 if not known.
     pub function: u64,
     /// Version of the guest's area before.
     pub version_before: u32,

@@ -16,10 +16,8 @@ pub struct Layout {
     pub task_files: u32,
     /// `files_struct.fdt` (pointer)
     pub files_fdt: u32,
-    /// `fdtable.max_fds` (u32)
+    /// `fdtable.max_fds` (u32), 8 bytes before `fdtable.fd` (pointer to array of `file *`)
     pub fdtable_max_fds: u32,
-    /// `fdtable.fd` (pointer to array of `file *`)
-    pub fdtable_fd: u32,
     /// `file.f_op` (pointer)
     pub file_f_op: u32,
     /// `file.private_data` (pointer)
@@ -32,18 +30,24 @@ pub struct Layout {
     pub vcpu_id: u32,
     /// `kvm_vcpu.mutex.owner` (word: task pointer and 3 flag bits)
     pub vcpu_mutex_owner: u32,
-    /// `kvm_vcpu.arch.st.msr_val` (u64)
+    /// `kvm_vcpu.arch.st.msr_val` (u64), followed by `last_steal` (u64, ns)
     pub vcpu_msr_val: u32,
-    /// `kvm_vcpu.arch.st.last_steal` (u64, ns)
-    pub vcpu_last_steal: u32,
-    /// `kvm_vcpu.arch.st.cache.gpa` (u64), [`ABSENT`] before 5.16 and its backports
+    /// `kvm_vcpu.arch.st.cache.gpa` (u64), followed by `hva`; [`ABSENT`] before 5.16 and its backports
     pub vcpu_cache_gpa: u32,
-    /// `kvm_vcpu.arch.st.cache.hva` (word), [`ABSENT`] before 5.16 and its backports
-    pub vcpu_cache_hva: u32,
     /// `msr_data.index` (u32)
     pub msr_index: u32,
     /// `msr_data.host_initiated` (bool)
     pub msr_host_initiated: u32,
+    /// `kvm_vcpu.arch.st.accum_steal` (u64, ns), [`ABSENT`] except on Linux 3.1 to 4.5
+    pub vcpu_accum_steal: u32,
+    /// `kvm_vcpu.pid` (pointer), who issued KVM_RUN last
+    pub vcpu_pid: u32,
+    /// `pid.numbers[0].nr` (i32)
+    pub pid_nr: u32,
+    /// `task_struct.group_leader` (pointer)
+    pub task_group_leader: u32,
+    /// `task_struct.start_time` (u64, ns of CLOCK_MONOTONIC)
+    pub task_start_time: u32,
     /// Address of `kvm_vcpu_ioctl`, by which the tracepoint backend knows a vCPU's descriptor; 0 if unknown.
     pub kvm_vcpu_ioctl: u64,
 }
@@ -56,7 +60,6 @@ impl Layout {
         task_files: ABSENT,
         files_fdt: ABSENT,
         fdtable_max_fds: ABSENT,
-        fdtable_fd: ABSENT,
         file_f_op: ABSENT,
         file_private_data: ABSENT,
         fops_unlocked_ioctl: ABSENT,
@@ -64,13 +67,16 @@ impl Layout {
         vcpu_id: ABSENT,
         vcpu_mutex_owner: ABSENT,
         vcpu_msr_val: ABSENT,
-        vcpu_last_steal: ABSENT,
         vcpu_cache_gpa: ABSENT,
-        vcpu_cache_hva: ABSENT,
         msr_index: ABSENT,
         msr_host_initiated: ABSENT,
+        vcpu_accum_steal: ABSENT,
+        vcpu_pid: ABSENT,
+        pid_nr: ABSENT,
+        task_group_leader: ABSENT,
+        task_start_time: ABSENT,
         kvm_vcpu_ioctl: 0,
     };
 }
 
-const _: () = assert!(size_of::<Layout>() == 18 * 4 + 8);
+const _: () = assert!(size_of::<Layout>() == 20 * 4 + 8);

@@ -31,11 +31,17 @@ pub enum Probe {
     Call = 11,
     /// Return of any function, for the view of calls
     Return = 12,
+    /// Entry of `record_steal_time`, for `guard`
+    GuardEnter = 13,
+    /// Return of `record_steal_time`, for `guard`
+    GuardExit = 14,
+    /// Iterator over every task's files, for `inspect`
+    Files = 15,
 }
 
 impl Probe {
     /// Rows in COUNTERS.
-    pub const COUNT: u32 = 13;
+    pub const COUNT: u32 = 16;
 
     /// Every probe, in numeric order.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -52,6 +58,9 @@ impl Probe {
         Self::Exit,
         Self::Call,
         Self::Return,
+        Self::GuardEnter,
+        Self::GuardExit,
+        Self::Files,
     ];
 }
 

@@ -14,10 +14,24 @@ pub struct Target {
     pub volume: u32,
     /// 1: report the return of every ioctl too (tracepoint backend).
     pub returns: u32,
+    /// Nanoseconds of a jiffy.
+    pub jiffy_ns: u32,
+    /// Only threads of this name, zero-padded, as two words; all zero for all.
+    pub comm: [u64; 2],
+}
+
+/// What `guard` may write.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GuardOrders {
+    /// 1: write; 0: only say what would be written.
+    pub write: u32,
+    /// 1: also put back what an over-charge added.
+    pub over_charge: u32,
+    /// 1: set a counter that was poisoned before to the age of the VM's process, once per vCPU.
+    pub heal: u32,
     /// No padding is left to chance.
     pub reserved: u32,
-    /// Only threads of this name, zero-padded; all zero for all.
-    pub comm: [u8; 16],
 }
 
 /// How much is reported.

@@ -27,13 +27,13 @@ pub struct VcpuState {
     pub generation: u64,
     /// `struct kvm *`.
     pub vm: u64,
-    /// What was true when the present holder loaded the vCPU (kprobe), or when the last ioctl left (tracepoint).
+    /// What was true when a thread last let go of the vCPU.
     pub open: Snapshot,
     /// What was true when the kernel's update function was entered, if it was.
     pub update: Snapshot,
     /// When `open` was taken.
     pub open_time_ns: u64,
-    /// When the last update, or the enabling of the MSR, happened at the earliest; 0 if not seen.
+    /// When the last update, or the enabling of the MSR, happened, or a moment before; 0 if not seen.
     pub last_update_ns: u64,
     /// The guest's counter as the last update left it, if `steal_last_known`.
     pub steal_last_ns: u64,
@@ -41,13 +41,11 @@ pub struct VcpuState {
     pub vcpu_id: u32,
     /// Process of the VM.
     pub vm_tgid: u32,
-    /// Thread that has the vCPU loaded; 0 if none.
-    pub holder: u32,
-    /// The ioctl in which it was loaded; 0 outside of any.
+    /// The ioctl that the thread that last let go of the vCPU was in.
     pub ioctl: u32,
-    /// 1 if `update` is set since the load.
+    /// 1 if `update` is set since a thread last let go of the vCPU.
     pub updating: u32,
-    /// [`MsrWrite`] seen since the load.
+    /// [`MsrWrite`] seen since a thread last let go of the vCPU.
     pub msr_write: u32,
     /// Thread that made it; 0 if not seen.
     pub creator: u32,
@@ -65,6 +63,49 @@ pub struct VcpuState {
     pub enabled_anew: u32,
     /// 1 if the runner changed and no update was seen since.
     pub handed_over: u32,
+    /// No padding is left to chance.
+    pub reserved: u32,
+}
+
+/// What is enough to see that nothing happened: where only edges are reported, most ioctls of most vCPUs find here
+/// that there is nothing to tell. One slot per vCPU, by [`QuietVcpu::slot`]; who finds it taken goes the long way.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct QuietVcpu {
+    /// `struct kvm_vcpu *`; 0 if the slot is free.
+    pub vcpu: u64,
+    /// `vcpu->arch.st.msr_val`.
+    pub msr_val: u64,
+    /// `vcpu->arch.st.last_steal`.
+    pub last_steal_ns: u64,
+    /// Jiffies when `tid` last entered an ioctl.
+    pub entered_jiffies: u64,
+    /// Jiffies since when the next delta can have grown; 0 if [`VcpuState::last_update_ns`] says it.
+    pub since_jiffies: u64,
+    /// Thread whose stays can change no judgement as long as MSR and last_steal stay the same; 0 if none.
+    pub tid: u32,
+    /// Thread that last issued KVM_RUN; 0 if not seen.
+    pub runner: u32,
+    /// The ioctl that `tid` entered last.
+    pub ioctl: u32,
+    /// 1 if the steal MSR was written since.
+    pub msr_written: u32,
+    /// Ioctls entered of which there was nothing to tell, by all vCPUs that had the slot.
+    pub entered: u64,
+    /// Times a vCPU was let go of and there was nothing to tell.
+    pub left: u64,
+}
+
+impl QuietVcpu {
+    /// Slots there are: a power of two, four times what a large host runs.
+    pub const SLOTS: u32 = 1 << 15;
+
+    /// The slot of this vCPU: a multiplicative hash, since addresses differ in their middle.
+    #[must_use]
+    pub const fn slot(vcpu: u64) -> u32 {
+        const GOLDEN_RATIO: u64 = 0x9e37_79b9_7f4a_7c15;
+        (vcpu.wrapping_mul(GOLDEN_RATIO) >> (64 - Self::SLOTS.trailing_zeros())) as u32
+    }
 }
 
 /// How the steal MSR was written, as [`VcpuState::msr_write`] and [`ThreadState::msr_write`] keep it.
@@ -87,9 +128,9 @@ pub struct ThreadState {
     pub vcpu: u64,
     /// When it was entered.
     pub time_ns: u64,
-    /// What was true then (tracepoint backend only).
+    /// What was true then; not set for [`VcpuState::quiet`].
     pub entered: Snapshot,
-    /// The ioctl's number.
+    /// The ioctl's number; 0 outside of any (tracepoint backend).
     pub ioctl: u32,
     /// Position of the steal MSR in KVM_SET_MSRS' list, counted from 1; 0 if it is not in it.
     pub msr_position: u32,

@@ -1,8 +1,8 @@
 //! Fill an event, put it into the ring, count what did not fit.
 
 use aya_ebpf::helpers::{
-    bpf_get_current_comm, bpf_get_current_pid_tgid,
-    generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
+    bpf_get_current_pid_tgid,
+    generated::{bpf_get_current_comm, bpf_get_smp_processor_id, bpf_ktime_get_ns},
 };
 use stealtrace_common::{
     event::{
@@ -13,7 +13,13 @@ use stealtrace_common::{
     vcpu::{MsrWrite, Snapshot, VcpuState},
 };
 
-use crate::maps::{COUNTERS, EVENTS, TARGETS, target};
+use crate::{
+    maps::{COUNTERS, EVENTS, TARGETS, given, only_edges},
+    read,
+};
+
+/// `include/uapi/linux/bpf.h`
+const BPF_RB_NO_WAKEUP: u64 = 1;
 
 /// The calling thread.
 #[derive(Clone, Copy)]
@@ -22,11 +28,17 @@ pub(crate) struct Caller {
     pub(crate) tid: u32,
 }
 
+/// The calling thread.
+#[inline(always)]
+pub(crate) fn caller() -> Caller {
+    let pid_tgid = bpf_get_current_pid_tgid();
+    Caller { tgid: (pid_tgid >> 32) as u32, tid: pid_tgid as u32 }
+}
+
 /// The calling thread, if its process is one we watch; counts the hit.
 #[inline(always)]
 pub(crate) fn watched(probe: Probe) -> Option<Caller> {
-    let pid_tgid = bpf_get_current_pid_tgid();
-    let caller = Caller { tgid: (pid_tgid >> 32) as u32, tid: pid_tgid as u32 };
+    let caller = caller();
     if !is_target(caller) {
         return None;
     }
@@ -36,21 +48,38 @@ pub(crate) fn watched(probe: Probe) -> Option<Caller> {
 
 #[inline(always)]
 fn is_target(caller: Caller) -> bool {
-    let target = target();
     // SAFETY: only presence matters, the value is not read.
-    if target.processes != 0 && unsafe { TARGETS.get(caller.tgid) }.is_none() {
+    if given!(TARGET.processes) != 0 && unsafe { TARGETS.get(caller.tgid) }.is_none() {
         return false;
     }
-    if target.tid != 0 && target.tid != caller.tid {
+    let tid = given!(TARGET.tid);
+    if tid != 0 && tid != caller.tid {
         return false;
     }
-    target.comm[0] == 0 || bpf_get_current_comm().is_ok_and(|comm| comm == target.comm)
+    let name = given!(TARGET.comm);
+    name[0] == 0 || comm_words() == name
+}
+
+/// The caller's name, as [`stealtrace_common::target::Target::comm`].
+#[inline(always)]
+fn comm_words() -> [u64; 2] {
+    let mut words = [0; 2];
+    put_comm(&raw mut words);
+    words
+}
+
+/// Write the caller's name there; nothing is written if it cannot be read.
+#[inline(always)]
+fn put_comm<T>(to: *mut T) {
+    const { assert!(size_of::<T>() == 16) };
+    // SAFETY: the helper writes as many bytes as T has, to memory that the caller may write.
+    unsafe { bpf_get_current_comm(to.cast(), size_of::<T>() as u32) };
 }
 
 /// Is this one of the vCPUs we watch?
 #[inline(always)]
 pub(crate) fn is_target_vcpu(vcpu_id: u32) -> bool {
-    let wanted = target().vcpu_id_plus_1;
+    let wanted = given!(TARGET.vcpu_id_plus_1);
     wanted == 0 || wanted == vcpu_id + 1
 }
 
@@ -96,7 +125,9 @@ pub(crate) fn emit(
         return;
     };
     let event = entry.as_mut_ptr();
-    put_common(event, kind, caller, 0, ioctl);
+    let area =
+        if matches!(kind, EventKind::Ioctl) { read::steal_area_address(vcpu, after.msr_val) } else { 0 };
+    put_common(event, kind, caller, area, ioctl);
     put! {
         event,
         vcpu: vcpu,
@@ -119,13 +150,53 @@ pub(crate) fn emit(
         last_steal_tid: state.last_steal_tid,
         updates: state.updates,
     }
-    entry.submit(0);
+    entry.submit(wake_up());
     count(probe, |counter| counter.emitted += 1);
+}
+
+/// Edges are rare and worth a wake-up each. All events are many: user space comes for them by the clock.
+#[inline(always)]
+fn wake_up() -> u64 {
+    if only_edges() { 0 } else { BPF_RB_NO_WAKEUP }
 }
 
 /// Report that a function was entered or left; for an ioctl as a whole, `function` is 0.
 #[inline(always)]
 pub(crate) fn emit_call(probe: Probe, kind: EventKind, caller: Caller, function: u64, ioctl: u32) {
+    let nothing = Snapshot::default();
+    put_plain(probe, kind, caller, ioctl, 0, function, &nothing, &nothing);
+}
+
+/// Report something of a vCPU of which no record is kept, and where the guest's area lies.
+#[inline(always)]
+pub(crate) fn emit_plain(
+    probe: Probe,
+    kind: EventKind,
+    caller: Caller,
+    vcpu: u64,
+    area: u64,
+    before: &Snapshot,
+    after: &Snapshot,
+) {
+    put_plain(probe, kind, caller, 0, vcpu, area, before, after);
+}
+
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "as for `emit`")]
+fn put_plain(
+    probe: Probe,
+    kind: EventKind,
+    caller: Caller,
+    ioctl: u32,
+    vcpu: u64,
+    function: u64,
+    before: &Snapshot,
+    after: &Snapshot,
+) {
+    let (vm, vcpu_id) = if vcpu == 0 { (0, 0) } else { read::identity(vcpu) };
+    if vcpu != 0 && !is_target_vcpu(vcpu_id) {
+        return;
+    }
     let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
         lost(probe);
         return;
@@ -134,27 +205,27 @@ pub(crate) fn emit_call(probe: Probe, kind: EventKind, caller: Caller, function:
     put_common(event, kind, caller, function, ioctl);
     put! {
         event,
-        vcpu: 0,
+        vcpu: vcpu,
         generation: 0,
-        vm: 0,
-        run_delay_ns: 0,
-        last_steal_before_ns: 0,
-        last_steal_after_ns: 0,
-        msr_before: 0,
-        msr_val: 0,
-        steal_before_ns: 0,
-        steal_after_ns: 0,
+        vm: vm,
+        run_delay_ns: before.run_delay_ns,
+        last_steal_before_ns: before.last_steal_ns,
+        last_steal_after_ns: after.last_steal_ns,
+        msr_before: before.msr_val,
+        msr_val: after.msr_val,
+        steal_before_ns: before.steal_ns,
+        steal_after_ns: after.steal_ns,
         steal_last_ns: 0,
         previous_update_ns: 0,
-        version_before: 0,
-        version_after: 0,
-        flags: 0,
-        vcpu_id: 0,
+        version_before: before.version,
+        version_after: after.version,
+        flags: readable(before, after),
+        vcpu_id: vcpu_id,
         vm_tgid: caller.tgid,
         last_steal_tid: 0,
         updates: 0,
     }
-    entry.submit(0);
+    entry.submit(wake_up());
     count(probe, |counter| counter.emitted += 1);
 }
 
@@ -170,19 +241,20 @@ fn put_common(event: *mut Event, kind: EventKind, caller: Caller, function: u64,
         caller_tid: caller.tid,
         ioctl: ioctl,
         cpu: bpf_get_smp_processor_id(),
-        comm: bpf_get_current_comm().unwrap_or_default(),
     }
+    // SAFETY: as in `put`.
+    put_comm(unsafe { &raw mut (*event).comm });
+}
+
+#[inline(always)]
+fn readable(before: &Snapshot, after: &Snapshot) -> u32 {
+    let known = |snapshot: &Snapshot, flag| if snapshot.readable != 0 { flag } else { 0 };
+    known(before, STEAL_BEFORE_KNOWN) | known(after, STEAL_AFTER_KNOWN)
 }
 
 #[inline(always)]
 fn flags(kind: EventKind, state: &VcpuState, before: &Snapshot, after: &Snapshot) -> u32 {
-    let mut flags = 0;
-    if before.readable != 0 {
-        flags |= STEAL_BEFORE_KNOWN;
-    }
-    if after.readable != 0 {
-        flags |= STEAL_AFTER_KNOWN;
-    }
+    let mut flags = readable(before, after);
     if state.steal_last_known != 0 {
         flags |= STEAL_LAST_KNOWN;
     }

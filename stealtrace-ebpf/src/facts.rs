@@ -6,15 +6,16 @@ use stealtrace_common::{
     kvm::{self, KVM_RUN},
     probe::Probe,
     steal::StealDelta,
-    vcpu::{MsrWrite, Snapshot, VcpuState},
+    vcpu::{MsrWrite, Snapshot, ThreadState, VcpuState},
 };
 
 use crate::{
     emit::{Caller, emit, now_ns},
     maps::only_edges,
+    quiet,
 };
 
-/// One ioctl's stay with a vCPU, or a part of it: from load to put, or from system call to return.
+/// One thread's stay with a vCPU: from ioctl to put, or from one put to the next.
 pub(crate) struct Stay<'a> {
     pub(crate) probe: Probe,
     pub(crate) caller: Caller,
@@ -26,34 +27,54 @@ pub(crate) struct Stay<'a> {
     /// What was true when KVM's update began; the same where no probe tells.
     pub(crate) before: &'a Snapshot,
     pub(crate) after: &'a Snapshot,
-    /// When the stay began.
+    /// The update, if there was one, happened at this moment or later.
     pub(crate) since_ns: u64,
 }
 
 /// A thread entered an ioctl. The vCPU may be in another thread's hands: only `runner` and `handed_over` change.
 #[inline(always)]
-pub(crate) fn entered(
-    probe: Probe,
-    caller: Caller,
-    vcpu: u64,
-    state: &mut VcpuState,
-    ioctl: u32,
-    now: &Snapshot,
-) {
-    let is_run = ioctl == KVM_RUN;
+pub(crate) fn entered(probe: Probe, caller: Caller, state: &mut VcpuState, thread: &ThreadState) {
+    let is_run = thread.ioctl == KVM_RUN;
     let foreign = caller.tid != state.runner && (is_run || caller.tid != state.creator);
     if foreign || !only_edges() {
-        emit(probe, EventKind::Ioctl, caller, vcpu, ioctl, state, now, now);
+        let now = &thread.entered;
+        emit(probe, EventKind::Ioctl, caller, thread.vcpu, thread.ioctl, state, now, now);
     }
     if is_run && foreign {
         state.handed_over = u32::from(state.runner != 0);
         state.runner = caller.tid;
+        quiet::taken_over(thread.vcpu, caller);
     }
+}
+
+/// What was true when this ioctl got hold of the vCPU: at its entry, or, if it then waited for another
+/// thread's ioctl, or was scheduled out itself, at the last put.
+#[inline(always)]
+pub(crate) fn opened(thread: &ThreadState, state: &VcpuState) -> Snapshot {
+    if state.open_time_ns > thread.time_ns {
+        Snapshot { run_delay_ns: thread.entered.run_delay_ns, ..state.open }
+    } else {
+        thread.entered
+    }
+}
+
+/// The same for a thread whose entry was not looked at: everything is as at the last put, but for the guest's
+/// counter, which the VMM or the guest may have set. KVM added the delta to whatever it was then.
+#[inline(always)]
+pub(crate) fn opened_unseen(state: &VcpuState, after: &Snapshot) -> Snapshot {
+    let delta = StealDelta::between(state.open.last_steal_ns, after.last_steal_ns).wrapped_ns();
+    let untouched = after.steal_ns == state.steal_last_ns || after.steal_ns < delta;
+    let steal_ns = if untouched { state.steal_last_ns } else { after.steal_ns - delta };
+    let readable = state.steal_last_known & after.readable;
+    Snapshot { run_delay_ns: after.last_steal_ns, steal_ns, readable, ..state.open }
 }
 
 /// A stay ended.
 #[inline(always)]
 pub(crate) fn left(state: &mut VcpuState, stay: &Stay<'_>) {
+    if let Some(since_ns) = quiet::since_ns(stay.vcpu) {
+        state.last_update_ns = since_ns;
+    }
     state.msr_write = stay.msr_write as u32;
     if !matches!(stay.msr_write, MsrWrite::None) {
         msr_written(state, stay);
@@ -63,6 +84,11 @@ pub(crate) fn left(state: &mut VcpuState, stay: &Stay<'_>) {
     if updated(stay.before, stay.after) && !enabling {
         consumed(state, stay);
     }
+    state.open = *stay.after;
+    state.open_time_ns = now_ns();
+    state.msr_write = MsrWrite::None as u32;
+    state.updating = 0;
+    quiet::settle(stay.vcpu, state);
 }
 
 #[inline(always)]

@@ -8,37 +8,47 @@ use stealtrace_common::{
     kvm::{self, MSR_KVM_STEAL_TIME},
     probe::Probe,
     steal::StealDelta,
-    vcpu::{MsrWrite, Snapshot, ThreadState, VcpuState},
+    vcpu::{MsrWrite, Snapshot, VcpuState},
 };
 
 use crate::{
-    emit::{Caller, emit, lost, now_ns, watched},
+    emit::{Caller, caller, emit, now_ns, watched},
     facts::{self, Stay},
-    lifecycle::{self, vcpu_state},
-    maps::{THREADS, VCPUS, only_edges},
+    lifecycle::{self, thread, vcpu_state},
+    maps::{THREADS, VCPUS},
+    quiet::{self, Left},
     read,
 };
 
 const HOST: u32 = MsrWrite::Host as u32;
 const GUEST: u32 = MsrWrite::Guest as u32;
 
+/// A thread's run_delay may have begun to grow this long before its put: the scheduler's clock lags behind.
+const CLOCK_LAG_NS: u64 = 1_000_000;
+
 /// `kvm_vcpu_ioctl(struct file *filp, unsigned int ioctl, unsigned long arg)`
 #[kprobe]
 pub(crate) fn vcpu_ioctl(ctx: ProbeContext) -> u32 {
-    if let Some(caller) = watched(Probe::VcpuIoctl) {
-        enter_ioctl(caller, read::private_data(arg(&ctx, 0)), arg(&ctx, 1) as u32);
+    let (vcpu, ioctl) = (read::private_data(arg(&ctx, 0)), arg(&ctx, 1) as u32);
+    if !quiet::enters(vcpu, caller().tid, ioctl)
+        && let Some(caller) = watched(Probe::VcpuIoctl)
+    {
+        enter_ioctl(caller, vcpu, ioctl);
     }
     0
 }
 
 #[inline(always)]
 fn enter_ioctl(caller: Caller, vcpu: u64, ioctl: u32) {
-    let thread = ThreadState { vcpu, ioctl, time_ns: now_ns(), ..ThreadState::default() };
-    if THREADS.insert(caller.tid, thread, 0).is_err() {
-        lost(Probe::VcpuIoctl);
-    }
-    if let Some(state) = vcpu_state(Probe::VcpuIoctl, caller, vcpu) {
-        facts::entered(Probe::VcpuIoctl, caller, vcpu, state, ioctl, &read::snapshot(vcpu));
+    let Some(state) = vcpu_state(Probe::VcpuIoctl, caller, vcpu) else {
+        return;
+    };
+    if let Some(thread) = thread(Probe::VcpuIoctl, caller) {
+        thread.vcpu = vcpu;
+        thread.ioctl = ioctl;
+        thread.time_ns = now_ns();
+        thread.entered = read::snapshot(vcpu);
+        facts::entered(Probe::VcpuIoctl, caller, state, thread);
     }
 }
 
@@ -49,31 +59,11 @@ pub(crate) fn vcpu_load(ctx: ProbeContext) -> u32 {
     if let Some(caller) = watched(Probe::VcpuLoad)
         && let Some(state) = vcpu_state(Probe::VcpuLoad, caller, vcpu)
     {
-        open(state, caller, vcpu);
-        if !only_edges() {
-            emit(
-                Probe::VcpuLoad,
-                EventKind::Load,
-                caller,
-                vcpu,
-                state.ioctl,
-                state,
-                &state.open,
-                &state.open,
-            );
-        }
+        let now = read::snapshot(vcpu);
+        let ioctl = current_ioctl(caller, vcpu);
+        emit(Probe::VcpuLoad, EventKind::Load, caller, vcpu, ioctl, state, &now, &now);
     }
     0
-}
-
-#[inline(always)]
-fn open(state: &mut VcpuState, caller: Caller, vcpu: u64) {
-    state.open = read::snapshot(vcpu);
-    state.open_time_ns = now_ns();
-    state.holder = caller.tid;
-    state.ioctl = current_ioctl(caller, vcpu);
-    state.updating = 0;
-    state.msr_write = MsrWrite::None as u32;
 }
 
 /// The ioctl this thread is in on this vCPU. KVM also loads a vCPU to destroy it, then without its mutex.
@@ -91,8 +81,8 @@ fn current_ioctl(caller: Caller, vcpu: u64) -> u32 {
 pub(crate) fn steal_update(ctx: ProbeContext) -> u32 {
     let vcpu = arg(&ctx, 0);
     if let Some(caller) = watched(Probe::StealUpdate)
+        && quiet::ioctl(vcpu, caller.tid).is_none()
         && let Some(state) = lifecycle::find(vcpu)
-        && state.holder == caller.tid
     {
         let now = read::snapshot(vcpu);
         if kvm::msr_enabled(now.msr_val) && (state.updating == 0 || lower(&now, &state.update)) {
@@ -118,10 +108,10 @@ pub(crate) fn set_msr(ctx: ProbeContext) -> u32 {
     if index != MSR_KVM_STEAL_TIME {
         return 0;
     }
-    if let Some(caller) = watched(Probe::SetMsr)
+    if watched(Probe::SetMsr).is_some()
         && let Some(state) = lifecycle::find(vcpu)
-        && state.holder == caller.tid
     {
+        quiet::msr_written(vcpu);
         state.msr_write = if host_initiated { MsrWrite::Host } else { MsrWrite::Guest } as u32;
     }
     0
@@ -131,18 +121,37 @@ pub(crate) fn set_msr(ctx: ProbeContext) -> u32 {
 #[kprobe]
 pub(crate) fn vcpu_put(ctx: ProbeContext) -> u32 {
     let vcpu = arg(&ctx, 0);
-    if let Some(caller) = watched(Probe::VcpuPut)
+    if !quiet::leaves(vcpu, caller().tid, Left::Now)
+        && let Some(caller) = watched(Probe::VcpuPut)
         && let Some(state) = lifecycle::find(vcpu)
-        && state.holder == caller.tid
     {
         closed(state, caller, vcpu);
     }
     0
 }
 
+/// Everything that changed since the last put, this thread did.
 #[inline(always)]
 fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64) {
-    let opened = state.open;
+    let after = read::snapshot(vcpu);
+    let mut opened = facts::opened_unseen(state, &after);
+    if let Some(ioctl) = quiet::ioctl(vcpu, caller.tid) {
+        state.ioctl = ioctl;
+    } else {
+        // SAFETY: the entry is this thread's own and is only read here.
+        let thread = unsafe { THREADS.get(caller.tid) }.filter(|thread| thread.vcpu == vcpu);
+        if !read::holds_mutex(vcpu) || (thread.is_none() && state.open_time_ns == 0) {
+            forget(state, &after);
+            return;
+        }
+        if let Some(thread) = thread {
+            opened = facts::opened(thread, state);
+            state.ioctl = thread.ioctl;
+        }
+    }
+    if opened.last_steal_ns != after.last_steal_ns {
+        opened.run_delay_ns = after.last_steal_ns; // what KVM subtracted from
+    }
     let before = if state.updating != 0 { state.update } else { opened };
     let msr_write = match state.msr_write {
         HOST => MsrWrite::Host,
@@ -157,11 +166,19 @@ fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64) {
         msr_write,
         opened: &opened,
         before: &before,
-        after: &read::snapshot(vcpu),
-        since_ns: state.open_time_ns,
+        after: &after,
+        since_ns: now_ns() - CLOCK_LAG_NS,
     };
     facts::left(state, &stay);
-    state.holder = 0;
+}
+
+/// Nobody's ioctl, or one that began before us: from here on we know.
+#[inline(always)]
+fn forget(state: &mut VcpuState, now: &Snapshot) {
+    state.open = *now;
+    state.open_time_ns = now_ns();
+    state.msr_write = MsrWrite::None as u32;
+    state.updating = 0;
 }
 
 /// `kvm_arch_vcpu_create(struct kvm_vcpu *vcpu)`, Linux 5.6 and later.
@@ -182,6 +199,7 @@ pub(crate) fn vcpu_destroy(ctx: ProbeContext) -> u32 {
         let nothing = Snapshot::default();
         emit(Probe::VcpuDestroy, EventKind::Destroyed, caller, vcpu, 0, state, &nothing, &nothing);
         debug!(&ctx, "vCPU {:x} destroyed by thread {}", vcpu, caller.tid);
+        quiet::clear(vcpu);
         let _absent = VCPUS.remove(vcpu);
     }
     0

@@ -5,18 +5,19 @@ use aya_log_ebpf::debug;
 use stealtrace_common::{
     event::EventKind,
     probe::Probe,
-    vcpu::{Snapshot, VcpuState},
+    vcpu::{Snapshot, ThreadState, VcpuState},
 };
 
 use crate::{
     emit::{Caller, emit, lost, now_ns, watched},
-    maps::{TARGETS, THREADS, VCPUS, target},
-    read,
+    maps::{TARGETS, THREADS, VCPUS, given},
+    quiet, read,
 };
 
 /// Begin a new vCPU at this address, whatever was there before.
 #[inline(always)]
 pub(crate) fn begin(probe: Probe, caller: Caller, vcpu: u64) -> Option<&'static mut VcpuState> {
+    quiet::clear(vcpu);
     let (vm, vcpu_id) = read::identity(vcpu);
     let state = VcpuState { generation: now_ns(), vm, vcpu_id, vm_tgid: caller.tgid, ..VcpuState::default() };
     if VCPUS.insert(vcpu, state, 0).is_err() {
@@ -46,6 +47,18 @@ pub(crate) fn vcpu_state(probe: Probe, caller: Caller, vcpu: u64) -> Option<&'st
     }
 }
 
+/// What this thread does now, to be filled in.
+#[inline(always)]
+pub(crate) fn thread(probe: Probe, caller: Caller) -> Option<&'static mut ThreadState> {
+    if THREADS.get_ptr_mut(caller.tid).is_none()
+        && THREADS.insert(caller.tid, ThreadState::default(), 0).is_err()
+    {
+        lost(probe);
+    }
+    // SAFETY: the entry is this thread's own.
+    THREADS.get_ptr_mut(caller.tid).map(|thread| unsafe { &mut *thread })
+}
+
 /// What is known of this vCPU.
 #[inline(always)]
 pub(crate) fn find(vcpu: u64) -> Option<&'static mut VcpuState> {
@@ -66,7 +79,7 @@ pub(crate) fn thread_exit(_ctx: RawTracePointContext) -> i32 {
 /// `trace_sched_process_fork(parent, child)`: children of watched processes are watched.
 #[raw_tracepoint]
 pub(crate) fn process_fork(ctx: RawTracePointContext) -> i32 {
-    if target().processes == 0 {
+    if given!(TARGET.processes) == 0 {
         return 0;
     }
     if let Some(caller) = watched(Probe::Fork) {

@@ -5,9 +5,13 @@
 mod calls;
 mod emit;
 mod facts;
+mod files;
+mod floor;
+mod guard;
 mod kprobes;
 mod lifecycle;
 mod maps;
+mod quiet;
 mod read;
 mod tracepoints;
 

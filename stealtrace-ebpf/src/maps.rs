@@ -2,13 +2,13 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use stealtrace_common::{
     layout::Layout,
     probe::{Counter, Probe},
-    target::{Target, Volume},
-    vcpu::{ThreadState, VcpuState},
+    target::{GuardOrders, Target, Volume},
+    vcpu::{QuietVcpu, ThreadState, VcpuState},
 };
 
 /// Events to user space. User space sets the size before loading.
@@ -19,7 +19,11 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
 #[map]
 pub(crate) static VCPUS: HashMap<u64, VcpuState> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
 
-/// Threads inside (kprobe backend: last seen inside) a vCPU ioctl, by tid.
+/// vCPUs of which there is nothing to tell at the moment, by slot.
+#[map]
+pub(crate) static QUIET: Array<QuietVcpu> = Array::with_max_entries(QuietVcpu::SLOTS, 0);
+
+/// Threads that were seen inside a vCPU ioctl, by tid.
 #[map]
 pub(crate) static THREADS: HashMap<u32, ThreadState> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 
@@ -32,45 +36,45 @@ pub(crate) static TARGETS: HashMap<u32, u8> = HashMap::with_max_entries(65_536, 
 pub(crate) static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(Probe::COUNT, 0);
 
 /// `include/uapi/linux/bpf.h`: allocate entries when needed, not all at load.
-const BPF_F_NO_PREALLOC: u32 = 1;
+pub(crate) const BPF_F_NO_PREALLOC: u32 = 1;
 
 /// Where this kernel keeps the fields we read. Set by user space before loading.
 #[unsafe(no_mangle)]
-static LAYOUT: Layout = Layout::UNKNOWN;
+pub(crate) static LAYOUT: Layout = Layout::UNKNOWN;
 
 /// What to watch. Set by user space before loading.
 #[unsafe(no_mangle)]
-static TARGET: Target = Target {
+pub(crate) static TARGET: Target = Target {
     processes: 0,
     tid: 0,
     vcpu_id_plus_1: 0,
     volume: Volume::All as u32,
     returns: 0,
-    reserved: 0,
-    comm: [0; 16],
+    jiffy_ns: 0,
+    comm: [0; 2],
 };
+
+/// What `guard` may write. Set by user space before loading.
+#[unsafe(no_mangle)]
+pub(crate) static GUARD: GuardOrders = GuardOrders { write: 0, over_charge: 0, heal: 0, reserved: 0 };
 
 /// Bare programs may call GPL-only helpers: the object is dual licensed.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
-/// The layout of the running kernel.
-#[inline(always)]
-pub(crate) fn layout() -> Layout {
-    // SAFETY: a valid static; volatile because user space rewrote it after compilation.
-    unsafe { core::ptr::read_volatile(&raw const LAYOUT) }
+/// A field of LAYOUT or TARGET, by itself: the verifier takes it for the constant that it is.
+macro_rules! given {
+    ($global:ident.$field:ident) => {{
+        let field = &raw const $crate::maps::$global.$field;
+        // SAFETY: a field of a valid static; volatile because user space rewrote it after compilation.
+        unsafe { core::ptr::read_volatile(field) }
+    }};
 }
-
-/// What to watch.
-#[inline(always)]
-pub(crate) fn target() -> Target {
-    // SAFETY: as in `layout`.
-    unsafe { core::ptr::read_volatile(&raw const TARGET) }
-}
+pub(crate) use given;
 
 /// Is only reported what can change a judgement?
 #[inline(always)]
 pub(crate) fn only_edges() -> bool {
-    target().volume == Volume::Edges as u32
+    given!(TARGET.volume) == Volume::Edges as u32
 }

@@ -1,14 +1,16 @@
 //! Bounded reads of kernel and guest memory through LAYOUT: the only pointer arithmetic.
 //! A read that fails yields zero or None; it never faults.
 
-use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_user, generated::bpf_get_current_task};
+use core::{ffi::c_void, mem::MaybeUninit};
+
+use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_kernel, bpf_probe_read_user};
 use stealtrace_common::{
     kvm::{self, MAX_IO_MSRS, MSR_KVM_STEAL_TIME},
     layout::ABSENT,
     vcpu::Snapshot,
 };
 
-use crate::maps::layout;
+use crate::maps::given;
 
 /// `struct kvm_steal_time`, as far as we read it (`arch/x86/include/uapi/asm/kvm_para.h`).
 #[repr(C)]
@@ -17,6 +19,15 @@ struct StealArea {
     steal_ns: u64,
     version: u32,
     flags: u32,
+}
+
+/// `struct fdtable` from `max_fds` on.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct FdTable {
+    max_fds: u32,
+    padding: u32,
+    files: u64,
 }
 
 /// `struct kvm_msr_entry` (`arch/x86/include/uapi/asm/kvm.h`).
@@ -31,11 +42,47 @@ struct MsrEntry {
 /// `struct kvm_msrs` before its entries: `nmsrs` and a pad word.
 const MSRS_HEADER: u64 = 8;
 
+/// What may be read from memory that nobody checked.
+///
+/// # Safety
+/// Any bytes must be a value of the type, as they are of integers.
+unsafe trait Plain: Copy {}
+
+// SAFETY: integers.
+unsafe impl Plain for u8 {}
+// SAFETY: integers.
+unsafe impl Plain for u32 {}
+// SAFETY: integers.
+unsafe impl Plain for u64 {}
+// SAFETY: integers.
+unsafe impl<const N: usize> Plain for [u64; N] {}
+// SAFETY: integers without padding.
+unsafe impl Plain for FdTable {}
+// SAFETY: integers without padding.
+unsafe impl Plain for StealArea {}
+
 /// The value of a kernel field; 0 if it cannot be read.
 #[inline(always)]
-fn field<T: Default>(base: u64, offset: u32) -> T {
-    // SAFETY: bpf_probe_read_kernel checks the address and fails instead of faulting.
-    unsafe { bpf_probe_read_kernel((base + u64::from(offset)) as *const T) }.unwrap_or_default()
+fn field<T: Plain>(base: u64, offset: u32) -> T {
+    let mut value = MaybeUninit::<T>::uninit();
+    let from = (base + u64::from(offset)) as *const c_void;
+    // SAFETY: the helper checks the address and fails instead of faulting; it then fills the value with zeros.
+    unsafe {
+        bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, from);
+        value.assume_init()
+    }
+}
+
+/// What lies at a user's address, if it can be read.
+#[inline(always)]
+fn user<T: Plain>(address: u64) -> Option<T> {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: as in `field`.
+    unsafe {
+        let result =
+            bpf_probe_read_user(value.as_mut_ptr().cast(), size_of::<T>() as u32, address as *const c_void);
+        if result == 0 { Some(value.assume_init()) } else { None }
+    }
 }
 
 /// `current`.
@@ -48,14 +95,9 @@ pub(crate) fn current() -> u64 {
 /// What is true now of this vCPU and the calling thread.
 #[inline(always)]
 pub(crate) fn snapshot(vcpu: u64) -> Snapshot {
-    let at = layout();
-    let mut now = Snapshot {
-        run_delay_ns: field(current(), at.task_run_delay),
-        last_steal_ns: field(vcpu, at.vcpu_last_steal),
-        msr_val: field(vcpu, at.vcpu_msr_val),
-        ..Snapshot::default()
-    };
-    if let Some(area) = steal_area(vcpu, now.msr_val) {
+    let (msr_val, last_steal_ns) = steal_time(vcpu);
+    let mut now = Snapshot { run_delay_ns: run_delay_ns(), last_steal_ns, msr_val, ..Snapshot::default() };
+    if let Some(area) = steal_area(vcpu, msr_val) {
         now.steal_ns = area.steal_ns;
         now.version = area.version;
         now.readable = 1;
@@ -63,54 +105,100 @@ pub(crate) fn snapshot(vcpu: u64) -> Snapshot {
     now
 }
 
-/// The guest's steal area, through the host address KVM cached for it (`arch.st.cache`),
-/// if that cache is for the address in the MSR.
+/// The caller's run_delay.
+#[inline(always)]
+pub(crate) fn run_delay_ns() -> u64 {
+    field(current(), given!(LAYOUT.task_run_delay))
+}
+
+/// `msr_val` and `last_steal`.
+#[inline(always)]
+pub(crate) fn steal_time(vcpu: u64) -> (u64, u64) {
+    let [msr_val, last_steal_ns] = field(vcpu, given!(LAYOUT.vcpu_msr_val));
+    (msr_val, last_steal_ns)
+}
+
+/// Is it known where KVM caches the host address of the guest's steal area?
+#[inline(always)]
+pub(crate) fn can_read_steal_area() -> bool {
+    given!(LAYOUT.vcpu_cache_gpa) != ABSENT
+}
+
+/// The guest's steal area, through the host address KVM cached for it, if that is for the address in the MSR.
 #[inline(always)]
 fn steal_area(vcpu: u64, msr_val: u64) -> Option<StealArea> {
-    let at = layout();
-    if !kvm::msr_enabled(msr_val) || at.vcpu_cache_hva == ABSENT {
-        return None;
+    match steal_area_address(vcpu, msr_val) {
+        0 => None,
+        address => user(address),
     }
-    if field::<u64>(vcpu, at.vcpu_cache_gpa) != msr_val & kvm::MSR_ADDRESS {
-        return None;
+}
+
+/// The host address KVM cached for the guest's steal area, if that is for the address in the MSR; else 0.
+#[inline(always)]
+pub(crate) fn steal_area_address(vcpu: u64, msr_val: u64) -> u64 {
+    if !kvm::msr_enabled(msr_val) || !can_read_steal_area() {
+        return 0;
     }
-    let hva: u64 = field(vcpu, at.vcpu_cache_hva);
-    // SAFETY: bpf_probe_read_user checks the address and fails instead of faulting.
-    unsafe { bpf_probe_read_user(hva as *const StealArea) }.ok()
+    let [gpa, hva] = field(vcpu, given!(LAYOUT.vcpu_cache_gpa));
+    if gpa == msr_val & kvm::MSR_ADDRESS { hva } else { 0 }
+}
+
+/// The thread that issued KVM_RUN last; 0 if none did.
+#[inline(always)]
+pub(crate) fn runner(vcpu: u64) -> u32 {
+    let pid: u64 = field(vcpu, given!(LAYOUT.vcpu_pid));
+    if pid == 0 { 0 } else { field(pid, given!(LAYOUT.pid_nr)) }
+}
+
+/// The delta of the last load, on kernels that keep it until guest entry; else 0.
+#[inline(always)]
+pub(crate) fn accumulated(vcpu: u64) -> u64 {
+    if given!(LAYOUT.vcpu_accum_steal) == ABSENT { 0 } else { field(vcpu, given!(LAYOUT.vcpu_accum_steal)) }
+}
+
+/// When the caller's process began.
+#[inline(always)]
+pub(crate) fn process_start_ns() -> u64 {
+    field(field(current(), given!(LAYOUT.task_group_leader)), given!(LAYOUT.task_start_time))
 }
 
 /// `vcpu->kvm` and `vcpu->vcpu_id`.
 #[inline(always)]
 pub(crate) fn identity(vcpu: u64) -> (u64, u32) {
-    let at = layout();
-    (field(vcpu, at.vcpu_kvm), field(vcpu, at.vcpu_id))
+    (field(vcpu, given!(LAYOUT.vcpu_kvm)), field(vcpu, given!(LAYOUT.vcpu_id)))
 }
 
 /// Does the calling thread hold `vcpu->mutex`, as every vCPU ioctl does?
 #[inline(always)]
 pub(crate) fn holds_mutex(vcpu: u64) -> bool {
     const FLAGS: u64 = 7; // MUTEX_FLAGS in kernel/locking/mutex.c
-    field::<u64>(vcpu, layout().vcpu_mutex_owner) & !FLAGS == current()
+    field::<u64>(vcpu, given!(LAYOUT.vcpu_mutex_owner)) & !FLAGS == current()
 }
 
 /// `file->private_data`: of a vCPU's file, its `struct kvm_vcpu *`.
 #[inline(always)]
 pub(crate) fn private_data(file: u64) -> u64 {
-    field(file, layout().file_private_data)
+    field(file, given!(LAYOUT.file_private_data))
 }
 
 /// The vCPU behind one of the caller's descriptors; 0 if it is not a vCPU's.
 #[inline(always)]
 pub(crate) fn vcpu_of_fd(fd: u32) -> u64 {
-    let at = layout();
-    let fdt: u64 = field(field(current(), at.task_files), at.files_fdt);
-    if fd >= field(fdt, at.fdtable_max_fds) {
+    let fdt: u64 = field(field(current(), given!(LAYOUT.task_files)), given!(LAYOUT.files_fdt));
+    let table: FdTable = field(fdt, given!(LAYOUT.fdtable_max_fds));
+    if fd >= table.max_fds {
         return 0;
     }
-    let files: u64 = field(fdt, at.fdtable_fd);
-    let file: u64 = field(files + u64::from(fd) * 8, 0);
-    let f_op: u64 = field(file, at.file_f_op);
-    if at.kvm_vcpu_ioctl == 0 || field::<u64>(f_op, at.fops_unlocked_ioctl) != at.kvm_vcpu_ioctl {
+    let file: u64 = field(table.files + u64::from(fd) * 8, 0);
+    vcpu_of_file(file)
+}
+
+/// The vCPU behind an open file; 0 if it is not a vCPU's.
+#[inline(always)]
+pub(crate) fn vcpu_of_file(file: u64) -> u64 {
+    let f_op: u64 = field(file, given!(LAYOUT.file_f_op));
+    let kvm_vcpu_ioctl = given!(LAYOUT.kvm_vcpu_ioctl);
+    if kvm_vcpu_ioctl == 0 || field::<u64>(f_op, given!(LAYOUT.fops_unlocked_ioctl)) != kvm_vcpu_ioctl {
         return 0;
     }
     private_data(file)
@@ -119,41 +207,50 @@ pub(crate) fn vcpu_of_fd(fd: u32) -> u64 {
 /// Index and host_initiated of a `struct msr_data`.
 #[inline(always)]
 pub(crate) fn msr_data(msr: u64) -> (u32, bool) {
-    let at = layout();
-    let host_initiated: u8 = field(msr, at.msr_host_initiated);
-    (field(msr, at.msr_index), host_initiated != 0)
+    let host_initiated: u8 = field(msr, given!(LAYOUT.msr_host_initiated));
+    (field(msr, given!(LAYOUT.msr_index)), host_initiated != 0)
 }
 
 /// `task->tgid`.
 #[inline(always)]
 pub(crate) fn tgid(task: u64) -> u32 {
-    field(task, layout().task_tgid)
+    field(task, given!(LAYOUT.task_tgid))
 }
 
-/// Registers of the caller at a system call: `orig_ax`, `di`, `si`, `dx` of `struct pt_regs`.
+/// Registers of the caller at a system call: the first three arguments.
 #[inline(always)]
-pub(crate) fn syscall_args(regs: u64) -> (u32, u32, u64) {
-    const DX: u32 = 12 * 8; // struct pt_regs in arch/x86/include/uapi/asm/ptrace.h
-    const SI: u32 = 13 * 8;
-    const DI: u32 = 14 * 8;
-    (field::<u64>(regs, DI) as u32, field::<u64>(regs, SI) as u32, field(regs, DX))
+pub(crate) fn syscall_args(regs: u64) -> [u64; 3] {
+    const DX: u32 = 12 * 8; // then si, di: struct pt_regs in arch/x86/include/uapi/asm/ptrace.h
+    let [dx, si, di] = field(regs, DX);
+    [di, si, dx]
 }
 
 /// Where the steal MSR stands in a user's `struct kvm_msrs`, counted from 1; 0 if it is not there.
 #[inline(always)]
 pub(crate) fn steal_msr_position(msrs: u64) -> u32 {
-    // SAFETY: bpf_probe_read_user checks the address and fails instead of faulting.
-    let count: u32 = unsafe { bpf_probe_read_user(msrs as *const u32) }.unwrap_or_default();
-    for i in 0..MAX_IO_MSRS {
-        if i >= count {
+    let count: u32 = user(msrs).unwrap_or_default();
+    let position = first_steal_msr(msrs, count);
+    if position <= count { position } else { 0 }
+}
+
+/// Eight a round: the verifier compares every round with every other.
+#[inline(always)]
+fn first_steal_msr(msrs: u64, count: u32) -> u32 {
+    for round in 0..MAX_IO_MSRS / 8 {
+        let first = round * 8;
+        if first >= count {
             break;
         }
-        let entry = msrs + MSRS_HEADER + u64::from(i) * size_of::<MsrEntry>() as u64;
-        // SAFETY: as above.
-        let index: u32 = unsafe { bpf_probe_read_user(entry as *const u32) }.unwrap_or_default();
-        if index == MSR_KVM_STEAL_TIME {
-            return i + 1;
+        for i in [0, 1, 2, 3, 4, 5, 6, 7] {
+            if is_steal_msr(msrs, first + i) {
+                return first + i + 1;
+            }
         }
     }
     0
+}
+
+#[inline(always)]
+fn is_steal_msr(msrs: u64, i: u32) -> bool {
+    user(msrs + MSRS_HEADER + u64::from(i) * size_of::<MsrEntry>() as u64) == Some(MSR_KVM_STEAL_TIME)
 }

@@ -1,90 +1,123 @@
-//! The tracepoint backend: the same facts from raw sys_enter and sys_exit, for kernels without kprobes.
+//! The tracepoint backend: the same facts from the entry and exit of system calls, for kernels without kprobes.
 //! An update is what changed during one ioctl, as far as this thread can have changed it.
 
-use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+use aya_ebpf::{
+    EbpfContext,
+    macros::{raw_tracepoint, tracepoint},
+    programs::{RawTracePointContext, TracePointContext},
+};
 use stealtrace_common::{
     event::EventKind,
     kvm::{self, KVM_CREATE_VCPU, KVM_RUN, KVM_SET_MSRS, KVMIO},
     probe::Probe,
-    vcpu::{MsrWrite, Snapshot, ThreadState, VcpuState},
+    vcpu::{MsrWrite, Snapshot, ThreadState},
 };
 
 use crate::{
-    emit::{Caller, emit_call, lost, now_ns, watched},
+    emit::{Caller, caller, emit_call, now_ns, watched},
     facts::{self, Stay},
     lifecycle::{self, vcpu_state},
-    maps::{THREADS, target},
+    maps::{THREADS, given},
+    quiet::{self, Left},
     read,
 };
 
 /// `__NR_ioctl` on x86-64.
 const IOCTL: u64 = 16;
 
-/// `trace_sys_enter(struct pt_regs *regs, long id)`
-#[raw_tracepoint]
-pub(crate) fn sys_enter(ctx: RawTracePointContext) -> i32 {
-    if ctx.arg::<u64>(1) != IOCTL {
-        return 0;
-    }
-    let (fd, ioctl, argument) = read::syscall_args(ctx.arg(0));
-    if kvm::ioctl_type(ioctl) == KVMIO
-        && let Some(caller) = watched(Probe::SysEnter)
-    {
-        enter(caller, fd, ioctl, argument);
-    }
+/// `syscalls:sys_enter_ioctl`: `struct syscall_trace_enter` with its arguments as 64-bit words.
+#[tracepoint]
+pub(crate) fn ioctl_enter(ctx: TracePointContext) -> u32 {
+    // SAFETY: the record of a system call with three arguments; the verifier knows its size.
+    enter(unsafe { *ctx.as_ptr().cast::<u8>().add(16).cast::<[u64; 3]>() });
     0
 }
 
-#[inline(always)]
-fn enter(caller: Caller, fd: u32, ioctl: u32, argument: u64) {
-    let mut thread = ThreadState { ioctl, time_ns: now_ns(), ..ThreadState::default() };
-    if ioctl != KVM_CREATE_VCPU {
-        thread.vcpu = read::vcpu_of_fd(fd);
-        if thread.vcpu == 0 {
-            return;
-        }
-        thread.entered = read::snapshot(thread.vcpu);
-    }
-    if ioctl == KVM_SET_MSRS {
-        thread.msr_position = read::steal_msr_position(argument);
-    }
-    if THREADS.insert(caller.tid, thread, 0).is_err() {
-        lost(Probe::SysEnter);
-    }
-    report_ioctl(caller, &thread);
+/// `syscalls:sys_exit_ioctl`: `struct syscall_trace_exit`.
+#[tracepoint]
+pub(crate) fn ioctl_exit(ctx: TracePointContext) -> u32 {
+    // SAFETY: as above, of a system call's return.
+    leave(&ctx, unsafe { *ctx.as_ptr().cast::<u8>().add(16).cast::<i64>() });
+    0
 }
 
-#[inline(always)]
-fn report_ioctl(caller: Caller, thread: &ThreadState) {
-    if thread.vcpu == 0 {
-        return;
+/// `trace_sys_enter(struct pt_regs *regs, long id)`, of every system call there is: where the kernel has no
+/// tracepoints of single system calls.
+#[raw_tracepoint]
+pub(crate) fn sys_enter(ctx: RawTracePointContext) -> i32 {
+    if ctx.arg::<u64>(1) == IOCTL {
+        enter(read::syscall_args(ctx.arg(0)));
     }
-    if let Some(state) = vcpu_state(Probe::SysEnter, caller, thread.vcpu) {
-        facts::entered(Probe::SysEnter, caller, thread.vcpu, state, thread.ioctl, &thread.entered);
-    }
+    0
 }
 
 /// `trace_sys_exit(struct pt_regs *regs, long ret)`
 #[raw_tracepoint]
 pub(crate) fn sys_exit(ctx: RawTracePointContext) -> i32 {
-    let tid = aya_ebpf::helpers::bpf_get_current_pid_tgid() as u32;
-    // SAFETY: the entry is this thread's own; nobody removes it but this thread.
-    let Some(thread) = (unsafe { THREADS.get(tid) }) else {
-        return 0;
-    };
-    if let Some(caller) = watched(Probe::SysExit) {
-        leave(&ctx, caller, thread);
-    }
-    let _absent = THREADS.remove(tid);
+    leave(&ctx, ctx.arg::<u64>(1).cast_signed());
     0
 }
 
 #[inline(always)]
-fn leave(ctx: &RawTracePointContext, caller: Caller, thread: &ThreadState) {
-    let ret = ctx.arg::<u64>(1).cast_signed();
+fn enter([fd, ioctl, argument]: [u64; 3]) {
+    let (fd, ioctl) = (fd as u32, ioctl as u32);
+    if kvm::ioctl_type(ioctl) != KVMIO {
+        return;
+    }
+    let caller = caller();
+    let vcpu = if ioctl == KVM_CREATE_VCPU { 0 } else { read::vcpu_of_fd(fd) };
+    if vcpu == 0 && ioctl != KVM_CREATE_VCPU {
+        return;
+    }
+    let quiet = ioctl != KVM_SET_MSRS && quiet::enters(vcpu, caller.tid, ioctl);
+    if !quiet && watched(Probe::SysEnter).is_none() {
+        return;
+    }
+    if let Some(thread) = lifecycle::thread(Probe::SysEnter, caller) {
+        thread.vcpu = vcpu;
+        thread.ioctl = ioctl;
+        thread.time_ns = now_ns();
+        if quiet {
+            thread.entered.run_delay_ns = read::run_delay_ns();
+        } else if vcpu != 0 {
+            entered_vcpu(caller, thread);
+        }
+        // Last: the verifier follows each of its many ends to the end of the program.
+        thread.msr_position = if ioctl == KVM_SET_MSRS { read::steal_msr_position(argument) } else { 0 };
+    }
+}
+
+#[inline(always)]
+fn entered_vcpu(caller: Caller, thread: &mut ThreadState) {
+    if let Some(state) = vcpu_state(Probe::SysEnter, caller, thread.vcpu) {
+        thread.entered = read::snapshot(thread.vcpu);
+        facts::entered(Probe::SysEnter, caller, state, thread);
+    }
+}
+
+#[inline(always)]
+fn leave(ctx: &impl EbpfContext, ret: i64) {
+    let caller = caller();
+    let Some(entry) = THREADS.get_ptr_mut(caller.tid) else {
+        return;
+    };
+    // SAFETY: the entry is this thread's own; nobody removes it but this thread.
+    let thread = unsafe { &mut *entry };
+    if thread.ioctl == 0 {
+        return;
+    }
+    let quiet = thread.msr_position == 0 && quiet::leaves(thread.vcpu, caller.tid, Left::During);
+    if !quiet && watched(Probe::SysExit).is_some() {
+        left(ctx, caller, thread, ret);
+    }
+    thread.ioctl = 0;
+}
+
+#[inline(always)]
+fn left(ctx: &impl EbpfContext, caller: Caller, thread: &ThreadState, ret: i64) {
     if thread.vcpu != 0 {
         report_changes(caller, thread, ret);
-        if target().returns != 0 {
+        if given!(TARGET.returns) != 0 {
             emit_call(Probe::SysExit, EventKind::Return, caller, 0, thread.ioctl);
         }
     } else if ret >= 0 {
@@ -101,9 +134,10 @@ fn report_changes(caller: Caller, thread: &ThreadState, ret: i64) {
     let Some(state) = vcpu_state(Probe::SysExit, caller, vcpu) else {
         return;
     };
-    let mut opened = before(thread, state);
-    let mut before = opened;
+    let quiet = quiet::ioctl(vcpu, caller.tid).is_some() && thread.msr_position == 0;
     let after = read::snapshot(vcpu);
+    let mut opened = if quiet { facts::opened_unseen(state, &after) } else { facts::opened(thread, state) };
+    let mut before = opened;
     let msr_write = msr_write(thread, ret, &before, &after);
     if by_caller(&before, &after) {
         // An update, and a write that copies, leave the caller's run_delay of that moment in last_steal.
@@ -112,34 +146,19 @@ fn report_changes(caller: Caller, thread: &ThreadState, ret: i64) {
     } else if matches!(msr_write, MsrWrite::None) {
         before = after; // whatever changed, another thread did it
     }
-    let (caller, ioctl, since_ns) = (caller, thread.ioctl, thread.time_ns);
-    facts::left(
-        state,
-        &Stay {
-            probe: Probe::SysExit,
-            caller,
-            vcpu,
-            ioctl,
-            msr_write,
-            opened: &opened,
-            before: &before,
-            after: &after,
-            since_ns,
-        },
-    );
-    state.open = after;
-    state.open_time_ns = now_ns();
-}
-
-/// What was true when this ioctl got hold of the vCPU: at its entry, or, if it then waited for another
-/// thread's ioctl, when that one left.
-#[inline(always)]
-fn before(thread: &ThreadState, state: &VcpuState) -> Snapshot {
-    if state.open_time_ns > thread.time_ns {
-        Snapshot { run_delay_ns: thread.entered.run_delay_ns, ..state.open }
-    } else {
-        thread.entered
-    }
+    let (ioctl, since_ns) = (thread.ioctl, thread.time_ns);
+    let stay = Stay {
+        probe: Probe::SysExit,
+        caller,
+        vcpu,
+        ioctl,
+        msr_write,
+        opened: &opened,
+        before: &before,
+        after: &after,
+        since_ns,
+    };
+    facts::left(state, &stay);
 }
 
 /// KVM_SET_MSRS returns how many it set; a guest's own write shows only as a new value after KVM_RUN.

@@ -10,6 +10,9 @@ use crate::{
     detect::RULES,
     doctor::DoctorFormat,
     evidence::Kind,
+    guard::GuardOptions,
+    guest::GuestOptions,
+    inspect::InspectOptions,
     model::Severity,
     pipeline::{Filter, Selection},
     report::{Format, Style, VerifyFormat},
@@ -50,6 +53,12 @@ pub enum Command {
     Rules(Rules),
     /// Prove what the running kernel's steal accounting can be trusted with
     Verify(Verify),
+    /// Put the guest's steal counter back when KVM's update corrupted it, before the guest runs
+    Guard(Guard),
+    /// Every vCPU of every running VM, and whether its steal counter is sound
+    Inspect(Inspect),
+    /// Inside a Linux guest: judge the steal time it shows
+    Guest(Guest),
     /// Issue vCPU ioctls flat out and say how long one takes, to measure what watching costs
     #[command(hide = true)]
     Load(Load),
@@ -64,8 +73,71 @@ pub struct Load {
     /// vCPUs at once
     #[arg(long, default_value_t = 1)]
     pub vcpus: usize,
+    /// vCPUs that exist beside them and do nothing
+    #[arg(long, default_value_t = 0)]
+    pub idle: usize,
+    /// Leave the guest's counter as an underflow does: a second below 2^64
+    #[arg(long)]
+    pub poison: bool,
     #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
     pub duration: Duration,
+}
+
+/// `stealtrace guard`
+#[derive(Args, Debug)]
+#[expect(missing_docs, reason = "clap would show it")]
+pub struct Guard {
+    /// Only VMs of this process (repeatable)
+    #[arg(long = "pid", value_name = "PID")]
+    pub pids: Vec<u32>,
+    /// Print what would be written; write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask before writing to guests' memory
+    #[arg(long)]
+    pub yes: bool,
+    /// Also put back what an over-charge added
+    #[arg(long)]
+    pub over_charge: bool,
+    /// Re-base, once per vCPU, a counter that was poisoned before guard began
+    #[arg(long)]
+    pub heal: bool,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// Run this command, guard it and its children, and end with it
+    #[arg(last = true, value_name = "CMD", conflicts_with = "pids")]
+    pub command: Vec<String>,
+}
+
+/// `stealtrace inspect`
+#[derive(Args, Debug)]
+#[expect(missing_docs, reason = "clap would show it")]
+pub struct Inspect {
+    /// Only VMs of this process (repeatable)
+    #[arg(long = "pid", value_name = "PID")]
+    pub pids: Vec<u32>,
+    /// Look again after this time, until Ctrl-C
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub watch: Option<Duration>,
+    /// How long to wait for vCPUs to do something before the first look
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
+    pub wait: Duration,
+    #[arg(long, value_enum, default_value_t = DoctorFormat::Table)]
+    pub format: DoctorFormat,
+}
+
+/// `stealtrace guest`
+#[derive(Args, Debug)]
+#[expect(missing_docs, reason = "clap would show it")]
+pub struct Guest {
+    /// Time between two looks
+    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
+    pub interval: Duration,
+    /// Looks at /proc/stat; 0 for as many as there are until Ctrl-C
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub count: u64,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
 }
 
 /// `stealtrace doctor`
@@ -197,9 +269,12 @@ pub struct Trace {
     /// Write the events to this file, for `stealtrace analyze`
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
-    /// Kernel memory for events that wait to be read, in KiB: a power of two
-    #[arg(long, value_name = "KIB", default_value_t = 8192, value_parser = parse_buffer)]
-    pub buffer: u32,
+    /// Kernel memory for events that wait to be read, in KiB: a power of two; 32768, or 1024 with --findings-only
+    #[arg(long, value_name = "KIB", value_parser = parse_buffer)]
+    pub buffer: Option<u32>,
+    /// Attach programs that do nothing, to measure what the probes alone cost
+    #[arg(long, hide = true)]
+    pub floor: bool,
     /// Run this command, trace it and its children, and end with it
     #[arg(last = true, value_name = "CMD", conflicts_with = "pids")]
     pub command: Vec<String>,
@@ -298,6 +373,7 @@ impl Trace {
         } else {
             Vec::new()
         };
+        let usual_buffer = if self.view.findings_only { 1024 } else { 32_768 };
         TraceOptions {
             backend: self.backend.into(),
             selection: self.view.selection(),
@@ -307,10 +383,45 @@ impl Trace {
             functions,
             duration: self.duration,
             record: self.record,
-            ring_bytes: self.buffer * 1024,
+            ring_bytes: self.buffer.unwrap_or(usual_buffer) * 1024,
+            floor: self.floor,
             command: self.command,
             verbose,
         }
+    }
+}
+
+impl Guard {
+    /// The same, without clap.
+    #[must_use]
+    pub fn options(self, verbose: bool) -> GuardOptions {
+        GuardOptions {
+            pids: self.pids,
+            dry_run: self.dry_run,
+            yes: self.yes,
+            over_charge: self.over_charge,
+            heal: self.heal,
+            format: self.format,
+            command: self.command,
+            verbose,
+        }
+    }
+}
+
+impl Inspect {
+    /// The same, without clap.
+    #[must_use]
+    pub fn options(self) -> InspectOptions {
+        InspectOptions { pids: self.pids, watch: self.watch, wait: self.wait, format: self.format }
+    }
+}
+
+impl Guest {
+    /// The same, without clap.
+    #[must_use]
+    pub fn options(&self) -> GuestOptions {
+        let style = Style { format: self.format, calls: false, color: Color::Auto.wanted(), utc: false };
+        GuestOptions { interval: self.interval, count: self.count, style }
     }
 }
 

@@ -53,7 +53,7 @@ pub fn doctor(format: DoctorFormat, mut out: impl Write) -> Result<Exit> {
     let usable = usable(&facts);
     let mut checks = host(&facts)?;
     for kind in BackendKind::ALL {
-        checks.extend(probes(kind).map(|row| probe(kind, row, &facts)));
+        checks.extend(probes(kind, &facts).map(|row| probe(kind, row, &facts)));
     }
     checks.push(Check::of("trace --backend auto", usable.clone()));
     checks.push(Check::of(

@@ -12,7 +12,7 @@ use stealtrace::{
     cli::{Cli, Command, Load},
     doctor,
     exit::Exit,
-    rules, session, verify, vmm,
+    guard, guest, inspect, rules, session, verify, vmm,
 };
 
 fn main() -> ExitCode {
@@ -34,17 +34,22 @@ fn run(cli: Cli) -> Result<Exit> {
         Command::Analyze(options) => analyze::analyze(&options.options()),
         Command::Rules(options) => Ok(rules::rules(options.id.as_deref(), io::stdout())?),
         Command::Verify(options) if options.list => verify::list(io::stdout()),
+        Command::Guard(options) => guard::guard(&options.options(cli.verbose)),
+        Command::Inspect(options) => inspect::inspect(&options.options(), io::stdout()),
+        Command::Guest(options) => guest::guest(&options.options()),
         Command::Load(options) => load(&options),
         Command::Verify(options) => verify::verify(&options.options(), io::stdout()),
     }
 }
 
-/// Nanoseconds per call, the mean of all vCPUs.
+/// Nanoseconds per call, the mean of all vCPUs, and how many calls there were.
 fn load(options: &Load) -> Result<Exit> {
-    let done = vmm::load(options.work, options.vcpus, options.duration)?;
+    let _idle = vmm::Idle::new(options.idle)?;
+    let done = vmm::load(options.work, options.vcpus, options.poison, options.duration)?;
     let per_call = |done: &vmm::Done| done.time.as_secs_f64() * 1e9 / done.calls as f64;
     let mean = done.iter().map(per_call).sum::<f64>() / done.len() as f64;
-    writeln!(io::stdout(), "{mean:.1}")?;
+    let calls: u64 = done.iter().map(|done| done.calls).sum();
+    writeln!(io::stdout(), "{mean:.1} {calls}")?;
     Ok(Exit::Clean)
 }
 

@@ -23,6 +23,12 @@ pub struct Selection {
     pub stop_after: Option<u64>,
 }
 
+impl Selection {
+    /// All of it.
+    pub const EVERYTHING: Self =
+        Self { findings_only: false, rules: Vec::new(), min_severity: Severity::Notice, stop_after: None };
+}
+
 /// Whose events; live traces filter in the kernel.
 #[derive(Clone, Debug)]
 pub struct Filter {

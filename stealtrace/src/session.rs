@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// A wake-up can be missed; nothing waits longer than this.
-const SAFETY_TICK: Duration = Duration::from_millis(200);
+const SAFETY_TICK: Duration = Duration::from_millis(10);
 /// Events handled before signals are looked at again.
 const BATCH: usize = 16_384;
 
@@ -56,6 +56,8 @@ pub struct TraceOptions {
     pub fail_on: Severity,
     /// A command to run and trace; empty for none.
     pub command: Vec<String>,
+    /// Attach programs that do nothing, to measure what the probes alone cost?
+    pub floor: bool,
     /// Show the kernel side's diagnostics?
     pub verbose: bool,
 }
@@ -124,6 +126,8 @@ fn plan(options: &TraceOptions, kind: BackendKind, held: Option<&HeldCommand>) -
         volume: if options.selection.findings_only { Volume::Edges } else { Volume::All },
         functions: options.functions.clone(),
         ring_bytes: options.ring_bytes,
+        guard: None,
+        floor: options.floor,
         verbose: options.verbose,
     }
 }

@@ -1,23 +1,30 @@
 //! The live backend: load the kernel object, tell it the layout and the targets once, attach, drain.
 //! Everything it attaches lives in file descriptors, so the kernel removes it with this process, however that ends.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+};
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
-    Ebpf, EbpfLoader, Pod,
-    maps::{HashMap, MapData, PerCpuArray, RingBuf},
-    programs::{KProbe, ProgramError, RawTracePoint},
+    Btf, Ebpf, EbpfLoader, Pod, VerifierLogLevel,
+    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
+    programs::{Iter, KProbe, Program, ProgramError, RawTracePoint, TracePoint},
 };
 use aya_log::EbpfLogger;
 use stealtrace_common::{
     event::Event,
     layout::Layout,
     probe::{Counter, Probe},
-    target::Target,
+    target::{GuardOrders, Target, Volume},
+    vcpu::QuietVcpu,
 };
 
-use super::{Attachment, BackendKind, Plan, ProbeRow, Processes, probes, table::CALLS};
+use super::{
+    Attachment, BackendKind, Plan, ProbeRow, Processes,
+    table::{CALLS, planned},
+};
 use crate::{
     kernel::KernelFacts,
     model::{Losses, ProbeLoss},
@@ -31,6 +38,7 @@ pub struct EbpfBackend {
     ebpf: Ebpf,
     ring: RingBuf<MapData>,
     counters: PerCpuArray<MapData, CounterPod>,
+    quiet: Array<MapData, QuietPod>,
     attached: Vec<(&'static ProbeRow, &'static str)>,
     logger: EbpfLogger<&'static dyn log::Log>,
     undecodable: u64,
@@ -45,12 +53,22 @@ struct LayoutPod(Layout);
 struct TargetPod(Target);
 #[repr(transparent)]
 #[derive(Clone, Copy)]
+struct GuardPod(GuardOrders);
+#[repr(transparent)]
+#[derive(Clone, Copy)]
 struct CounterPod(Counter);
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct QuietPod(QuietVcpu);
 
 // SAFETY: Layout is repr(C) integers without padding.
 unsafe impl Pod for LayoutPod {}
 // SAFETY: Target is repr(C) integers without padding.
 unsafe impl Pod for TargetPod {}
+// SAFETY: GuardOrders is repr(C) integers without padding.
+unsafe impl Pod for GuardPod {}
+// SAFETY: QuietVcpu is repr(C) integers without padding.
+unsafe impl Pod for QuietPod {}
 // SAFETY: Counter is repr(C) integers without padding.
 unsafe impl Pod for CounterPod {}
 
@@ -66,10 +84,11 @@ impl EbpfBackend {
         let logger = EbpfLogger::init(&mut ebpf).context("start the kernel side's log")?;
         let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?;
         let counters = PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?)?;
+        let quiet = Array::try_from(take(&mut ebpf, "QUIET")?)?;
         watch(&mut ebpf, &plan.processes)?;
         let mut attached = attach_calls(&mut ebpf, plan, facts)?; // first, so that ours run before them
         attached.extend(attach_all(&mut ebpf, plan, facts)?);
-        Ok(Self { ebpf, ring, counters, attached, logger, undecodable: 0 })
+        Ok(Self { ebpf, ring, counters, quiet, attached, logger, undecodable: 0 })
     }
 
     /// Hand over up to `limit` events while `each` takes them; true if the ring is empty then.
@@ -88,14 +107,32 @@ impl EbpfBackend {
         false
     }
 
+    /// Let every open file of every process be looked at: an event [`EventKind::Seen`] for each vCPU's.
+    ///
+    /// # Errors
+    /// When this kernel has no such iterator, or refuses it.
+    pub fn look_at_files(&mut self) -> Result<()> {
+        const NAME: &str = "vcpu_files";
+        let iterator: &mut Iter = program(&mut self.ebpf, NAME)?.try_into()?;
+        if iterator.fd().is_err() {
+            let types = Btf::from_sys_fs().context("read the kernel's types")?;
+            loaded(NAME, iterator.load("task_file", &types))?;
+        }
+        let link = iterator.attach().context("make an iterator over open files")?;
+        let mut files = iterator.take_link(link)?.into_file()?;
+        io::copy(&mut files, &mut io::sink()).context("iterate over open files")?;
+        Ok(())
+    }
+
     /// Remove every probe; what is in the ring stays there to be drained.
     pub fn detach(&mut self) {
-        let names: Vec<_> = self.attached.iter().map(|(row, _)| row.program).collect();
+        let names: Vec<_> = self.attached.iter().rev().map(|(row, _)| row.program).collect();
         for name in names {
             // Dropping a program's links removes them; a program without links is inert.
             match self.ebpf.program_mut(name) {
-                Some(aya::programs::Program::KProbe(program)) => drop(program.unload()),
-                Some(aya::programs::Program::RawTracePoint(program)) => drop(program.unload()),
+                Some(Program::KProbe(program)) => drop(program.unload()),
+                Some(Program::RawTracePoint(program)) => drop(program.unload()),
+                Some(Program::TracePoint(program)) => drop(program.unload()),
                 _ => {}
             }
         }
@@ -106,9 +143,28 @@ impl EbpfBackend {
     /// # Errors
     /// When the kernel does not let us read the counters.
     pub fn losses(&self) -> Result<Losses> {
-        let probes =
+        let mut probes: Vec<_> =
             self.attached.iter().map(|(row, target)| self.loss(row.probe, target)).collect::<Result<_>>()?;
+        let (entered, left) = self.quiet_hits()?;
+        for ((row, _), loss) in self.attached.iter().zip(&mut probes) {
+            match row.probe {
+                Probe::VcpuIoctl | Probe::SysEnter => loss.hits += entered,
+                Probe::VcpuPut | Probe::SysExit => loss.hits += left,
+                _ => {}
+            }
+        }
         Ok(Losses { probes, undecodable: self.undecodable })
+    }
+
+    /// Hits of which there was nothing to tell.
+    fn quiet_hits(&self) -> Result<(u64, u64)> {
+        let mut hits = (0, 0);
+        for slot in self.quiet.iter() {
+            let QuietPod(quiet) = slot.context("read what was quiet")?;
+            hits.0 += quiet.entered;
+            hits.1 += quiet.left;
+        }
+        Ok(hits)
     }
 
     fn loss(&self, probe: Probe, target: &str) -> Result<ProbeLoss> {
@@ -139,10 +195,14 @@ impl AsFd for EbpfBackend {
 fn load(layout: LayoutPod, plan: &Plan) -> Result<Ebpf> {
     allow_locked_memory();
     let target = TargetPod(plan.target());
+    let guard = GuardPod(plan.guard.unwrap_or_default());
     let log_level = if plan.verbose { aya_log::Level::Debug as u8 } else { 0 };
+    let verifier_log = if plan.verbose { VerifierLogLevel::default() } else { VerifierLogLevel::DISABLE };
     EbpfLoader::new()
+        .verifier_log_level(verifier_log) // writing it takes longer than verifying
         .override_global("LAYOUT", &layout, true)
         .override_global("TARGET", &target, true)
+        .override_global("GUARD", &guard, true)
         .override_global(aya_log::LEVEL, &log_level, false)
         .map_max_entries("EVENTS", plan.ring_bytes)
         .load(OBJECT)
@@ -175,10 +235,12 @@ fn attach_all(
 ) -> Result<Vec<(&'static ProbeRow, &'static str)>> {
     let follows = matches!(plan.processes, Processes::Tree(_));
     let mut attached = Vec::new();
-    for row in probes(plan.kind).filter(|row| row.probe != Probe::Fork || follows) {
+    for row in planned(plan, facts).into_iter().filter(|row| row.probe != Probe::Fork || follows) {
         match row.target(facts) {
+            Ok(target) if plan.volume == Volume::Edges && !row.serves_edges(target) => {}
             Ok(target) => {
-                attach_one(ebpf, row, target)?;
+                let program = if plan.floor { row.attachment.floor() } else { row.program };
+                attach_one(ebpf, program, row.attachment, target)?;
                 attached.push((row, target));
             }
             Err(reason) if row.required => return Err(anyhow!(reason)),
@@ -199,8 +261,8 @@ fn attach_calls(
         return Ok(Vec::new());
     }
     for row in CALLS {
-        let kprobe = kprobe(ebpf, row)?;
-        kprobe.load().map_err(|error| refused(row, &error))?;
+        let kprobe: &mut KProbe = program(ebpf, row.program)?.try_into()?;
+        loaded(row.program, kprobe.load())?;
         for name in &present {
             kprobe.attach(name, 0).with_context(|| format!("attach kprobe to {name}"))?;
         }
@@ -208,40 +270,49 @@ fn attach_calls(
     Ok(CALLS.iter().map(|row| (row, row.purpose)).collect())
 }
 
-fn kprobe<'a>(ebpf: &'a mut Ebpf, row: &ProbeRow) -> Result<&'a mut KProbe> {
-    let program = ebpf
-        .program_mut(row.program)
-        .with_context(|| format!("the kernel side has no program {}", row.program))?;
-    Ok(program.try_into()?)
-}
-
-fn attach_one(ebpf: &mut Ebpf, row: &ProbeRow, target: &str) -> Result<()> {
-    let program = ebpf
-        .program_mut(row.program)
-        .with_context(|| format!("the kernel side has no program {}", row.program))?;
-    match row.attachment {
+fn attach_one(ebpf: &mut Ebpf, name: &str, attachment: Attachment, target: &str) -> Result<()> {
+    let program = program(ebpf, name)?;
+    match attachment {
         Attachment::Function(_) => {
             let kprobe: &mut KProbe = program.try_into()?;
-            kprobe.load().map_err(|error| refused(row, &error))?;
+            loaded(name, kprobe.load())?;
             kprobe.attach(target, 0).with_context(|| format!("attach kprobe to {target}"))?;
         }
         Attachment::RawTracepoint(_) => {
             let tracepoint: &mut RawTracePoint = program.try_into()?;
-            tracepoint.load().map_err(|error| refused(row, &error))?;
+            loaded(name, tracepoint.load())?;
             tracepoint.attach(target).with_context(|| format!("attach to raw tracepoint {target}"))?;
+        }
+        Attachment::Syscall(_) => {
+            let tracepoint: &mut TracePoint = program.try_into()?;
+            loaded(name, tracepoint.load())?;
+            let context = || format!("attach to tracepoint syscalls:{target}");
+            tracepoint.attach("syscalls", target).with_context(context)?;
         }
     }
     Ok(())
 }
 
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program> {
+    ebpf.program_mut(name).with_context(|| format!("the kernel side has no program {name}"))
+}
+
+/// A program is loaded once, however often it is attached.
+fn loaded(name: &str, result: Result<(), ProgramError>) -> Result<()> {
+    match result {
+        Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(()),
+        Err(error) => Err(refused(name, &error)),
+    }
+}
+
 /// The kernel's reason in one line; the verifier's whole log is for `-v`.
-fn refused(row: &ProbeRow, error: &ProgramError) -> anyhow::Error {
+fn refused(program: &str, error: &ProgramError) -> anyhow::Error {
     log::debug!("{error}");
     let reason = match error {
         ProgramError::LoadError { io_error, .. } => io_error.to_string(),
         other => other.to_string().lines().next().unwrap_or_default().to_owned(),
     };
-    anyhow!("the kernel refused program {}: {reason}; -v shows the verifier's log", row.program)
+    anyhow!("the kernel refused program {program}: {reason}; -v shows the verifier's log")
 }
 
 /// Before Linux 5.11 maps count as locked memory, whose default limit is too low. Later kernels do not care.

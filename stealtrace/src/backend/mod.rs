@@ -6,7 +6,7 @@ mod table;
 
 pub use ebpf::EbpfBackend;
 pub use plan::{Plan, Processes};
-pub use table::{Attachment, BackendKind, ProbeRow, probes};
+pub use table::{Attachment, BackendKind, ProbeRow, guard_problem, probes};
 
 use anyhow::{Result, bail};
 

@@ -1,6 +1,6 @@
 //! Plan: what to attach and what to watch, decided before anything is loaded.
 
-use stealtrace_common::target::{Target, Volume};
+use stealtrace_common::target::{GuardOrders, Target, Volume};
 
 use super::BackendKind;
 
@@ -34,6 +34,10 @@ pub struct Plan {
     pub functions: Vec<String>,
     /// Size of the ring of events.
     pub ring_bytes: u32,
+    /// Instead of watching: put back what an update corrupted.
+    pub guard: Option<GuardOrders>,
+    /// Attach programs that do nothing instead?
+    pub floor: bool,
     /// Show the kernel side's diagnostics?
     pub verbose: bool,
 }
@@ -48,10 +52,27 @@ impl Plan {
             vcpu_id_plus_1: self.vcpu_id.map_or(0, |id| id.saturating_add(1)),
             volume: self.volume as u32,
             returns: u32::from(!self.functions.is_empty()),
-            reserved: 0,
-            comm: self.comm.as_deref().map_or([0; 16], padded),
+            jiffy_ns: jiffy_ns(),
+            comm: self.comm.as_deref().map_or([0; 2], words),
         }
     }
+}
+
+/// The resolution of the coarse clocks is a jiffy (`ktime_get_coarse` in `kernel/time`); 4 ms on Debian.
+fn jiffy_ns() -> u32 {
+    let mut resolution = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a valid pointer to a timespec that outlives the call.
+    let result = unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut resolution) };
+    match u32::try_from(resolution.tv_nsec) {
+        Ok(jiffy_ns) if result == 0 => jiffy_ns,
+        _ => 10_000_000, // the longest there is
+    }
+}
+
+/// The same as two words.
+fn words(comm: &str) -> [u64; 2] {
+    let padded = padded(comm);
+    [0, 8].map(|at| u64::from_ne_bytes(std::array::from_fn(|i| padded[at + i])))
 }
 
 /// As the kernel keeps a thread's name: cut to 15 bytes, zero-padded.

@@ -6,6 +6,7 @@ use std::fmt;
 use clap::ValueEnum;
 use stealtrace_common::probe::Probe;
 
+use super::Plan;
 use crate::kernel::KernelFacts;
 
 /// A way to see what KVM does.
@@ -24,6 +25,19 @@ pub enum Attachment {
     Function(&'static [&'static str]),
     /// A raw tracepoint.
     RawTracepoint(&'static str),
+    /// A tracepoint of one system call.
+    Syscall(&'static str),
+}
+
+impl Attachment {
+    /// The program that does nothing there.
+    pub(super) const fn floor(self) -> &'static str {
+        match self {
+            Self::Function(_) => "floor_function",
+            Self::RawTracepoint(_) => "floor_raw_tracepoint",
+            Self::Syscall(_) => "floor_syscall",
+        }
+    }
 }
 
 /// One row of the probe table.
@@ -65,6 +79,12 @@ const KPROBES: &[ProbeRow] = &[
 ];
 
 const TRACEPOINTS: &[ProbeRow] = &[
+    syscall(Probe::SysEnter, "ioctl_enter", "sys_enter_ioctl", "what is true before a vCPU ioctl"),
+    syscall(Probe::SysExit, "ioctl_exit", "sys_exit_ioctl", "what changed during it"),
+];
+
+/// Where the kernel has no tracepoints of single system calls, or tracefs is not mounted: dearer for everybody else.
+const RAW_TRACEPOINTS: &[ProbeRow] = &[
     tracepoint(Probe::SysEnter, "sys_enter", "sys_enter", "what is true before a vCPU ioctl"),
     tracepoint(Probe::SysExit, "sys_exit", "sys_exit", "what changed during it"),
 ];
@@ -80,11 +100,32 @@ pub(super) static CALLS: &[ProbeRow] = &[
     ProbeRow { required: false, ..function(Probe::Return, "call_return", &[], "returns") },
 ];
 
-/// Every probe of a backend.
-pub fn probes(kind: BackendKind) -> impl Iterator<Item = &'static ProbeRow> {
+/// What `guard` attaches instead. The return first: an update that began before us has none to wait for.
+static GUARD: &[ProbeRow] = &[
+    function(Probe::GuardExit, "guard_exit", &["record_steal_time"], "the guest's counter after KVM's write"),
+    function(Probe::GuardEnter, "guard_enter", &["record_steal_time"], "the guest's counter before it"),
+];
+
+/// Every probe of a plan on this kernel.
+pub(super) fn planned(plan: &Plan, facts: &KernelFacts) -> Vec<&'static ProbeRow> {
+    match plan.guard {
+        Some(_) => GUARD.iter().chain(COMMON).collect(),
+        None => probes(plan.kind, facts).collect(),
+    }
+}
+
+/// Why this kernel has no place for `guard`, if so.
+#[must_use]
+pub fn guard_problem(facts: &KernelFacts) -> Option<String> {
+    GUARD.iter().find_map(|row| row.target(facts).err())
+}
+
+/// Every probe of a backend on this kernel.
+pub fn probes(kind: BackendKind, facts: &KernelFacts) -> impl Iterator<Item = &'static ProbeRow> {
     match kind {
         BackendKind::Kprobe => KPROBES,
-        BackendKind::Tracepoint => TRACEPOINTS,
+        BackendKind::Tracepoint if facts.syscall_events => TRACEPOINTS,
+        BackendKind::Tracepoint => RAW_TRACEPOINTS,
     }
     .iter()
     .chain(COMMON)
@@ -97,6 +138,10 @@ const fn function(
     purpose: &'static str,
 ) -> ProbeRow {
     ProbeRow { probe, program, attachment: Attachment::Function(symbols), required: true, purpose }
+}
+
+const fn syscall(probe: Probe, program: &'static str, name: &'static str, purpose: &'static str) -> ProbeRow {
+    ProbeRow { attachment: Attachment::Syscall(name), ..tracepoint(probe, program, name, purpose) }
 }
 
 const fn tracepoint(
@@ -115,7 +160,7 @@ impl ProbeRow {
     /// The reason, as a phrase.
     pub fn target(&self, facts: &KernelFacts) -> Result<&'static str, String> {
         match self.attachment {
-            Attachment::RawTracepoint(name) => Ok(name),
+            Attachment::RawTracepoint(name) | Attachment::Syscall(name) => Ok(name),
             Attachment::Function(_) if !facts.kprobes => Err("this kernel has no kprobes".to_owned()),
             Attachment::Function(symbols) => {
                 symbols.iter().find(|symbol| facts.symbols.has(symbol)).copied().ok_or_else(|| {
@@ -125,12 +170,19 @@ impl ProbeRow {
         }
     }
 
+    /// Is this probe worth its price where only edges are reported? There, what a thread does is looked at when it
+    /// enters an ioctl and when it lets go of the vCPU.
+    #[must_use]
+    pub fn serves_edges(&self, target: &str) -> bool {
+        self.probe != Probe::VcpuLoad && (self.probe != Probe::StealUpdate || target != "record_steal_time")
+    }
+
     /// What it attaches to where it can.
     #[must_use]
     pub fn label(&self) -> String {
         match self.attachment {
             Attachment::Function(symbols) => symbols.join(" | "),
-            Attachment::RawTracepoint(name) => name.to_owned(),
+            Attachment::RawTracepoint(name) | Attachment::Syscall(name) => name.to_owned(),
         }
     }
 }
@@ -145,7 +197,7 @@ impl BackendKind {
         if self == Self::Tracepoint && facts.symbols.address("kvm_vcpu_ioctl").is_none() {
             return Some("the address of kvm_vcpu_ioctl is not in /proc/kallsyms".to_owned());
         }
-        probes(self).filter(|row| row.required).find_map(|row| row.target(facts).err())
+        probes(self, facts).filter(|row| row.required).find_map(|row| row.target(facts).err())
     }
 }
 

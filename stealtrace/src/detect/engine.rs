@@ -1,6 +1,6 @@
 //! Engine: knows every vCPU, lets every rule judge every event, folds repetition, keeps the count for the summary.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use rustc_hash::FxHashMap;
 use stealtrace_common::event::{Event, EventKind};
@@ -12,6 +12,9 @@ use crate::model::{
 
 /// Repetition is the same rule about the same vCPU, caller and ioctl.
 type Fold = (&'static str, VcpuKey, Thread, u32);
+
+/// vCPUs that ended and stay in the summary; of older ones only the number is kept.
+const MOST_ENDED: usize = 1000;
 
 /// What was said of a fold so far.
 #[derive(Default)]
@@ -35,8 +38,12 @@ pub struct Judgement {
 pub struct Engine {
     rules: Vec<&'static Rule>,
     min_severity: Severity,
-    vcpus: FxHashMap<VcpuKey, Vcpu>,
+    vcpus: FxHashMap<VcpuKey, Box<Vcpu>>,
     order: Vec<VcpuKey>,
+    /// By address: only one vCPU can be there. With its `struct kvm *`.
+    alive: FxHashMap<u64, (VcpuKey, u64)>,
+    ended: VecDeque<VcpuKey>,
+    unlisted: u64,
     names: VmNames,
     threads: Threads,
     said: FxHashMap<Fold, Said>,
@@ -61,6 +68,9 @@ impl Engine {
             min_severity,
             vcpus: FxHashMap::default(),
             order: Vec::new(),
+            alive: FxHashMap::default(),
+            ended: VecDeque::new(),
+            unlisted: 0,
             names: VmNames::default(),
             threads: Threads::default(),
             said: FxHashMap::default(),
@@ -79,11 +89,21 @@ impl Engine {
         if matches!(kind, EventKind::Call | EventKind::Return) {
             return Judgement::default(); // they are about a thread, not a vCPU
         }
-        let threads = &self.threads;
         let key = VcpuKey::of(event);
+        let mut found_before = Vec::new();
+        if !self.vcpus.contains_key(&key)
+            && let Some((gone, vm)) = self.alive.insert(key.address, (key, event.vm))
+        {
+            found_before = self.last_words(gone); // its end was not seen
+            if vm != event.vm {
+                self.forget_name(gone, vm); // else its id tells that the VM is a new one
+            }
+            self.end(gone);
+        }
+        let threads = &self.threads;
         let vcpu = self.vcpus.entry(key).or_insert_with(|| {
             self.order.push(key);
-            Vcpu::first_seen(self.names.begin(event))
+            Box::new(Vcpu::first_seen(self.names.begin(event)))
         });
         let case = Case { vcpu, threads, event, kind };
         let found: Vec<Finding> = self
@@ -94,14 +114,50 @@ impl Engine {
             .collect();
         vcpu.findings += found.len() as u64;
         vcpu.learn(kind, event);
+        let (vcpu, anomalous) = (vcpu.name, !found.is_empty());
+        let told = found.into_iter().filter_map(|finding| self.fold(key, finding));
+        let told = found_before.into_iter().chain(told).collect();
         if kind == EventKind::Destroyed {
-            self.names.end(event);
+            self.alive.remove(&key.address);
+            self.forget_name(key, event.vm);
+            self.end(key);
         }
-        Judgement {
-            vcpu: vcpu.name,
-            anomalous: !found.is_empty(),
-            told: found.into_iter().filter_map(|finding| self.fold(key, finding)).collect(),
+        Judgement { vcpu, anomalous, told }
+    }
+
+    fn forget_name(&mut self, key: VcpuKey, vm: u64) {
+        if let Some(vcpu) = self.vcpus.get(&key) {
+            self.names.end(vm, vcpu.name.id);
         }
+    }
+
+    /// A vCPU is no more. Its memory is not kept for ever.
+    fn end(&mut self, key: VcpuKey) {
+        self.ended.push_back(key);
+        if self.ended.len() > MOST_ENDED
+            && let Some(oldest) = self.ended.pop_front()
+        {
+            self.unlisted += 1;
+            self.order.retain(|key| *key != oldest);
+            if self.vcpus.remove(&oldest).is_some_and(|vcpu| vcpu.findings > 0) {
+                self.said.retain(|(_, key, _, _), _| *key != oldest);
+            }
+        }
+    }
+
+    /// Nothing follows of this vCPU: the findings that waited for more.
+    fn last_words(&mut self, key: VcpuKey) -> Vec<Finding> {
+        let Some(vcpu) = self.vcpus.get_mut(&key) else {
+            return Vec::new();
+        };
+        let found: Vec<_> = self
+            .rules
+            .iter()
+            .filter_map(|rule| advised(rule, rule.at_end?(vcpu)?))
+            .filter(|finding| finding.severity >= self.min_severity)
+            .collect();
+        vcpu.findings += found.len() as u64;
+        found.into_iter().filter_map(|finding| self.fold(key, finding)).collect()
     }
 
     /// A finding that evidence shows by itself, if this engine has its rule; told unless it repeats one.
@@ -116,20 +172,13 @@ impl Engine {
 
     /// Nothing follows: the findings that waited for more.
     pub fn finish(&mut self) -> Vec<Finding> {
-        let mut waiting = Vec::new();
-        for key in &self.order {
-            let Some(vcpu) = self.vcpus.get_mut(key) else { continue };
-            let found = self
-                .rules
-                .iter()
-                .filter_map(|rule| advised(rule, rule.at_end?(vcpu)?))
-                .filter(|finding| finding.severity >= self.min_severity)
-                .map(|finding| (*key, finding));
-            let already = waiting.len();
-            waiting.extend(found);
-            vcpu.findings += (waiting.len() - already) as u64;
-        }
-        waiting.into_iter().filter_map(|(key, finding)| self.fold(key, finding)).collect()
+        let alive: Vec<_> = self
+            .order
+            .iter()
+            .filter(|key| self.alive.get(&key.address).is_some_and(|(alive, _)| alive == *key))
+            .copied()
+            .collect();
+        alive.into_iter().flat_map(|key| self.last_words(key)).collect()
     }
 
     /// The finding, unless it only repeats one that was told before.
@@ -160,6 +209,7 @@ impl Engine {
                 .filter_map(|key| self.vcpus.get(key))
                 .map(|vcpu| summarize(vcpu, &self.threads))
                 .collect(),
+            unlisted: self.unlisted,
             findings: self.findings.clone(),
             ..Summary::default()
         }
@@ -226,6 +276,23 @@ mod tests {
         let told: Vec<_> =
             events.iter().flat_map(|event| engine.judge(event).told).map(|f| f.severity).collect();
         assert_eq!(told, [Severity::Notice, Severity::Warning]);
+    }
+
+    #[test]
+    fn vcpus_without_end_do_not_need_memory_without_end() {
+        let mut engine = Engine::default();
+        for generation in 1..=super::MOST_ENDED as u64 + 50 {
+            let mut script = Script::with_generation(generation);
+            let events = [script.created(1), script.ioctl(1, KVM_RUN), script.ioctl(2, GET_LAPIC)];
+            assert_eq!(events.iter().flat_map(|event| engine.judge(event).told).count(), 1);
+        }
+        let summary = engine.summary();
+        assert_eq!((summary.vcpus.len(), summary.unlisted), (super::MOST_ENDED + 1, 49));
+        assert_eq!(engine.said.len(), super::MOST_ENDED + 1);
+        assert_eq!(
+            summary.findings[&("cross-thread-ioctl", Severity::Warning)],
+            super::MOST_ENDED as u64 + 50
+        );
     }
 
     #[test]

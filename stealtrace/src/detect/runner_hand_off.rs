@@ -32,9 +32,14 @@ fn judge(case: Case<'_>) -> Option<Finding> {
         EventKind::Ioctl => disabled(vcpu, event).or_else(|| unfinished(vcpu)),
         EventKind::Update if underflows(event) || steal_over_charge::over_charged(event) => None,
         EventKind::Update | EventKind::Destroyed => unfinished(vcpu),
-        EventKind::Created | EventKind::Load | EventKind::MsrWrite | EventKind::Call | EventKind::Return => {
-            None
-        }
+        EventKind::Created
+        | EventKind::Load
+        | EventKind::MsrWrite
+        | EventKind::Call
+        | EventKind::Return
+        | EventKind::Seen
+        | EventKind::Repaired
+        | EventKind::Unrepaired => None,
     }
 }
 

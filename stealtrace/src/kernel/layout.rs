@@ -4,8 +4,8 @@
 use std::{
     cell::RefCell,
     collections::HashMap,
-    fs::{self, File},
-    io::{self, Write as _},
+    fs::File,
+    io,
     os::fd::{AsRawFd as _, FromRawFd as _},
     path::Path,
 };
@@ -48,29 +48,57 @@ impl KernelTypes {
     /// # Errors
     /// Names the first required field this kernel lacks or keeps in another size.
     pub fn layout(&self, kvm_vcpu_ioctl: Option<u64>) -> Result<Layout> {
-        let gpa = self.optional("kvm_vcpu", "arch.st.cache.gpa", 8)?;
-        let hva = self.optional("kvm_vcpu", "arch.st.cache.hva", 8)?;
+        let msr_val = self.required("kvm_vcpu", "arch.st.msr_val", 8)?;
+        let max_fds = self.required("fdtable", "max_fds", 4)?;
+        self.require_at("fdtable", "fd", max_fds + 8)?;
+        self.require_at("kvm_vcpu", "arch.st.last_steal", msr_val + 8)?;
         Ok(Layout {
             task_run_delay: self.required("task_struct", "sched_info.run_delay", 8)?,
             task_tgid: self.required("task_struct", "tgid", 4)?,
             task_files: self.required("task_struct", "files", 8)?,
             files_fdt: self.required("files_struct", "fdt", 8)?,
-            fdtable_max_fds: self.required("fdtable", "max_fds", 4)?,
-            fdtable_fd: self.required("fdtable", "fd", 8)?,
+            fdtable_max_fds: max_fds,
             file_f_op: self.required("file", "f_op", 8)?,
             file_private_data: self.required("file", "private_data", 8)?,
             fops_unlocked_ioctl: self.required("file_operations", "unlocked_ioctl", 8)?,
             vcpu_kvm: self.required("kvm_vcpu", "kvm", 8)?,
             vcpu_id: self.required("kvm_vcpu", "vcpu_id", 4)?,
             vcpu_mutex_owner: self.required("kvm_vcpu", "mutex.owner", 8)?,
-            vcpu_msr_val: self.required("kvm_vcpu", "arch.st.msr_val", 8)?,
-            vcpu_last_steal: self.required("kvm_vcpu", "arch.st.last_steal", 8)?,
-            vcpu_cache_gpa: gpa.filter(|_| hva.is_some()).unwrap_or(ABSENT),
-            vcpu_cache_hva: hva.filter(|_| gpa.is_some()).unwrap_or(ABSENT),
+            vcpu_msr_val: msr_val,
+            vcpu_cache_gpa: self.steal_cache()?,
             msr_index: self.required("msr_data", "index", 4)?,
             msr_host_initiated: self.required("msr_data", "host_initiated", 1)?,
+            vcpu_accum_steal: self.optional("kvm_vcpu", "arch.st.accum_steal", 8)?.unwrap_or(ABSENT),
+            vcpu_pid: self.required("kvm_vcpu", "pid", 8)?,
+            pid_nr: self.offset("pid", "numbers")?,
+            task_group_leader: self.required("task_struct", "group_leader", 8)?,
+            task_start_time: self.required("task_struct", "start_time", 8)?,
             kvm_vcpu_ioctl: kvm_vcpu_ioctl.unwrap_or(0),
         })
+    }
+
+    /// The offset of a member whose size does not matter.
+    fn offset(&self, structure: &str, path: &str) -> Result<u32> {
+        let found = self.find(structure, path)?;
+        let (offset, _) = found.with_context(|| format!("this kernel has no field {structure}.{path}"))?;
+        Ok(offset)
+    }
+
+    /// Where the host address of the guest's area is cached, if it is where the probes look for it.
+    fn steal_cache(&self) -> Result<u32> {
+        let gpa = self.optional("kvm_vcpu", "arch.st.cache.gpa", 8)?;
+        let hva = self.optional("kvm_vcpu", "arch.st.cache.hva", 8)?;
+        Ok(match (gpa, hva) {
+            (Some(gpa), Some(hva)) if hva == gpa + 8 => gpa,
+            _ => ABSENT,
+        })
+    }
+
+    /// The probes read some neighbours at once.
+    fn require_at(&self, structure: &str, path: &str, offset: u32) -> Result<()> {
+        let found = self.required(structure, path, 8)?;
+        ensure!(found == offset, "{structure}.{path} is at {found} on this kernel, not at {offset}");
+        Ok(())
     }
 
     /// Does this structure have a member at this path?
@@ -168,13 +196,16 @@ impl KernelTypes {
 /// in /sys can be mapped since Linux 6.16 only, so it is mapped from a copy in memory that has no name and no end but
 /// ours.
 fn mapped(file: &str) -> Result<Btf> {
-    let bytes = fs::read(file)?;
+    if let Ok(btf) = Btf::from_file_with_backend(file, Backend::Mmap) {
+        return Ok(btf);
+    }
+    let mut original = File::open(file)?;
     // SAFETY: a call with a constant name; the descriptor it returns is ours alone.
     let fd = unsafe { libc::memfd_create(c"stealtrace-btf".as_ptr(), libc::MFD_CLOEXEC) };
     ensure!(fd >= 0, "no memory for a copy: {}", io::Error::last_os_error());
     // SAFETY: as above.
     let mut copy = unsafe { File::from_raw_fd(fd) };
-    copy.write_all(&bytes)?;
+    io::copy(&mut original, &mut copy)?;
     let name = format!("/proc/self/fd/{}", copy.as_raw_fd());
     Ok(Btf::from_file_with_backend(name, Backend::Mmap)?)
 }

@@ -73,6 +73,8 @@ pub struct KernelFacts {
     pub types: Result<KernelTypes>,
     /// Can kprobes be attached through perf (`CONFIG_KPROBE_EVENTS`)?
     pub kprobes: bool,
+    /// Are there tracepoints of single system calls (`CONFIG_FTRACE_SYSCALLS`, and tracefs mounted)?
+    pub syscall_events: bool,
     /// Lockdown mode.
     pub lockdown: Lockdown,
 }
@@ -90,6 +92,9 @@ impl KernelFacts {
             vendor: vendor_module(),
             types: KernelTypes::read(),
             kprobes: Path::new("/sys/bus/event_source/devices/kprobe/type").exists(),
+            syscall_events: ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
+                .iter()
+                .any(|tracefs| Path::new(tracefs).join("events/syscalls/sys_enter_ioctl/id").exists()),
             lockdown: lockdown(),
             symbols,
         })

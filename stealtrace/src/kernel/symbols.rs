@@ -38,10 +38,13 @@ impl Symbols {
 
     /// Line by line: the whole is more than ten megabytes.
     fn parse(mut text: impl BufRead, more: &[String]) -> io::Result<Self> {
-        let wanted = |name: &str| WANTED.contains(&name) || more.iter().any(|wanted| wanted == name);
+        let wanted = |name: &[u8]| {
+            WANTED.iter().any(|wanted| wanted.as_bytes() == name)
+                || more.iter().any(|wanted| wanted.as_bytes() == name)
+        };
         let mut symbols = HashMap::new();
-        let mut line = String::new();
-        while text.read_line(&mut line)? > 0 {
+        let mut line = Vec::new();
+        while text.read_until(b'\n', &mut line)? > 0 {
             symbols.extend(parse_line(&line, wanted));
             line.clear();
         }
@@ -62,15 +65,16 @@ impl Symbols {
 }
 
 /// `ffffffffc0a1b2c0 t record_steal_time  [kvm]`
-fn parse_line(line: &str, wanted: impl Fn(&str) -> bool) -> Option<(String, u64)> {
-    let mut words = line.split_ascii_whitespace();
+fn parse_line(line: &[u8], wanted: impl Fn(&[u8]) -> bool) -> Option<(String, u64)> {
+    let mut words = line.split(u8::is_ascii_whitespace);
     let address = words.next()?;
     let kind = words.next()?;
     let name = words.next()?;
-    if !matches!(kind, "t" | "T") || !wanted(name) {
+    if !matches!(kind, b"t" | b"T") || !wanted(name) {
         return None;
     }
-    Some((name.to_owned(), u64::from_str_radix(address, 16).ok()?))
+    let text = |word| str::from_utf8(word).ok();
+    Some((text(name)?.to_owned(), u64::from_str_radix(text(address)?, 16).ok()?))
 }
 
 #[cfg(test)]

@@ -66,6 +66,8 @@ pub struct Summary {
     pub events: u64,
     /// In order of appearance.
     pub vcpus: Vec<VcpuSummary>,
+    /// vCPUs that ended too long ago to be among them.
+    pub unlisted: u64,
     /// Findings by rule and severity, repetitions included.
     pub findings: BTreeMap<(&'static str, Severity), u64>,
     /// What was missed.

@@ -160,7 +160,13 @@ impl Vcpu {
             EventKind::Ioctl => self.learn_ioctl(event),
             EventKind::MsrWrite => self.learn_msr_write(event),
             EventKind::Update => self.learn_update(event),
-            EventKind::Load | EventKind::Destroyed | EventKind::Call | EventKind::Return => {}
+            EventKind::Load
+            | EventKind::Destroyed
+            | EventKind::Call
+            | EventKind::Return
+            | EventKind::Seen
+            | EventKind::Repaired
+            | EventKind::Unrepaired => {}
         }
     }
 

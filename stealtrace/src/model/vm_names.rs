@@ -42,11 +42,11 @@ impl VmNames {
     }
 
     /// This vCPU is no more; with its last, neither is its VM.
-    pub fn end(&mut self, event: &Event) {
-        if let Some(vm) = self.alive.get_mut(&event.vm) {
-            vm.vcpu_ids.remove(&event.vcpu_id);
+    pub fn end(&mut self, address: u64, vcpu_id: u32) {
+        if let Some(vm) = self.alive.get_mut(&address) {
+            vm.vcpu_ids.remove(&vcpu_id);
             if vm.vcpu_ids.is_empty() {
-                self.alive.remove(&event.vm);
+                self.alive.remove(&address);
             }
         }
     }
@@ -74,7 +74,7 @@ mod tests {
     fn a_vm_at_a_reused_address_is_another() {
         let mut names = VmNames::default();
         names.begin(&event(1, 0));
-        names.end(&event(1, 0));
+        names.end(1, 0);
         assert_eq!(names.begin(&event(1, 3)).vm, 2);
     }
 

@@ -93,7 +93,15 @@ impl<W: Write> Reporter for Calls<W> {
             Some(EventKind::Load) => self.line(event, marked || underflows(event), &load(event)),
             Some(EventKind::Update) => self.line(event, marked, &delta(event)),
             Some(EventKind::MsrWrite) => self.line(event, marked, &msr(event)),
-            Some(EventKind::Ioctl | EventKind::Created | EventKind::Destroyed) | None => Ok(()),
+            Some(
+                EventKind::Ioctl
+                | EventKind::Created
+                | EventKind::Destroyed
+                | EventKind::Seen
+                | EventKind::Repaired
+                | EventKind::Unrepaired,
+            )
+            | None => Ok(()),
         }
     }
 

@@ -135,6 +135,9 @@ fn kind(event: &Event) -> &'static str {
         Some(EventKind::Update) => "update",
         Some(EventKind::Call) => "call",
         Some(EventKind::Return) => "return",
+        Some(EventKind::Seen) => "seen",
+        Some(EventKind::Repaired) => "repaired",
+        Some(EventKind::Unrepaired) => "unrepaired",
         None => "unknown",
     }
 }
@@ -188,6 +191,7 @@ fn summary_object(summary: &Summary) -> Json_ {
         "edges": summary.edges,
         "events": summary.events,
         "vcpus": summary.vcpus.iter().map(vcpu_object).collect::<Vec<_>>(),
+        "unlisted_vcpus": summary.unlisted,
         "findings": findings,
         "probes": probes,
         "undecodable": summary.losses.undecodable,

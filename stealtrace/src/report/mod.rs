@@ -12,6 +12,7 @@ use std::io::{self, Write};
 use clap::ValueEnum;
 use stealtrace_common::event::Event;
 
+pub(crate) use self::units::seconds;
 pub use self::verify::{VerifyFormat, VerifyReporter, verify_reporter};
 
 use self::clock::Clock;
@@ -97,8 +98,9 @@ pub fn reporter<'a>(style: Style, header: &Header, out: impl Write + 'a) -> Box<
 /// Columns of prose wrap to the terminal's width, or to a page's.
 pub fn wrap(table: &mut comfy_table::Table) {
     const PAGE: u16 = 160;
+    const LEAST: u16 = 60; // a serial line says that it has no columns
     table.set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
-    if !table.is_tty() {
+    if table.width().is_none_or(|width| width < LEAST) {
         table.set_width(PAGE);
     }
 }

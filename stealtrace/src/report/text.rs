@@ -83,6 +83,9 @@ impl<W: Write> Reporter for Text<W> {
         if !summary.vcpus.is_empty() {
             writeln!(out, "{}", vcpu_table(summary))?;
         }
+        if summary.unlisted > 0 {
+            writeln!(out, "and {} vCPUs before them that ended", summary.unlisted)?;
+        }
         for ((rule, severity), count) in &summary.findings {
             writeln!(out, "{severity:>7}: {rule} × {count}")?;
         }
@@ -139,7 +142,14 @@ fn details(event: &Event) -> String {
             known(event.has(STEAL_BEFORE_KNOWN), event.steal_before_ns),
             known(event.has(STEAL_AFTER_KNOWN), event.steal_after_ns),
         ),
-        Some(EventKind::Call | EventKind::Return) | None => format!("kind {}", event.kind),
+        Some(
+            EventKind::Call
+            | EventKind::Return
+            | EventKind::Seen
+            | EventKind::Repaired
+            | EventKind::Unrepaired,
+        )
+        | None => format!("kind {}", event.kind),
     }
 }
 

@@ -39,6 +39,8 @@ impl Tracer {
             volume: Volume::Edges,
             functions: Vec::new(),
             ring_bytes: RING_BYTES,
+            guard: None,
+            floor: false,
             verbose: false,
         };
         Ok(Self { kind, backend: EbpfBackend::attach(&plan, &facts)?, engine: Engine::default() })

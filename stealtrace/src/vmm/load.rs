@@ -6,10 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use clap::ValueEnum;
 
-use super::{Vcpu, Vm};
+use super::{Vcpu, Vm, memory::StealArea};
 
 /// Calls between two looks at the clock.
 const BATCH: u64 = 256;
@@ -21,6 +21,8 @@ pub enum Work {
     GetRegs,
     /// KVM_RUN, one port exit each
     Run,
+    /// A VM with a vCPU that runs once and is destroyed
+    Churn,
 }
 
 /// How often one thread did it, in how long.
@@ -32,17 +34,62 @@ pub struct Done {
     pub time: Duration,
 }
 
+/// vCPUs that exist and ran once, and do nothing more.
+pub struct Idle {
+    _vcpus: Vec<Vcpu>,
+}
+
+/// vCPUs in a VM of idle ones: their steal areas lie between the first one's and the next thing in memory.
+const IDLE_IN_A_VM: u64 = 32;
+
+impl Idle {
+    /// So many.
+    ///
+    /// # Errors
+    /// When KVM refuses, or there are not enough file descriptors.
+    pub fn new(count: usize) -> Result<Self> {
+        allow_many_descriptors()?;
+        let mut vcpus = Vec::new();
+        while vcpus.len() < count {
+            let vm = Vm::new()?;
+            for id in 0..IDLE_IN_A_VM.min((count - vcpus.len()) as u64) {
+                vcpus.push(ran_once(&vm, id)?);
+            }
+        }
+        Ok(Self { _vcpus: vcpus })
+    }
+}
+
+/// A vCPU takes one.
+fn allow_many_descriptors() -> Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a valid pointer to a valid struct, written.
+    let got = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: a valid pointer to a valid struct, read only.
+    let set = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    ensure!(got == 0 && set == 0, "cannot raise the limit of file descriptors");
+    Ok(())
+}
+
+fn ran_once(vm: &Vm, id: u64) -> Result<Vcpu> {
+    let mut vcpu = vm.create_vcpu(id)?;
+    vcpu.restore_steal_msr()?;
+    vcpu.run()?; // from here on it has a runner, like any vCPU that is worth watching
+    Ok(vcpu)
+}
+
 /// Do it on so many vCPUs at once, each of a VM and a thread of its own.
 ///
 /// # Errors
 /// When KVM refuses.
-pub fn load(work: Work, vcpus: usize, time: Duration) -> Result<Vec<Done>> {
+pub fn load(work: Work, vcpus: usize, poison: bool, time: Duration) -> Result<Vec<Done>> {
     let start = Barrier::new(vcpus);
     thread::scope(|scope| {
         let threads: Vec<_> = (0..vcpus)
             .map(|id| {
                 let start = &start;
-                let one = move || one(work, time, start);
+                let one = move || one(work, poison, time, start);
                 thread::Builder::new().name(format!("vcpu{id}")).spawn_scoped(scope, one)
             })
             .collect::<Result<_, _>>()
@@ -51,17 +98,21 @@ pub fn load(work: Work, vcpus: usize, time: Duration) -> Result<Vec<Done>> {
     })
 }
 
-fn one(work: Work, time: Duration, start: &Barrier) -> Result<Done> {
-    let made = Vm::new().and_then(|vm| vm.create_vcpu(0));
+fn one(work: Work, poison: bool, time: Duration, start: &Barrier) -> Result<Done> {
+    let made = Vm::new().and_then(|vm| ran_once(&vm, 0));
     start.wait();
     let mut vcpu = made?;
-    vcpu.restore_steal_msr()?;
+    if poison {
+        let area = vcpu.steal_area();
+        vcpu.set_steal_area(StealArea { steal_ns: u64::MAX - 1_000_000_000, ..area });
+    }
+    let batch = if work == Work::Churn { 1 } else { BATCH };
     let (began, mut calls) = (Instant::now(), 0);
     while began.elapsed() < time {
-        for _ in 0..BATCH {
+        for _ in 0..batch {
             call(work, &mut vcpu)?;
         }
-        calls += BATCH;
+        calls += batch;
     }
     Ok(Done { calls, time: began.elapsed() })
 }
@@ -70,5 +121,6 @@ fn call(work: Work, vcpu: &mut Vcpu) -> Result<()> {
     match work {
         Work::GetRegs => vcpu.read_registers(),
         Work::Run => vcpu.run(),
+        Work::Churn => Vm::new()?.create_vcpu(0)?.run(),
     }
 }

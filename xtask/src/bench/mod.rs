@@ -1,6 +1,9 @@
 //! What watching costs, measured side by side in one run; no test depends on it.
 
 mod consumer;
+mod count;
+mod loss;
+mod scale;
 mod start;
 mod strace;
 mod tax;
@@ -61,11 +64,14 @@ pub(crate) fn bench() -> Result<()> {
     if std::path::Path::new("/dev/kvm").exists() {
         rows.extend(tax::rows(&binary)?);
         rows.extend(start::rows(&binary)?);
+        rows.extend(loss::rows(&binary)?);
+        rows.extend(scale::rows(&binary)?);
         rows.extend(consumer::rows(&binary)?);
     } else {
         say("NOT MEASURED: what needs /dev/kvm, which this machine has not");
     }
     rows.extend(strace::rows(&binary)?);
+    rows.extend(count::rows()?);
     print(&rows);
     say(&format!("measured in {} s", start.elapsed().as_secs()));
     Ok(())
@@ -74,13 +80,20 @@ pub(crate) fn bench() -> Result<()> {
 #[expect(clippy::print_stdout, reason = "the table is the result")]
 fn print(rows: &[Row]) {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_BORDERS_ONLY).set_header(["what", "median", "spread", "goal", ""]);
+    table.load_preset(presets::ASCII_MARKDOWN).set_header(["what", "median", "spread", "goal", ""]);
     for row in rows {
-        let number = |number: f64| format!("{number:.2}");
+        let number = |number: f64| match number {
+            whole if whole.fract() == 0.0 => format!("{whole}"),
+            number => format!("{number:.2}"),
+        };
+        let spread = match row.spread {
+            (least, most) if least.to_bits() == most.to_bits() => String::new(), // measured once
+            (least, most) => format!("{} to {}", number(least), number(most)),
+        };
         table.add_row([
             row.what.clone(),
             format!("{} {}", number(row.measured), row.unit),
-            format!("{} to {}", number(row.spread.0), number(row.spread.1)),
+            spread,
             match row.goal {
                 Goal::AtMost(most) => format!("<= {}", number(most)),
                 Goal::AtLeast(least) => format!(">= {}", number(least)),

@@ -18,35 +18,48 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// One way to watch.
 pub(super) struct Watcher {
     pub(super) name: &'static str,
-    command: Vec<String>,
-    /// What it says on stderr once it watches; None if it does not say.
-    ready: Option<&'static str>,
+    pub(super) command: Vec<String>,
+    pub(super) way: Way,
+}
+
+/// How a watcher comes to what it watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// It is started beside the load, and says on stderr when it watches.
+    Says(&'static str),
+    /// It is started beside the load, and gets time to attach.
+    Settles,
+    /// It starts the load.
+    Around,
 }
 
 const COUNT: &str = "tracepoint:syscalls:sys_enter_ioctl { @[tid, args->cmd] = count(); }";
 const PRINT: &str = r#"tracepoint:syscalls:sys_enter_ioctl { printf("%d %s %x\n", tid, comm, args->cmd); }"#;
 
-/// stealtrace's two volumes, and what else is installed.
+/// `stealtrace trace` with these arguments.
+pub(super) fn ours(stealtrace: &Path, name: &'static str, arguments: &[&str]) -> Watcher {
+    let program = stealtrace.to_string_lossy();
+    let command = [&*program, "trace"].iter().chain(arguments).map(|word| (*word).to_owned()).collect();
+    Watcher { name, command, way: Way::Says("tracing") }
+}
+
+/// Empty programs on the probes of stealtrace's edges, its two volumes, and what else is installed.
 pub(super) fn watchers(stealtrace: &Path) -> Vec<Watcher> {
-    let ours = |name, arguments: &[&str]| Watcher {
-        name,
-        command: [&[&*stealtrace.to_string_lossy(), "trace"], arguments]
-            .concat()
-            .into_iter()
-            .map(str::to_owned)
-            .collect(),
-        ready: Some("tracing"),
-    };
-    let mut watchers = vec![ours("edges", &["--findings-only"]), ours("all", &["--format", "json"])];
-    let others = [
-        ("bpftrace count", "bpftrace", vec!["-e", COUNT]),
-        ("bpftrace print", "bpftrace", vec!["-e", PRINT]),
-        ("perf trace", "perf", vec!["trace", "-a", "-e", "ioctl", "-o", "/dev/null"]),
+    let mut watchers = vec![
+        ours(stealtrace, "empty programs", &["--findings-only", "--floor"]),
+        ours(stealtrace, "edges", &["--findings-only"]),
+        ours(stealtrace, "all", &["--format", "json"]),
     ];
-    for (name, program, arguments) in others {
+    let others = [
+        ("bpftrace count", "bpftrace", vec!["-e", COUNT], Way::Settles),
+        ("bpftrace print", "bpftrace", vec!["-e", PRINT], Way::Settles),
+        ("perf trace", "perf", vec!["trace", "-a", "-e", "ioctl", "-o", "/dev/null"], Way::Settles),
+        ("strace", "strace", vec!["-f", "-e", "trace=ioctl", "-o", "/dev/null"], Way::Around),
+    ];
+    for (name, program, arguments, way) in others {
         if which(program).is_some() {
             let command = std::iter::once(program).chain(arguments).map(str::to_owned).collect();
-            watchers.push(Watcher { name, command, ready: None });
+            watchers.push(Watcher { name, command, way });
         }
     }
     watchers
@@ -57,11 +70,11 @@ impl Watcher {
     pub(super) fn start(&self) -> Result<Watching> {
         let mut command = Command::new(&self.command[0]);
         command.args(&self.command[1..]).stdin(Stdio::null()).stdout(Stdio::null());
-        let piped = self.ready.is_some();
-        command.stderr(if piped { Stdio::piped() } else { Stdio::null() });
+        let says = matches!(self.way, Way::Says(_));
+        command.stderr(if says { Stdio::piped() } else { Stdio::null() });
         let mut child = Watching(command.spawn().with_context(|| format!("start {}", self.name))?);
-        match (self.ready, child.0.stderr.take()) {
-            (Some(word), Some(stderr)) => {
+        match (self.way, child.0.stderr.take()) {
+            (Way::Says(word), Some(stderr)) => {
                 let mut lines = BufReader::new(stderr).lines().map_while(Result::ok);
                 lines
                     .find(|line| line.contains(word))
@@ -77,10 +90,37 @@ impl Watcher {
 /// Ends, as by Ctrl-C, when dropped.
 pub(super) struct Watching(pub(super) Child);
 
+impl Watching {
+    /// Send it a signal.
+    pub(super) fn signal(&self, signal: libc::c_int) {
+        // SAFETY: our own child, not reaped yet.
+        unsafe { libc::kill(self.0.id().cast_signed(), signal) };
+    }
+
+    /// The most memory it ever had, in megabytes.
+    pub(super) fn peak_megabytes(&self) -> Result<f64> {
+        self.megabytes("VmHWM:")
+    }
+
+    /// Its memory now, in megabytes.
+    pub(super) fn megabytes_now(&self) -> Result<f64> {
+        self.megabytes("VmRSS:")
+    }
+
+    fn megabytes(&self, key: &str) -> Result<f64> {
+        let file = format!("/proc/{}/status", self.0.id());
+        let status = std::fs::read_to_string(file).context("read the tracer's status")?;
+        let line =
+            status.lines().find_map(|line| line.strip_prefix(key)).with_context(|| format!("no {key}"))?;
+        let kilobytes: f64 =
+            line.trim().trim_end_matches(" kB").parse().with_context(|| format!("{key} is no number"))?;
+        Ok(kilobytes * 1024.0 / 1e6)
+    }
+}
+
 impl Drop for Watching {
     fn drop(&mut self) {
-        // SAFETY: our own child, not reaped yet.
-        unsafe { libc::kill(self.0.id().cast_signed(), libc::SIGINT) };
+        self.signal(libc::SIGINT);
         let _reaped = self.0.wait();
     }
 }

@@ -2,9 +2,10 @@
 //! Written as a "newc" archive by ourselves, since device nodes need no root there.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{self, IsTerminal as _, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result};
@@ -24,6 +25,7 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 mount -t securityfs securityfs /sys/kernel/security
+mount -t tracefs tracefs /sys/kernel/tracing
 mount -t tmpfs tmp /tmp
 for port in 1 2 3; do stty -F /dev/ttyS$port raw -echo; done
 for module in $(cat /modules/order); do insmod /modules/$module.ko || echo "insmod $module failed"; done
@@ -49,19 +51,23 @@ pub(crate) enum Action {
     Shell,
 }
 
+/// A file of this machine, and where it lies in the archive.
+pub(crate) struct Extra {
+    pub(crate) file: PathBuf,
+    pub(crate) at: String,
+}
+
 /// Write the archive.
-pub(crate) fn write(file: &Path, kernel: &KernelFiles, stealtrace: &Path, action: &Action) -> Result<()> {
-    let out =
-        io::BufWriter::new(fs::File::create(file).with_context(|| format!("create {}", file.display()))?);
-    let mut archive = Archive { out, next_inode: 1 };
-    for folder in ["bin", "dev", "proc", "sys", "tmp", "modules"] {
-        archive.add(folder, FOLDER, &[], (0, 0))?;
-    }
-    archive.add("dev/console", CHARACTER_DEVICE, &[], (5, 1))?;
-    archive.add("bin/busybox", PROGRAM, &busybox()?, (0, 0))?;
-    for applet in APPLETS {
-        archive.add(&format!("bin/{applet}"), LINK, b"busybox", (0, 0))?;
-    }
+pub(crate) fn write(
+    file: &Path,
+    kernel: &KernelFiles,
+    stealtrace: &Path,
+    action: &Action,
+    extras: &[Extra],
+) -> Result<()> {
+    let mut archive = Archive::with_busybox(file)?;
+    archive.add("modules", FOLDER, &[], (0, 0))?;
+    add_extras(&mut archive, extras)?;
     archive.add("bin/stealtrace", PROGRAM, &read(stealtrace)?, (0, 0))?;
     add_modules(&mut archive, kernel)?;
     let (script, action) = match action {
@@ -78,6 +84,29 @@ pub(crate) fn write(file: &Path, kernel: &KernelFiles, stealtrace: &Path, action
         (0, 0),
     )?;
     archive.finish()
+}
+
+/// An archive with busybox and this init, for a guest of the lab guest.
+pub(crate) fn write_bare(file: &Path, init: &str) -> Result<()> {
+    let mut archive = Archive::with_busybox(file)?;
+    archive.add("init", PROGRAM, init.as_bytes(), (0, 0))?;
+    archive.finish()
+}
+
+fn add_extras(archive: &mut Archive<impl Write>, extras: &[Extra]) -> Result<()> {
+    let mut folders = BTreeSet::new();
+    for Extra { file, at } in extras {
+        let above =
+            Path::new(at).ancestors().skip(1).filter_map(Path::to_str).filter(|name| !name.is_empty());
+        let missing: Vec<_> =
+            above.take_while(|folder| !folders.contains(*folder)).map(str::to_owned).collect();
+        for folder in missing.into_iter().rev() {
+            archive.add(&folder, FOLDER, &[], (0, 0))?;
+            folders.insert(folder);
+        }
+        archive.add(at, PROGRAM, &read(file)?, (0, 0))?;
+    }
+    Ok(())
 }
 
 const APPLETS: &[&str] = &[
@@ -137,6 +166,7 @@ const APPLETS: &[&str] = &[
     "mv",
     "ln",
     "touch",
+    "mkfifo",
 ];
 
 fn add_modules(archive: &mut Archive<impl Write>, kernel: &KernelFiles) -> Result<()> {
@@ -167,6 +197,22 @@ fn read(file: &Path) -> Result<Vec<u8>> {
 struct Archive<W> {
     out: W,
     next_inode: u32,
+}
+
+impl Archive<io::BufWriter<fs::File>> {
+    fn with_busybox(file: &Path) -> Result<Self> {
+        let out = fs::File::create(file).with_context(|| format!("create {}", file.display()))?;
+        let mut archive = Self { out: io::BufWriter::new(out), next_inode: 1 };
+        for folder in ["bin", "dev", "proc", "sys", "tmp"] {
+            archive.add(folder, FOLDER, &[], (0, 0))?;
+        }
+        archive.add("dev/console", CHARACTER_DEVICE, &[], (5, 1))?;
+        archive.add("bin/busybox", PROGRAM, &busybox()?, (0, 0))?;
+        for applet in APPLETS {
+            archive.add(&format!("bin/{applet}"), LINK, b"busybox", (0, 0))?;
+        }
+        Ok(archive)
+    }
 }
 
 impl<W: Write> Archive<W> {

@@ -7,6 +7,7 @@ mod matrix;
 mod modules;
 mod package;
 mod qemu;
+mod qemu_guest;
 mod serial;
 mod verify;
 
@@ -19,6 +20,7 @@ use comfy_table::{Table, presets};
 use crate::{build, process::say};
 
 use self::kernels::{KERNELS, Kernel};
+pub(crate) use self::qemu::Clock;
 use self::qemu::{Boot, Outcome};
 
 /// What to do in the lab.
@@ -33,12 +35,21 @@ pub(crate) enum Verb {
         /// Give up after this many seconds
         #[arg(long, default_value_t = 300)]
         timeout: u64,
+        /// Let an instruction take a nanosecond, on one CPU: times are instruction counts, the same on every run
+        #[arg(long)]
+        icount: bool,
         /// The command; `stealtrace` is on PATH
         #[arg(last = true)]
         command: Vec<String>,
     },
     /// Play every scenario of `stealtrace verify` in kernels, print a matrix
     Verify(Box<verify::Verify>),
+    /// Boot a kernel, run QEMU with a Linux guest in it, under load; print what was seen
+    QemuGuest {
+        /// One of `lab list`
+        #[arg(default_value = "stock-6.1")]
+        kernel: String,
+    },
     /// Boot a kernel and open a shell in it
     Shell {
         /// One of `lab list`
@@ -50,10 +61,12 @@ pub(crate) enum Verb {
 pub(crate) fn run(verb: Verb) -> Result<u8> {
     match verb {
         Verb::List => list(),
-        Verb::Run { kernel, timeout, command } => {
-            run_in(find(&kernel)?, &command, Duration::from_secs(timeout))
+        Verb::Run { kernel, timeout, icount, command } => {
+            let clock = if icount { Clock::Instructions } else { Clock::Real };
+            run_in(find(&kernel)?, &command, clock, Duration::from_secs(timeout))
         }
         Verb::Verify(options) => verify::verify(&options),
+        Verb::QemuGuest { kernel } => qemu_guest::run(find(&kernel)?),
         Verb::Shell { kernel } => prepare(find(&kernel)?, &Boot::SHELL)?.interactive(),
     }
 }
@@ -70,11 +83,16 @@ fn list() -> Result<u8> {
 }
 
 /// Boot a kernel, run a command in it; its exit code. A hang is tried once more, and said.
-pub(crate) fn run_in(kernel: &Kernel, command: &[String], timeout: Duration) -> Result<u8> {
+pub(crate) fn run_in(kernel: &Kernel, command: &[String], clock: Clock, timeout: Duration) -> Result<u8> {
     if command.is_empty() {
         bail!("no command; try `cargo xtask lab run {} -- stealtrace doctor`", kernel.name);
     }
-    let boot = prepare(kernel, &Boot::script(command))?;
+    run_boot(kernel, &Boot::command(command).by(clock), timeout)
+}
+
+/// The same for any boot.
+fn run_boot(kernel: &Kernel, boot: &Boot, timeout: Duration) -> Result<u8> {
+    let boot = prepare(kernel, boot)?;
     match boot.run(timeout)? {
         Outcome::Exited(code) => Ok(code),
         Outcome::Hung(how) => {

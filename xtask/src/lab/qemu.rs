@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{
-    initramfs::{self, Action},
+    initramfs::{self, Action, Extra},
     package::KernelFiles,
     serial::{Port, copy},
 };
@@ -22,17 +22,40 @@ use crate::{cache, process::say};
 /// A boot takes about 5 s; a machine busy with other things may need more.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// What the lab guest does.
-pub(crate) struct Boot(Action);
+/// What the lab guest does, and how its time passes.
+pub(crate) struct Boot {
+    action: Action,
+    clock: Clock,
+    extras: Vec<Extra>,
+}
+
+/// How time passes in the lab guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Clock {
+    /// As here; two CPUs.
+    Real,
+    /// A nanosecond an instruction, on one CPU: what takes so long there takes so many instructions.
+    Instructions,
+}
 
 impl Boot {
     /// A shell for the user.
-    pub(crate) const SHELL: Self = Self(Action::Shell);
+    pub(crate) const SHELL: Self = Self { action: Action::Shell, clock: Clock::Real, extras: Vec::new() };
 
     /// One command.
-    pub(crate) fn script(command: &[String]) -> Self {
+    pub(crate) fn command(command: &[String]) -> Self {
         let words: Vec<_> = command.iter().map(|word| quote(word)).collect();
-        Self(Action::Script(words.join(" ")))
+        Self::script(words.join(" "), Vec::new())
+    }
+
+    /// A shell script, and files that it needs.
+    pub(crate) fn script(script: String, extras: Vec<Extra>) -> Self {
+        Self { action: Action::Script(script), clock: Clock::Real, extras }
+    }
+
+    /// The same by this clock.
+    pub(crate) fn by(self, clock: Clock) -> Self {
+        Self { clock, ..self }
     }
 }
 
@@ -58,6 +81,7 @@ pub(crate) struct Machine {
     console: PathBuf,
     sockets: PathBuf,
     name: String,
+    clock: Clock,
 }
 
 impl Machine {
@@ -72,8 +96,9 @@ impl Machine {
             console: folder.join(format!("{own}.console.log")),
             sockets: std::env::temp_dir().join(format!("stealtrace-{own}")),
             name: name.to_owned(),
+            clock: boot.clock,
         };
-        initramfs::write(&machine.initramfs, kernel, stealtrace, &boot.0)?;
+        initramfs::write(&machine.initramfs, kernel, stealtrace, &boot.action, &boot.extras)?;
         Ok(machine)
     }
 
@@ -130,25 +155,19 @@ impl Machine {
     /// Software emulation of an AMD processor with SVM. One thread for both CPUs: with one each, the lab guest
     /// hangs now and then when kprobes are armed.
     fn qemu(&self) -> Command {
+        let clock = match self.clock {
+            Clock::Real => &["-smp", "2"][..],
+            Clock::Instructions => &["-smp", "1", "-icount", "shift=0,sleep=off"],
+        };
         let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args([
-            "-machine",
-            "q35",
-            "-accel",
-            "tcg,thread=single",
-            "-cpu",
-            "EPYC",
-            "-smp",
-            "2",
-            "-m",
-            "1024",
-        ])
-        .args(["-no-reboot", "-nodefaults", "-vga", "none"])
-        .arg("-kernel")
-        .arg(&self.image)
-        .arg("-initrd")
-        .arg(&self.initramfs)
-        .args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"]);
+        qemu.args(["-machine", "q35", "-accel", "tcg,thread=single", "-cpu", "EPYC", "-m", "2048"])
+            .args(clock)
+            .args(["-no-reboot", "-nodefaults", "-vga", "none"])
+            .arg("-kernel")
+            .arg(&self.image)
+            .arg("-initrd")
+            .arg(&self.initramfs)
+            .args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"]);
         qemu
     }
 }

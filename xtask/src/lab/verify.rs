@@ -185,7 +185,7 @@ fn try_out(subject: &Subject, backend: &str, binary: &Path, options: &Verify) ->
     }
     command.extend_from_slice(&options.arguments);
     let mut boot = |scenarios: &[String]| {
-        let script = Boot::script(&[&command[..], scenarios].concat());
+        let script = Boot::command(&[&command[..], scenarios].concat());
         let name = format!("{} {backend}", subject.name).trim_end().replace(' ', "-");
         capture(&Machine::new(&name, &subject.files, binary, &script)?)
     };

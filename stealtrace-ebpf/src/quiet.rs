@@ -1,0 +1,161 @@
+//! The short way where only edges are reported: a thread whose own run_delay is in last_steal, and of which everything
+//! was told, can change no judgement as long as last_steal and the MSR stay the same. One array look-up, no hashing.
+
+use aya_ebpf::helpers::generated::bpf_jiffies64;
+use stealtrace_common::{
+    kvm::{self, KVM_RUN},
+    vcpu::{QuietVcpu, VcpuState},
+};
+
+use crate::{
+    emit::{Caller, now_ns},
+    maps::{QUIET, given, only_edges},
+    read,
+};
+
+/// This vCPU's slot, if it has it.
+#[inline(always)]
+pub(crate) fn find(vcpu: u64) -> Option<&'static mut QuietVcpu> {
+    let slot = slot(vcpu)?;
+    if slot.vcpu == vcpu { Some(slot) } else { None }
+}
+
+#[inline(always)]
+fn slot(vcpu: u64) -> Option<&'static mut QuietVcpu> {
+    // What threads do that are not watched would be taken for the doing of those that are.
+    if !only_edges() || given!(TARGET.tid) != 0 || given!(TARGET.comm)[0] != 0 {
+        return None;
+    }
+    // SAFETY: array entries live as long as the map. Threads that race write whole fields, which are judged singly.
+    QUIET.get_ptr_mut(QuietVcpu::slot(vcpu)).map(|slot| unsafe { &mut *slot })
+}
+
+/// Is there nothing to tell of this thread's entering an ioctl? Another thread may be about to take over.
+#[inline(always)]
+pub(crate) fn enters(vcpu: u64, tid: u32, ioctl: u32) -> bool {
+    let Some(quiet) = find(vcpu) else {
+        return false;
+    };
+    if quiet.tid != tid {
+        return false;
+    }
+    quiet.ioctl = ioctl;
+    quiet.entered_jiffies = jiffies();
+    if quiet.runner != tid && (quiet.runner != 0 || ioctl == KVM_RUN) {
+        return false;
+    }
+    quiet.entered += 1;
+    true
+}
+
+/// When a thread let go of a vCPU.
+#[derive(Clone, Copy)]
+pub(crate) enum Left {
+    /// Just now.
+    Now,
+    /// At some time in the ioctl that ends now.
+    During,
+}
+
+/// Is there nothing to tell of this thread's letting go? KVM then added nothing to the guest's counter.
+#[inline(always)]
+pub(crate) fn leaves(vcpu: u64, tid: u32, left: Left) -> bool {
+    let Some(quiet) = find(vcpu) else {
+        return false;
+    };
+    if quiet.tid != tid || quiet.msr_written != 0 {
+        return false;
+    }
+    let (msr_val, last_steal_ns) = read::steal_time(vcpu);
+    if quiet.msr_val != msr_val || quiet.last_steal_ns != last_steal_ns {
+        return false;
+    }
+    quiet.since_jiffies = match left {
+        Left::Now => jiffies(),
+        Left::During => quiet.entered_jiffies,
+    };
+    quiet.left += 1;
+    true
+}
+
+/// The ioctl of this thread, if it is the one of which there is nothing to tell.
+#[inline(always)]
+pub(crate) fn ioctl(vcpu: u64, tid: u32) -> Option<u32> {
+    let quiet = find(vcpu)?;
+    if quiet.tid == tid { Some(quiet.ioctl) } else { None }
+}
+
+/// The steal MSR was written: this stay has something to tell.
+#[inline(always)]
+pub(crate) fn msr_written(vcpu: u64) {
+    if let Some(quiet) = find(vcpu) {
+        quiet.msr_written = 1;
+    }
+}
+
+/// The runner changed.
+#[inline(always)]
+pub(crate) fn taken_over(vcpu: u64, by: Caller) {
+    if let Some(quiet) = find(vcpu) {
+        quiet.runner = by.tid;
+    }
+}
+
+/// Since when the next delta can have grown, if the vCPU was quiet since the last update.
+#[inline(always)]
+pub(crate) fn since_ns(vcpu: u64) -> Option<u64> {
+    let quiet = find(vcpu)?;
+    if quiet.since_jiffies == 0 {
+        return None;
+    }
+    let ago = jiffies() - quiet.since_jiffies + 1;
+    Some(now_ns() - ago * u64::from(given!(TARGET.jiffy_ns)))
+}
+
+/// Everything was told: from here on this is how it looks if nothing happens.
+#[inline(always)]
+pub(crate) fn settle(vcpu: u64, state: &VcpuState) {
+    let Some(slot) = slot(vcpu) else {
+        return;
+    };
+    if slot.vcpu != vcpu && slot.vcpu != 0 {
+        return;
+    }
+    *slot = QuietVcpu {
+        vcpu,
+        msr_val: state.open.msr_val,
+        last_steal_ns: state.open.last_steal_ns,
+        entered_jiffies: 0,
+        since_jiffies: 0,
+        tid: thread(state),
+        runner: state.runner,
+        ioctl: state.ioctl,
+        msr_written: 0,
+        ..*slot
+    };
+}
+
+/// The thread of which there is nothing to tell; 0 if none.
+#[inline(always)]
+fn thread(state: &VcpuState) -> u32 {
+    if !kvm::msr_enabled(state.open.msr_val) {
+        return if state.runner == 0 { state.creator } else { state.runner };
+    }
+    let read = state.steal_last_known != 0 || !read::can_read_steal_area();
+    if read && state.last_steal_tid == state.runner { state.runner } else { 0 }
+}
+
+/// Cheaper than a clock, and exact to a tick.
+#[inline(always)]
+fn jiffies() -> u64 {
+    // SAFETY: the helper has no arguments and always succeeds.
+    unsafe { bpf_jiffies64() }
+}
+
+/// A vCPU begins or ends at this address.
+#[inline(always)]
+pub(crate) fn clear(vcpu: u64) {
+    if let Some(slot) = find(vcpu) {
+        *slot = QuietVcpu { entered: slot.entered, left: slot.left, ..QuietVcpu::default() };
+    }
+}

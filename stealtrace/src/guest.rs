@@ -1,0 +1,169 @@
+//! `stealtrace guest`, inside a Linux guest: is the steal that this guest shows possible? Reads /proc/stat, judges it
+//! as `analyze --kind proc-stat` does, and shows where the guest told KVM to count. Changes nothing.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    os::unix::fs::FileExt as _,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+use stealtrace_common::kvm::{MSR_ADDRESS, MSR_KVM_STEAL_TIME, msr_enabled};
+
+use crate::{
+    evidence::{self, Kind, Sink},
+    exit::Exit,
+    interrupt::Interrupt,
+    model::{Finding, Severity, VcpuKey},
+    pipeline::{Pipeline, Selection},
+    record::Header,
+    report::{self, Format, Style, table},
+};
+
+const STAT: &str = "/proc/stat";
+
+/// How often to look, and how to show it.
+#[derive(Clone, Debug)]
+pub struct GuestOptions {
+    /// Between two looks.
+    pub interval: Duration,
+    /// Looks; 0 for as many as there are until Ctrl-C.
+    pub count: u64,
+    /// How to show it.
+    pub style: Style,
+}
+
+/// Look, judge, show.
+///
+/// # Errors
+/// When there is no /proc/stat, or the output cannot be written.
+pub fn guest(options: &GuestOptions) -> Result<Exit> {
+    let interrupt = Interrupt::block()?;
+    let reporter = report::reporter(options.style, &Header::of_log(), io::stdout());
+    let mut judge = Judge(Pipeline::new(&Selection::EVERYTHING, reporter));
+    let mut reader = evidence::reader(Kind::ProcStat).context("/proc/stat is text")?;
+    let mut looks = 0;
+    loop {
+        let stat = fs::read_to_string(STAT).with_context(|| format!("read {STAT}"))?;
+        for line in stat.lines() {
+            reader.line(line, &mut judge)?;
+        }
+        reader.end(&mut judge)?;
+        looks += 1;
+        if looks == 1 || options.style.format == Format::Json {
+            show(&cpus(&stat), options.style.format, io::stdout())?;
+        }
+        if looks == options.count || interrupt.wait(options.interval) {
+            break;
+        }
+    }
+    let Judge(mut pipeline) = judge;
+    let mut summary = pipeline.summary();
+    summary.source = format!("{STAT}, {looks} times");
+    ensure!(looks > 0, "{STAT} was not read");
+    pipeline.end(&summary)?;
+    Ok(Exit::of(&summary, Severity::Error))
+}
+
+/// Hands what the reader says to the pipeline.
+struct Judge(Pipeline);
+
+impl Sink for Judge {
+    fn event(&mut self, event: &stealtrace_common::event::Event) -> io::Result<()> {
+        self.0.event(event).map(drop)
+    }
+
+    fn finding(&mut self, vcpu: VcpuKey, finding: Finding) -> io::Result<()> {
+        self.0.found(vcpu, finding).map(drop)
+    }
+
+    fn note(&mut self, note: &str) -> io::Result<()> {
+        self.0.note(note)
+    }
+}
+
+/// One CPU of this guest.
+struct Cpu {
+    id: u32,
+    steal_ticks: u64,
+    /// The steal MSR, or why it cannot be read.
+    msr: Result<u64, String>,
+}
+
+fn cpus(stat: &str) -> Vec<Cpu> {
+    stat.lines()
+        .filter_map(steal_of_cpu)
+        .map(|(id, steal_ticks)| Cpu { id, steal_ticks, msr: msr(id) })
+        .collect()
+}
+
+/// `cpu3 user nice system idle iowait irq softirq steal …`
+fn steal_of_cpu(line: &str) -> Option<(u32, u64)> {
+    let cpu =
+        line.strip_prefix("cpu").filter(|rest| rest.starts_with(|first: char| first.is_ascii_digit()))?;
+    let mut words = cpu.split_ascii_whitespace();
+    let id = words.next()?.parse().ok()?;
+    Some((id, words.nth(7)?.parse().ok()?))
+}
+
+/// The guest's own view of the MSR, from the msr driver.
+fn msr(cpu: u32) -> Result<u64, String> {
+    let name = format!("/dev/cpu/{cpu}/msr");
+    let file = File::open(&name).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => "no msr driver; `modprobe msr`".to_owned(),
+        io::ErrorKind::PermissionDenied => "no permission; run as root".to_owned(),
+        _ => error.to_string(),
+    })?;
+    let mut value = [0; 8];
+    match file.read_exact_at(&mut value, MSR_KVM_STEAL_TIME.into()) {
+        Ok(()) => Ok(u64::from_le_bytes(value)),
+        Err(_) => Err("none: the host offers no steal time".to_owned()),
+    }
+}
+
+fn show(cpus: &[Cpu], format: Format, mut out: impl Write) -> Result<()> {
+    match format {
+        Format::Json => {
+            let list: Vec<_> = cpus
+                .iter()
+                .map(|cpu| json!({"cpu": cpu.id, "steal_ticks": cpu.steal_ticks, "msr": cpu.msr.as_ref().ok()}))
+                .collect();
+            writeln!(out, "{}", json!({"type": "guest", "schema": 1, "cpus": list}))?;
+        }
+        Format::Text => {
+            let mut rows = table(["CPU", "steal", "MSR 0x4b564d03"]);
+            for cpu in cpus {
+                let msr = cpu.msr.as_ref().map_or_else(|why| format!("? ({why})"), |value| show_msr(*value));
+                rows.add_row([cpu.id.to_string(), format!("{} ticks", cpu.steal_ticks), msr]);
+            }
+            writeln!(out, "{rows}")?;
+        }
+    }
+    Ok(())
+}
+
+fn show_msr(value: u64) -> String {
+    let enabled = if msr_enabled(value) { "enabled" } else { "disabled" };
+    format!("{value:#x}: {enabled}, area at {:#x}", value & MSR_ADDRESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{show_msr, steal_of_cpu};
+
+    #[test]
+    fn steal_is_the_eighth_column_of_a_cpu() {
+        assert_eq!(steal_of_cpu("cpu3 1 2 3 4 5 6 7 88 9 10"), Some((3, 88)));
+        for other in ["cpu  1 2 3 4 5 6 7 88 9 10", "intr 1 2", "cpu3 1 2 3"] {
+            assert_eq!(steal_of_cpu(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_msr_is_an_address_and_a_bit() {
+        assert_eq!(show_msr(0x3fc1_f041), "0x3fc1f041: enabled, area at 0x3fc1f040");
+        assert_eq!(show_msr(0), "0x0: disabled, area at 0x0");
+    }
+}

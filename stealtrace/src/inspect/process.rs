@@ -1,0 +1,108 @@
+//! What /proc tells of a VM's process. A process that ends meanwhile is one that is not there.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    os::unix::fs::FileExt as _,
+    path::Path,
+};
+
+/// `struct kvm_steal_time` (`arch/x86/include/uapi/asm/kvm_para.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Area {
+    pub(super) steal_ns: u64,
+    pub(super) version: u32,
+    pub(super) flags: u32,
+    pub(super) preempted: u8,
+}
+
+/// The guest's area, from the memory of the VM's process.
+pub(super) fn read_area(pid: u32, address: u64) -> Option<Area> {
+    let mut bytes = [0; 17];
+    File::open(format!("/proc/{pid}/mem")).ok()?.read_exact_at(&mut bytes, address).ok()?;
+    let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    Some(Area {
+        steal_ns: u64::from(word(0)) | u64::from(word(4)) << 32,
+        version: word(8),
+        flags: word(12),
+        preempted: bytes[16],
+    })
+}
+
+/// Ids of the vCPUs whose descriptors each process has: of these, or of all.
+pub(super) fn vcpu_descriptors(pids: &[u32]) -> BTreeMap<u32, BTreeSet<String>> {
+    let all = || {
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    };
+    let pids: Vec<u32> = if pids.is_empty() { all() } else { pids.to_vec() };
+    pids.into_iter().map(|pid| (pid, vcpu_ids(pid))).filter(|(_, ids)| !ids.is_empty()).collect()
+}
+
+/// `anon_inode:kvm-vcpu:3`
+fn vcpu_ids(pid: u32) -> BTreeSet<String> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    entries.filter_map(|entry| vcpu_id(&fs::read_link(entry.path()).ok()?)).collect()
+}
+
+fn vcpu_id(link: &Path) -> Option<String> {
+    Some(link.to_str()?.strip_prefix("anon_inode:kvm-vcpu:")?.to_owned())
+}
+
+/// Name of a thread or process.
+pub(super) fn comm(tid: u32) -> String {
+    fs::read_to_string(format!("/proc/{tid}/comm"))
+        .map_or_else(|_| "?".to_owned(), |name| name.trim().to_owned())
+}
+
+/// What the scheduler says that a thread waited: libvirt's `vcpu.N.delay`.
+pub(super) fn run_delay_ns(tid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{tid}/schedstat")).ok()?;
+    text.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+/// What the VM is called on its command line.
+pub(super) fn vm_name(pid: u32) -> Option<String> {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let words: Vec<_> = bytes.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+    name_in(&words.iter().map(AsRef::as_ref).collect::<Vec<_>>())
+}
+
+/// QEMU's `-name guest=NAME,…` or `-name NAME`, Firecracker's `--id NAME`.
+fn name_in(words: &[&str]) -> Option<String> {
+    let after = |option: &str| words.iter().position(|word| *word == option).and_then(|at| words.get(at + 1));
+    if let Some(value) = after("-name") {
+        let first = value.split(',').next()?;
+        return Some(first.strip_prefix("guest=").unwrap_or(first).to_owned());
+    }
+    after("--id").map(|name| (*name).to_owned())
+}
+
+/// How long the host is up.
+pub(super) fn uptime_ns() -> u64 {
+    let text = fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let seconds: f64 = text.split_ascii_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0.0);
+    (seconds * 1e9) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{name_in, vcpu_id};
+
+    #[test]
+    fn names_are_found_on_command_lines() {
+        assert_eq!(name_in(&["qemu", "-name", "guest=web1,debug-threads=on"]).as_deref(), Some("web1"));
+        assert_eq!(name_in(&["qemu", "-name", "web1"]).as_deref(), Some("web1"));
+        assert_eq!(name_in(&["firecracker", "--id", "fc-7"]).as_deref(), Some("fc-7"));
+        assert_eq!(name_in(&["qemu", "-name"]), None);
+        assert_eq!(name_in(&["vmm"]), None);
+    }
+
+    #[test]
+    fn only_vcpu_descriptors_count() {
+        assert_eq!(vcpu_id(Path::new("anon_inode:kvm-vcpu:3")).as_deref(), Some("3"));
+        assert_eq!(vcpu_id(Path::new("anon_inode:kvm-vm")), None);
+    }
+}

@@ -1,0 +1,89 @@
+//! A real VMM with a real Linux guest inside the lab guest: Debian's QEMU with KVM, and the lab's own kernel once more.
+//! The script says what it does; what comes of it is printed as lines of a word and what was seen.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+
+use super::{
+    initramfs::{self, Extra},
+    kernels::Kernel,
+    qemu::Boot,
+    run_boot,
+};
+use crate::{
+    cache,
+    process::{output, which},
+};
+
+/// Emulation of a processor that runs another guest takes its time.
+const TIMEOUT: Duration = Duration::from_secs(900);
+
+/// The Linux guest: beats, and brings CPUs online that were plugged in.
+const GUEST_INIT: &str = r#"#!/bin/sh
+export PATH=/bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+echo "guest up"
+beat=0
+while true; do
+    for cpu in /sys/devices/system/cpu/cpu[1-9]; do
+        [ "$(cat $cpu/online 2> /dev/null)" = 0 ] && echo 1 > $cpu/online
+    done
+    work=0
+    while [ $work -lt 3000 ]; do work=$((work + 1)); done
+    beat=$((beat + 1))
+    echo "beat $beat cpus $(grep -c '^cpu[0-9]' /proc/stat)"
+done
+"#;
+
+const SCRIPT: &str = include_str!("qemu_guest.sh");
+
+/// Play it.
+pub(super) fn run(kernel: &Kernel) -> Result<u8> {
+    let folder = cache::target()?.join("lab");
+    std::fs::create_dir_all(&folder)?;
+    let guest = folder.join(format!("guest-{}.cpio", std::process::id()));
+    initramfs::write_bare(&guest, GUEST_INIT)?;
+    let mut extras = vmm()?;
+    extras.push(Extra { file: kernel.files()?.image, at: "q/vmlinuz".to_owned() });
+    extras.push(Extra { file: guest.clone(), at: "q/guest.cpio".to_owned() });
+    let result = run_boot(kernel, &Boot::script(SCRIPT.to_owned(), extras), TIMEOUT);
+    std::fs::remove_file(guest)?;
+    result
+}
+
+/// QEMU, the libraries it is linked with, and the firmware of the machine it makes.
+fn vmm() -> Result<Vec<Extra>> {
+    let qemu = which("qemu-system-x86_64").context("qemu-system-x86_64 is missing")?;
+    let linked = output(Command::new("ldd").arg(&qemu))?;
+    let libraries = linked.split_ascii_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from);
+    let firmware = ["bios-256k.bin", "kvmvapic.bin", "linuxboot_dma.bin"].map(firmware);
+    let mut extras: Vec<_> = libraries.map(|file| Extra { at: inside(&file), file }).collect();
+    for file in firmware {
+        let file = file?;
+        extras.push(Extra {
+            at: format!("q/{}", file.file_name().unwrap_or_default().to_string_lossy()),
+            file,
+        });
+    }
+    extras.push(Extra { file: qemu, at: "bin/qemu-system-x86_64".to_owned() });
+    Ok(extras)
+}
+
+fn inside(file: &Path) -> String {
+    file.to_string_lossy().trim_start_matches('/').to_owned()
+}
+
+fn firmware(name: &str) -> Result<PathBuf> {
+    ["/usr/share/seabios", "/usr/share/qemu"]
+        .map(|folder| Path::new(folder).join(name))
+        .into_iter()
+        .find(|file| file.exists())
+        .with_context(|| format!("QEMU's firmware {name} is missing; install seabios and qemu-system-data"))
+}
