@@ -95,7 +95,9 @@ pub(crate) fn left(state: &mut VcpuState, stay: &Stay<'_>) {
 fn msr_written(state: &mut VcpuState, stay: &Stay<'_>) {
     let before = stay.opened;
     emit(stay.probe, EventKind::MsrWrite, stay.caller, stay.vcpu, stay.ioctl, state, before, stay.after);
-    let copied = stay.after.last_steal_ns != before.last_steal_ns;
+    // A guest's write shares its stay with KVM's own updates, which change last_steal too.
+    let by_host = matches!(stay.msr_write, MsrWrite::Host);
+    let copied = by_host && stay.after.last_steal_ns != before.last_steal_ns;
     if copied {
         state.last_steal_tid = stay.caller.tid;
     }
@@ -110,11 +112,16 @@ fn msr_written(state: &mut VcpuState, stay: &Stay<'_>) {
     }
 }
 
-/// Did KVM consume a delta?
+/// Did KVM consume a delta? An area that just came into view proves nothing: KVM may not have got to it yet.
 #[inline(always)]
 fn updated(before: &Snapshot, after: &Snapshot) -> bool {
-    before.last_steal_ns != after.last_steal_ns
-        || (after.readable != 0 && (before.readable == 0 || before.version != after.version))
+    if before.last_steal_ns != after.last_steal_ns {
+        return true;
+    }
+    if after.readable == 0 {
+        return false;
+    }
+    if before.readable == 0 { after.last_steal_ns == after.run_delay_ns } else { before.version != after.version }
 }
 
 #[inline(always)]

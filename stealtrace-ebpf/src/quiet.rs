@@ -70,10 +70,14 @@ pub(crate) fn leaves(vcpu: u64, tid: u32, left: Left) -> bool {
     if quiet.msr_val != msr_val || quiet.last_steal_ns != last_steal_ns {
         return false;
     }
-    quiet.since_jiffies = match left {
+    let since_jiffies = match left {
         Left::Now => jiffies(),
         Left::During => quiet.entered_jiffies,
     };
+    // Whoever lets go without having run the guest leaves what it waited for to the next update: look, once a tick.
+    if quiet.since_jiffies != since_jiffies && read::run_delay_ns() == last_steal_ns {
+        quiet.since_jiffies = since_jiffies;
+    }
     quiet.left += 1;
     true
 }

@@ -103,6 +103,9 @@ impl Steps {
         script.step("guest", "stealtrace guest --interval 100ms --format json");
         script.step("poisoned guest", POISONED_GUEST);
         script.step("raw tracepoints", RAW_TRACEPOINTS);
+        for backend in BACKENDS {
+            script.step(&format!("crowded, {backend}"), &CROWDED.replace("BACKEND", backend));
+        }
         script.step("no command", "stealtrace trace -- /no/such/command");
         script.step("no type information", NO_BTF);
         script.step("no function", NO_FUNCTION);
@@ -123,6 +126,15 @@ impl Steps {
         (step.code, json_lines(&step.stdout))
     }
 }
+
+/// A vCPU thread that waits for a CPU mostly in ioctls that do not run the guest.
+const CROWDED: &str = "\
+busy=
+for each in 1 2 3 4; do taskset 1 sh -c 'while :; do :; done' & busy=\"$busy $!\"; done
+stealtrace trace --findings-only --format json --backend BACKEND -- taskset 1 stealtrace load mixed --duration 3s
+code=$?
+kill $busy
+exit $code";
 
 /// SIGKILL while tracing, then what is left of probes and programs.
 const KILLED: &str = "\
@@ -711,4 +723,19 @@ fn watching_edges_costs_little_more_than_empty_programs() {
     assert!(empty > unwatched + 300.0, "two probes were attached: {numbers:?}");
     assert!(edges > empty, "ours do something: {numbers:?}");
     assert!(edges - unwatched < 2.5 * (empty - unwatched), "{numbers:?}");
+}
+
+/// The delta of a wait is not younger than the wait, however often the vCPU was held in between.
+#[test]
+fn a_crowded_host_over_charges_nobody() {
+    for steps in [*STOCK_6_1, *UNFIXED_6_1, *STOCK_6_12] {
+        for backend in BACKENDS {
+            let step = steps.step(&format!("crowded, {backend}"));
+            let lines = json_lines(&step.stdout);
+            assert_eq!(step.code, 0, "{backend}: {} {}", step.stdout, step.stderr);
+            for finding in lines.iter().filter(|line| line["type"] == "finding") {
+                assert_eq!(finding["cause"], "first-run", "{backend}: {finding}");
+            }
+        }
+    }
 }

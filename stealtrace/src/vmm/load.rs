@@ -14,6 +14,9 @@ use super::{Vcpu, Vm, memory::StealArea};
 /// Calls between two looks at the clock.
 const BATCH: u64 = 256;
 
+/// KVM_GET_REGS for each KVM_RUN of [`Work::Mixed`].
+const READS_A_RUN: usize = 64;
+
 /// What is done all the time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Work {
@@ -21,6 +24,8 @@ pub enum Work {
     GetRegs,
     /// KVM_RUN, one port exit each
     Run,
+    /// KVM_GET_REGS, and KVM_RUN now and then
+    Mixed,
     /// A VM with a vCPU that runs once and is destroyed
     Churn,
 }
@@ -106,7 +111,7 @@ fn one(work: Work, poison: bool, time: Duration, start: &Barrier) -> Result<Done
         let area = vcpu.steal_area();
         vcpu.set_steal_area(StealArea { steal_ns: u64::MAX - 1_000_000_000, ..area });
     }
-    let batch = if work == Work::Churn { 1 } else { BATCH };
+    let batch = if matches!(work, Work::Churn | Work::Mixed) { 1 } else { BATCH };
     let (began, mut calls) = (Instant::now(), 0);
     while began.elapsed() < time {
         for _ in 0..batch {
@@ -121,6 +126,7 @@ fn call(work: Work, vcpu: &mut Vcpu) -> Result<()> {
     match work {
         Work::GetRegs => vcpu.read_registers(),
         Work::Run => vcpu.run(),
+        Work::Mixed => (0..READS_A_RUN).try_for_each(|_| vcpu.read_registers()).and_then(|()| vcpu.run()),
         Work::Churn => Vm::new()?.create_vcpu(0)?.run(),
     }
 }

@@ -86,9 +86,10 @@ pub(crate) fn write(
     archive.finish()
 }
 
-/// An archive with busybox and this init, for a guest of the lab guest.
-pub(crate) fn write_bare(file: &Path, init: &str) -> Result<()> {
+/// An archive with busybox, these files and this init, for a guest of the lab guest.
+pub(crate) fn write_bare(file: &Path, init: &str, extras: &[Extra]) -> Result<()> {
     let mut archive = Archive::with_busybox(file)?;
+    add_extras(&mut archive, extras)?;
     archive.add("init", PROGRAM, init.as_bytes(), (0, 0))?;
     archive.finish()
 }

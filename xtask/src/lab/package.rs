@@ -129,7 +129,7 @@ fn numbers(version: &str) -> Vec<u64> {
 
 /// Image and modules of this version, from the cache or Debian.
 pub(crate) fn fetch(version: &Version) -> Result<KernelFiles> {
-    let folder = cache::made(&format!("lab/{}", version.key()), |into| unpack_image(version, into))?;
+    let folder = cache::made(&format!("lab/{}-msr", version.key()), |into| unpack_image(version, into))?;
     Ok(KernelFiles {
         image: folder.join("vmlinuz"),
         modules: MODULES.iter().map(|name| folder.join(format!("{name}.ko"))).collect(),
@@ -146,6 +146,8 @@ fn unpack_image(version: &Version, into: &Path) -> Result<()> {
     if found.len() != MODULES.len() {
         bail!("linux-image-{release} lacks one of the modules {}", MODULES.join(", "));
     }
+    let msr = find(&tree, "msr")?.with_context(|| format!("linux-image-{release} lacks the module msr"))?;
+    unpack_module(&msr, &into.join("msr.ko"))?;
     fs::remove_dir_all(tree)?;
     Ok(())
 }

@@ -1,5 +1,5 @@
 //! A real VMM with a real Linux guest inside the lab guest: Debian's QEMU with KVM, and the lab's own kernel once more.
-//! The script says what it does; what comes of it is printed as lines of a word and what was seen.
+//! The script plays the guest's life, and compares what everybody says of it.
 
 use std::{
     path::{Path, PathBuf},
@@ -16,29 +16,32 @@ use super::{
     run_boot,
 };
 use crate::{
-    cache,
+    build, cache,
     process::{output, which},
 };
 
 /// Emulation of a processor that runs another guest takes its time.
 const TIMEOUT: Duration = Duration::from_secs(900);
 
-/// The Linux guest: beats, and brings CPUs online that were plugged in.
+/// The Linux guest: is busy, beats, brings CPUs online that were plugged in, and judges its own steal.
 const GUEST_INIT: &str = r#"#!/bin/sh
-export PATH=/bin
+export PATH=/bin NO_COLOR=1
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
+insmod /msr.ko
 echo "guest up"
+for busy in 1 2; do (while :; do :; done) & done
 beat=0
 while true; do
     for cpu in /sys/devices/system/cpu/cpu[1-9]; do
         [ "$(cat $cpu/online 2> /dev/null)" = 0 ] && echo 1 > $cpu/online
     done
-    work=0
-    while [ $work -lt 3000 ]; do work=$((work + 1)); done
+    stealtrace guest --format json > /tmp/says
+    code=$?
+    grep '"type":"guest"' /tmp/says | tail -n 1
     beat=$((beat + 1))
-    echo "beat $beat cpus $(grep -c '^cpu[0-9]' /proc/stat)"
+    echo "beat $beat cpus $(grep -c '^cpu[0-9]' /proc/stat), stealtrace guest exits with $code"
 done
 "#;
 
@@ -49,11 +52,16 @@ pub(super) fn run(kernel: &Kernel) -> Result<u8> {
     let folder = cache::target()?.join("lab");
     std::fs::create_dir_all(&folder)?;
     let guest = folder.join(format!("guest-{}.cpio", std::process::id()));
-    initramfs::write_bare(&guest, GUEST_INIT)?;
+    let image = kernel.files()?.image;
+    let inside = [
+        Extra { file: build::dist()?, at: "bin/stealtrace".to_owned() },
+        Extra { file: image.with_file_name("msr.ko"), at: "msr.ko".to_owned() },
+    ];
+    initramfs::write_bare(&guest, GUEST_INIT, &inside)?;
     let mut extras = vmm()?;
-    extras.push(Extra { file: kernel.files()?.image, at: "q/vmlinuz".to_owned() });
+    extras.push(Extra { file: image, at: "q/vmlinuz".to_owned() });
     extras.push(Extra { file: guest.clone(), at: "q/guest.cpio".to_owned() });
-    let result = run_boot(kernel, &Boot::script(SCRIPT.to_owned(), extras), TIMEOUT);
+    let result = run_boot(kernel, &Boot::script(SCRIPT.to_owned(), extras).on_one_cpu(), TIMEOUT);
     std::fs::remove_file(guest)?;
     result
 }

@@ -1,83 +1,175 @@
-# Prints lines of a word and what was seen. Exit 1: a step did not come to its end.
+# A Linux guest's life under Debian's QEMU, as its own monitor, stealtrace and the guest see it.
+# Exit 1: they do not agree, or a step did not come to its end.
 
-# Wait until a file has this line so often.
+code=0
+
+# Wait until a file has this so often.
 until_seen() {
     for second in $(seq 240); do
         [ "$(grep -c "$2" $1)" -ge ${3:-1} ] && return
         sleep 1
     done
-    echo "stuck $1 has no $2"
-    tail -n 5 /tmp/console /tmp/monitor /tmp/qemu
+    stuck "$1 has no $2"
+}
+
+# Wait until a file has this once more than now.
+next_seen() { until_seen $1 "$2" $(($(grep -c "$2" $1) + 1)); }
+
+stuck() {
+    echo "STUCK: $1"
+    for file in /tmp/console /tmp/monitor /tmp/qemu /tmp/says; do
+        echo "--- $file"
+        tail -n 20 $file
+    done
     exit 1
 }
 
+# What QEMU is told once, for both of its lives.
 start() {
     rm -f /tmp/m.in /tmp/m.out
     mkfifo /tmp/m.in /tmp/m.out
     : > /tmp/console
     : > /tmp/monitor
-    cat /tmp/m.out > /tmp/monitor &
+    cat /tmp/m.out >> /tmp/monitor &
     exec 3<> /tmp/m.in
     qemu-system-x86_64 -L /q -accel kvm -cpu host -machine pc -m 256 -nodefaults -display none -vga none \
-        -name guest=lab,debug-threads=on -smp 1,sockets=2,cores=1,threads=1,maxcpus=2 \
-        -device host-x86_64-cpu,id=second,socket-id=1,core-id=0,thread-id=0 \
+        -name guest=lab,debug-threads=on -smp 1,sockets=2,cores=1,threads=1,maxcpus=2 -device $SECOND \
         -kernel /q/vmlinuz -initrd /q/guest.cpio -append "console=ttyS0 quiet panic=-1 mitigations=off" \
-        -serial file:/tmp/console -monitor pipe:/tmp/m "$@" > /tmp/qemu 2>&1 &
+        -chardev file,id=console,path=/tmp/console,append=on -serial chardev:console \
+        -monitor pipe:/tmp/m "$@" > /tmp/qemu 2>&1 &
     qemu=$!
 }
 
-monitor() { echo "$1" >&3; sleep ${2:-1}; }
+SECOND=host-x86_64-cpu,id=second,socket-id=1,core-id=0,thread-id=0
+
+monitor() { echo "$1" >&3; sleep 1; }
+
+# What the monitor answers.
+ask() {
+    : > /tmp/monitor
+    monitor "$1"
+    tr -d '\r' < /tmp/monitor
+}
 
 # Ask the monitor until it says so.
 until_told() {
-    : > /tmp/monitor
     for second in $(seq 120); do
-        monitor "$1"
-        grep -q "$2" /tmp/monitor && return
+        ask "$1" | grep -q "$2" && return
     done
-    echo "stuck $1 never says $2"
-    tail -n 5 /tmp/monitor /tmp/qemu
-    exit 1
+    stuck "'$1' never says '$2'"
 }
 
-# What inspect says of a guest that stands still, and what QEMU's monitor reads at the same addresses.
-compare() {
-    monitor stop
-    echo "inspect-$1 $(stealtrace inspect --wait 100ms --format json)" > /tmp/look
-    cat /tmp/look
-    for address in $(grep -o '"area_guest_address":[0-9]*' /tmp/look | cut -d: -f2); do
-        : > /tmp/monitor
-        monitor "xp /4xw $address"
-        echo "xp-$1 $address $(tr -d '\r' < /tmp/monitor | grep -o '^[0-9a-f]*: 0x.*' | tail -n 1)"
-    done
-    monitor cont
-}
-
-trace() {
+# begin NAME: from here on this part of the guest's life is watched.
+begin() {
+    echo "== $1"
     : > /tmp/says
-    stealtrace trace --findings-only --format json > /tmp/trace 2> /tmp/says &
-    tracer=$!
+    stealtrace trace --findings-only --min-severity warning > /tmp/findings 2> /tmp/says &
+    watcher=$!
     until_seen /tmp/says tracing
 }
 
-end_trace() {
+# end: a guest that stands still, as everybody sees it; then what was found since it began.
+end() {
+    : > /tmp/says
+    stealtrace trace --format json > /tmp/events 2> /tmp/says &
+    tracer=$!
+    until_seen /tmp/says tracing
+    next_seen /tmp/console '"type":"guest"'
+    monitor stop
     kill -INT $tracer
     wait $tracer
-    echo "code-$1 $?"
-    sed "s/^/trace-$1 /" /tmp/trace
+    stealtrace inspect --wait 100ms --format json | tr '{' '\n' | grep '"vcpu_id"' > /tmp/vcpus
+    ask "info cpus" > /tmp/threads
+    for vcpu in 0 1; do compare $vcpu; done
+    monitor cont
+    kill -INT $watcher
+    wait $watcher
+    cat /tmp/findings
+    grep -a '^beat' /tmp/console | tail -n 1
+    [ $(wc -l < /tmp/vcpus) = 2 ] || differs "inspect sees $(wc -l < /tmp/vcpus) vCPUs"
 }
 
-trace
+differs() {
+    echo "DIFFERS: $1"
+    code=1
+}
+
+# compare VCPU: QEMU's monitor against everybody else.
+compare() {
+    vcpu=$1
+    grep "\"vcpu_id\":$vcpu," /tmp/vcpus > /tmp/vcpu
+    grep '"type":"update"' /tmp/events | grep "\"vcpu_id\":$vcpu," | tail -n 1 > /tmp/update
+    tr -d '\r' < /tmp/console | grep '"type":"guest".*}$' | tail -n 1 | grep -o "\"cpu\":$vcpu,[^}]*" > /tmp/own
+    thread=$(sed -n "s/.*CPU #$vcpu: thread_id=\([0-9]*\).*/\1/p" /tmp/threads)
+    set -- $(ask "xp /4xw $(numbers vcpu area_guest_address)" | sed -n 's/^[0-9a-f]*: \(0x.*\)/\1/p')
+    expected="$thread $(printf %u $(($2 << 32 | $1))) $(($3))"
+    set -- $expected
+    echo "vCPU $vcpu in QEMU's monitor: thread $1, steal $2 ns, version $3"
+    same inspect "$(numbers vcpu runner_tid steal_ns version)"
+    same trace "$(numbers update caller_tid steal_after_ns version_after)"
+    expected=$(numbers vcpu msr)
+    same "the guest's own MSR" "$(numbers own msr)"
+}
+
+same() { [ "$2" = "$expected" ] && echo "    $1: the same" || differs "$1: $2"; }
+
+# numbers FILE FIELD...: of a JSON object.
+numbers() {
+    file=$1
+    shift
+    echo $(for field in "$@"; do grep -o "\"$field\":[0-9]*" /tmp/$file | cut -d: -f2; done)
+}
+
+begin "boots and runs beside a busy host"
 start
 until_seen /tmp/console "cpus 2"
-for busy in 1 2 3; do (while :; do :; done) & done
-sleep 5
-compare running
-end_trace life
+(while :; do :; done) &
+end
+
+begin "is saved to a file and restored by another QEMU"
 monitor stop
 monitor "migrate \"exec:cat > /tmp/state\""
 until_told "info migrate" "status: completed"
 monitor quit
 wait $qemu
-echo "saved $(wc -c < /tmp/state)"
-exit 0
+start -incoming "exec:cat /tmp/state"
+until_told "info status" "paused$"
+monitor cont
+end
+
+reset() {
+    monitor system_reset
+    next_seen /tmp/console "guest up"
+    next_seen /tmp/console "cpus 2"
+}
+
+begin "is reset"
+reset
+end
+
+replug() {
+    monitor "device_del second"
+    next_seen /tmp/console "cpus 1"
+    monitor "device_add $SECOND"
+    next_seen /tmp/console "cpus 2"
+    next_seen /tmp/console "cpus 2"
+}
+
+begin "loses a CPU and gets it again"
+replug
+end
+
+begin "is reset"
+reset
+end
+
+begin "loses a CPU and gets it again, guarded"
+stealtrace guard --yes > /tmp/guard 2> /tmp/says &
+guard=$!
+until_seen /tmp/says guarding
+replug
+kill -INT $guard
+wait $guard
+cat /tmp/guard
+end
+exit $code
