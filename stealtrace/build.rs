@@ -14,7 +14,9 @@ const TARGET: &str = "bpfel-unknown-none";
 
 fn main() {
     if let Err(error) = build() {
-        println!("cargo::error={error:#}");
+        for line in format!("{error:#}").lines() {
+            println!("cargo::error={line}");
+        }
     }
 }
 
@@ -25,9 +27,9 @@ fn build() -> Result<()> {
     }
     let toolchain = Toolchain::read(&root.join(TOOLCHAIN))?;
     let target_dir = PathBuf::from(env::var("OUT_DIR")?).join("ebpf");
-    let status = toolchain.cargo(root, &target_dir).status().context("run the eBPF toolchain's cargo")?;
-    if !status.success() {
-        bail!("the kernel side did not build; its errors are above");
+    let built = toolchain.cargo(root, &target_dir).output().context("run the eBPF toolchain's cargo")?;
+    if !built.status.success() {
+        bail!("the kernel side did not build:\n{}", String::from_utf8_lossy(&built.stderr));
     }
     let object = target_dir.join(TARGET).join("release/stealtrace");
     println!("cargo::rustc-env=STEALTRACE_OBJECT={}", object.display());

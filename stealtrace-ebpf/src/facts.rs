@@ -121,7 +121,11 @@ fn updated(before: &Snapshot, after: &Snapshot) -> bool {
     if after.readable == 0 {
         return false;
     }
-    if before.readable == 0 { after.last_steal_ns == after.run_delay_ns } else { before.version != after.version }
+    if before.readable == 0 {
+        after.last_steal_ns == after.run_delay_ns
+    } else {
+        before.version != after.version
+    }
 }
 
 #[inline(always)]

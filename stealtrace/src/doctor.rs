@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::{
     backend::{self, BackendKind, ProbeRow, probes},
     exit::Exit,
+    guard,
     kernel::{Era, KVM_BTF, KernelFacts, Kvm, Lockdown, missing_capabilities},
     report::table,
     vmm,
@@ -56,6 +57,7 @@ pub fn doctor(format: DoctorFormat, mut out: impl Write) -> Result<Exit> {
         checks.extend(probes(kind, &facts).map(|row| probe(kind, row, &facts)));
     }
     checks.push(Check::of("trace --backend auto", usable.clone()));
+    checks.push(Check::fact("guard", guard::problem(&facts).unwrap_or_else(|| "can run".to_owned())));
     checks.push(Check::of(
         "verify",
         vmm::require_steal_time().map(|()| "can run".to_owned()).map_err(|error| format!("{error:#}")),

@@ -56,7 +56,10 @@ pub struct GuardOptions {
 pub fn guard(options: &GuardOptions) -> Result<Exit> {
     let facts = KernelFacts::gather(&[])?;
     facts.require_traceable()?;
-    require_writable(&facts, options.dry_run)?;
+    let problem = if options.dry_run { unseen(&facts) } else { problem(&facts) };
+    if let Some(problem) = problem {
+        bail!("guard cannot run here: {problem}");
+    }
     if !options.dry_run && !options.yes {
         ask()?;
     }
@@ -88,16 +91,21 @@ pub fn guard(options: &GuardOptions) -> Result<Exit> {
     told.end(backend.losses()?.total())
 }
 
-fn require_writable(facts: &KernelFacts, dry_run: bool) -> Result<()> {
-    if let Some(problem) = backend::guard_problem(facts) {
-        bail!("guard has no place here: {problem}; it needs one right before and after KVM's write");
-    }
-    if facts.lockdown == Lockdown::Integrity && !dry_run {
-        bail!(
+/// Why guard cannot write on this kernel.
+pub(crate) fn problem(facts: &KernelFacts) -> Option<String> {
+    if facts.lockdown == Lockdown::Integrity {
+        return Some(
             "the kernel is locked down (integrity) and lets nobody write to a guest's memory; boot with lockdown=none"
+                .to_owned(),
         );
     }
-    Ok(())
+    unseen(facts)
+}
+
+/// Why it cannot even see what it would write.
+fn unseen(facts: &KernelFacts) -> Option<String> {
+    backend::guard_problem(facts)
+        .map(|problem| format!("{problem}; it needs one right before and after KVM's write"))
 }
 
 fn ask() -> Result<()> {

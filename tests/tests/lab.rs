@@ -92,8 +92,9 @@ impl Steps {
             .step("closed pipe", "stealtrace trace -- stealtrace verify --no-trace same-thread | head -n 1");
         script.step("inspected", INSPECTED);
         script.step("poisoned", POISONED);
-        script.step("guarded", &guarded(CORRUPTING));
-        script.step("guarded for nothing", &guarded("same-thread guest-enables move-area memory-rewound"));
+        script.step("guarded", &guarded("", CORRUPTING));
+        script.step("guarded for nothing", &guarded("--over-charge", SOUND));
+        script.step("guarded from over-charges", &guarded("--over-charge", "run-hand-off-up"));
         script.step(
             "guarded dry",
             "stealtrace guard --dry-run -- stealtrace verify --no-trace run-hand-off-down",
@@ -154,10 +155,13 @@ umount /sys/kernel/debug";
 const CORRUPTING: &str = "restore-by-main-thread restore-two-vcpus restore-new-vm run-hand-off-down \
                           run-hand-off-ping-pong replug vcpu-pool random-hand-offs";
 
+/// And these leave it sound.
+const SOUND: &str = "same-thread guest-enables move-area memory-rewound";
+
 /// Scenarios under guard: what it did, then what the VMM saw.
-fn guarded(scenarios: &str) -> String {
+fn guarded(options: &str, scenarios: &str) -> String {
     format!(
-        "stealtrace guard --yes --format json -- sh -c \
+        "stealtrace guard --yes {options} --format json -- sh -c \
          'stealtrace verify --no-trace --rounds 200 --format json {scenarios} > /tmp/verify' > /tmp/guard
 code=$?
 cat /tmp/guard /tmp/verify
@@ -457,6 +461,8 @@ fn doctor_tells_the_eras_and_the_update_probe_apart() {
         assert_eq!(object["backend"], "kprobe");
         assert!(step.stdout.contains(looks_like), "{}", step.stdout);
         assert!(step.stdout.contains(update), "{}", step.stdout);
+        let guard = object["checks"].as_array().and_then(|all| all.iter().find(|one| one["item"] == "guard"));
+        assert_eq!(guard.map(|guard| &guard["found"]), Some(&Value::from("can run")), "{}", step.stdout);
     }
 }
 
@@ -620,6 +626,21 @@ fn guard_writes_nothing_where_nothing_is_corrupt() {
         for (scenario, verdict) in verdicts(step) {
             assert_eq!(verdict["observed"], "sound", "{scenario}: {verdict}"); // to the last nanosecond and version
         }
+    }
+}
+
+#[test]
+fn guard_takes_an_over_charge_back_on_request() {
+    for steps in [&*UNFIXED_6_1, &*STOCK_6_1, &*STOCK_6_12] {
+        let step = steps.step("guarded from over-charges");
+        assert_eq!(step.code, 0, "{}{}", step.stdout, step.stderr);
+        let lines = json_lines(&step.stdout);
+        let repairs: Vec<_> = lines.iter().filter(|line| line["type"] == "repair").collect();
+        assert!(
+            !repairs.is_empty() && repairs.iter().all(|repair| number(repair, "delta_ns") > 0),
+            "{repairs:?}"
+        );
+        assert_eq!(verdicts(step)["run-hand-off-up"]["observed"], "sound", "{}", step.stdout);
     }
 }
 

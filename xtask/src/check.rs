@@ -22,6 +22,7 @@ pub(crate) fn check() -> Result<u8> {
     step("files", &mut outside(&binary, "analyze")?)?;
     let skipped = native(&binary)?;
     step("lab", &mut outside(&binary, "lab")?)?;
+    step("a real VMM", &mut outside(&binary, "qemu_guest")?)?;
     step("matrix", outside(&binary, "matrix")?.args(["--", "--test-threads=1"]))?;
     say(&format!("everything that can run here passed in {} s", start.elapsed().as_secs()));
     if let Some(reason) = skipped {

@@ -82,12 +82,13 @@ pub(crate) fn underflow(vcpu: &Vcpu, event: &Event, blamed: Option<&Thread>) -> 
 }
 
 fn reach(event: &Event) -> Reach {
-    if !event.has(STEAL_AFTER_KNOWN) || !event.has(STEAL_BEFORE_KNOWN) {
-        Reach::Unknown
-    } else if StealDelta::between(event.steal_before_ns, event.steal_after_ns).is_underflow() {
-        Reach::Reached
-    } else {
-        Reach::Overwritten // the counter stayed, or grew by what a later update charged
+    let [before_known, after_known] = [STEAL_BEFORE_KNOWN, STEAL_AFTER_KNOWN].map(|flag| event.has(flag));
+    let before_ns = if before_known { event.steal_before_ns } else { 0 };
+    let lowered = StealDelta::between(before_ns, event.steal_after_ns).is_underflow();
+    match (before_known, after_known, lowered) {
+        (_, true, true) => Reach::Reached, // whatever it was before, no sound counter shows this
+        (true, true, false) => Reach::Overwritten, // the counter stayed, or grew by what a later update charged
+        _ => Reach::Unknown,
     }
 }
 
@@ -118,7 +119,7 @@ const fn yes_no(yes: bool) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use stealtrace_common::event::Event;
+    use stealtrace_common::event::{Event, STEAL_AFTER_KNOWN};
 
     use super::RULE;
     use crate::{
@@ -160,6 +161,15 @@ mod tests {
         let finding = judge(&RULE, &[s.update(2, 100, 900, (1000, 1000))]).expect("fires");
         assert_eq!(finding.severity, Severity::Warning);
         assert!(finding.what.contains("overwritten"), "{}", finding.what);
+    }
+
+    #[test]
+    fn an_impossible_counter_reached_the_guest_whatever_it_was_before() {
+        let mut s = Script::enabled();
+        let update = s.update(2, 100, 900, (0, 0u64.wrapping_sub(800)));
+        let finding = judge(&RULE, &[Event { flags: STEAL_AFTER_KNOWN, ..update }]).expect("fires");
+        assert_eq!(field(&finding, "reached_guest"), &Value::Text("yes".to_owned()));
+        assert_eq!(field(&finding, "steal_backwards"), &Value::Text("no".to_owned()));
     }
 
     #[test]

@@ -84,9 +84,25 @@ end() {
     monitor cont
     kill -INT $watcher
     wait $watcher
+    watched=$?
     cat /tmp/findings
+    echo "stealtrace trace exits with $watched"
     grep -a '^beat' /tmp/console | tail -n 1
     [ $(wc -l < /tmp/vcpus) = 2 ] || differs "inspect sees $(wc -l < /tmp/vcpus) vCPUs"
+}
+
+reset() {
+    monitor system_reset
+    next_seen /tmp/console "guest up"
+    next_seen /tmp/console "cpus 2"
+}
+
+replug() {
+    monitor "device_del second"
+    next_seen /tmp/console "cpus 1"
+    monitor "device_add $SECOND"
+    next_seen /tmp/console "cpus 2"
+    next_seen /tmp/console "cpus 2"
 }
 
 differs() {
@@ -106,6 +122,9 @@ compare() {
     set -- $expected
     echo "vCPU $vcpu in QEMU's monitor: thread $1, steal $2 ns, version $3"
     same inspect "$(numbers vcpu runner_tid steal_ns version)"
+    for name in '"vm_name":"lab"' "\"runner\":\"CPU $vcpu/KVM\""; do
+        grep -qF "$name" /tmp/vcpu || differs "inspect lacks $name"
+    done
     same trace "$(numbers update caller_tid steal_after_ns version_after)"
     expected=$(numbers vcpu msr)
     same "the guest's own MSR" "$(numbers own msr)"
@@ -137,29 +156,15 @@ until_told "info status" "paused$"
 monitor cont
 end
 
-reset() {
-    monitor system_reset
-    next_seen /tmp/console "guest up"
-    next_seen /tmp/console "cpus 2"
-}
-
 begin "is reset"
 reset
 end
-
-replug() {
-    monitor "device_del second"
-    next_seen /tmp/console "cpus 1"
-    monitor "device_add $SECOND"
-    next_seen /tmp/console "cpus 2"
-    next_seen /tmp/console "cpus 2"
-}
 
 begin "loses a CPU and gets it again"
 replug
 end
 
-begin "is reset"
+begin "is reset again"
 reset
 end
 

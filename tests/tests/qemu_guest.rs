@@ -1,0 +1,74 @@
+//! A real VMM with a real Linux guest: what stealtrace says is what QEMU and the guest say, through the guest's life.
+
+use std::sync::LazyLock;
+
+use stealtrace_tests::{Run, run, xtask};
+
+const BOOT: &str = "boots and runs beside a busy host";
+const RESTORE: &str = "is saved to a file and restored by another QEMU";
+const RESET: &str = "is reset";
+const REPLUG: &str = "loses a CPU and gets it again";
+const RESET_AGAIN: &str = "is reset again";
+const GUARDED: &str = "loses a CPU and gets it again, guarded";
+const LIFE: [&str; 6] = [BOOT, RESTORE, RESET, REPLUG, RESET_AGAIN, GUARDED];
+
+static PLAYED: LazyLock<Run> = LazyLock::new(|| run(xtask().args(["lab", "qemu-guest", "stock-6.1"])));
+
+/// What was printed of this part of the guest's life.
+fn part(name: &str) -> &'static str {
+    let text = &PLAYED.stdout;
+    // A lab that hung is booted once more: the last word counts.
+    let (_, after) = text
+        .rsplit_once(&format!("== {name}\n"))
+        .unwrap_or_else(|| panic!("no {name} in {text}{}", PLAYED.stderr));
+    after.split("== ").next().unwrap_or("")
+}
+
+fn lines<'a>(part: &'a str, word: &str) -> Vec<&'a str> {
+    part.lines().map(str::trim_start).filter(|line| line.starts_with(word)).collect()
+}
+
+#[test]
+fn threads_and_counters_are_what_qemus_monitor_says() {
+    for name in LIFE {
+        let part = part(name);
+        assert_eq!(lines(part, "vCPU").len(), 2, "{part}");
+        for witness in ["inspect: the same", "trace: the same", "the guest's own MSR: the same"] {
+            assert_eq!(lines(part, witness).len(), 2, "{part}");
+        }
+        assert!(part.contains("lost: 0"), "{part}");
+    }
+    assert_eq!(PLAYED.code, 0, "{}{}", PLAYED.stdout, PLAYED.stderr);
+}
+
+#[test]
+fn booting_restoring_and_reset_corrupt_nothing_on_a_fixed_kernel() {
+    for name in [BOOT, RESTORE, RESET, RESET_AGAIN] {
+        let part = part(name);
+        assert!(part.contains("trace exits with 0") && part.contains("guest exits with 0"), "{part}");
+    }
+}
+
+#[test]
+fn waiting_for_a_busy_host_is_no_over_charge() {
+    for warning in LIFE.iter().flat_map(|name| lines(part(name), "warning: steal-over-charge on")) {
+        assert!(warning.contains("cause=first-run"), "{warning}");
+    }
+}
+
+/// QEMU keeps the descriptor of a CPU that is unplugged, and runs it on a new thread when it is plugged in again.
+#[test]
+fn a_replugged_cpu_is_corrupt_and_the_guest_sees_it() {
+    let part = part(REPLUG);
+    let [error] = lines(part, "error: steal-underflow on")[..] else { panic!("one error: {part}") };
+    assert!(error.contains("/1/1 at"), "not of vCPU 1: {error}");
+    assert!(error.contains("CPU 1/KVM(") && error.contains("steal_after=1844674"), "{error}");
+    assert!(part.contains("trace exits with 1") && part.contains("guest exits with 1"), "{part}");
+}
+
+#[test]
+fn a_guarded_guest_sees_nothing_of_it() {
+    let part = part(GUARDED);
+    assert!(part.contains("1 repaired, 0 not"), "{part}");
+    assert!(part.contains("stealtrace guest exits with 0"), "{part}");
+}
