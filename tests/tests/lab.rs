@@ -132,7 +132,8 @@ impl Steps {
 const CROWDED: &str = "\
 busy=
 for each in 1 2 3 4; do taskset 1 sh -c 'while :; do :; done' & busy=\"$busy $!\"; done
-stealtrace trace --findings-only --format json --backend BACKEND -- taskset 1 stealtrace load mixed --duration 3s
+stealtrace trace --findings-only --format json --backend BACKEND -- \
+    sh -c 'taskset 1 stealtrace load mixed --duration 3s > /dev/null'
 code=$?
 kill $busy
 exit $code";
