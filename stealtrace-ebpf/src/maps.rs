@@ -51,6 +51,8 @@ pub(crate) static TARGET: Target = Target {
     volume: Volume::All as u32,
     returns: 0,
     jiffy_ns: 0,
+    pass_over: 0,
+    reserved: 0,
     comm: [0; 2],
 };
 

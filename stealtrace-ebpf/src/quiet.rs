@@ -9,7 +9,7 @@ use stealtrace_common::{
 
 use crate::{
     emit::{Caller, now_ns},
-    maps::{QUIET, given, only_edges},
+    maps::{QUIET, given},
     read,
 };
 
@@ -22,8 +22,7 @@ pub(crate) fn find(vcpu: u64) -> Option<&'static mut QuietVcpu> {
 
 #[inline(always)]
 fn slot(vcpu: u64) -> Option<&'static mut QuietVcpu> {
-    // What threads do that are not watched would be taken for the doing of those that are.
-    if !only_edges() || given!(TARGET.tid) != 0 || given!(TARGET.comm)[0] != 0 {
+    if given!(TARGET.pass_over) == 0 {
         return None;
     }
     // SAFETY: array entries live as long as the map. Threads that race write whole fields, which are judged singly.
@@ -74,12 +73,20 @@ pub(crate) fn leaves(vcpu: u64, tid: u32, left: Left) -> bool {
         Left::Now => jiffies(),
         Left::During => quiet.entered_jiffies,
     };
-    // Whoever lets go without having run the guest leaves what it waited for to the next update: look, once a tick.
-    if quiet.since_jiffies != since_jiffies && read::run_delay_ns() == last_steal_ns {
-        quiet.since_jiffies = since_jiffies;
+    if quiet.since_jiffies != since_jiffies {
+        move_on(quiet, since_jiffies);
     }
     quiet.left += 1;
     true
+}
+
+/// Once a tick: is nothing left of what the caller waited for? Whoever lets go of a vCPU without having run the guest
+/// leaves that to the next update.
+#[inline(never)]
+fn move_on(quiet: &mut QuietVcpu, since_jiffies: u64) {
+    if read::run_delay_ns() == quiet.last_steal_ns {
+        quiet.since_jiffies = since_jiffies;
+    }
 }
 
 /// The ioctl of this thread, if it is the one of which there is nothing to tell.

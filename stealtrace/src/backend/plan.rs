@@ -53,6 +53,9 @@ impl Plan {
             volume: self.volume as u32,
             returns: u32::from(!self.functions.is_empty()),
             jiffy_ns: jiffy_ns(),
+            // What threads do that are not watched would be taken for the doing of those that are.
+            pass_over: u32::from(self.volume == Volume::Edges && self.tid.is_none() && self.comm.is_none()),
+            reserved: 0,
             comm: self.comm.as_deref().map_or([0; 2], words),
         }
     }
