@@ -63,6 +63,7 @@ fn a_replugged_cpu_is_corrupt_and_the_guest_sees_it() {
     let [error] = lines(part, "error: steal-underflow on")[..] else { panic!("one error: {part}") };
     assert!(error.contains("/1/1 at"), "not of vCPU 1: {error}");
     assert!(error.contains("CPU 1/KVM(") && error.contains("steal_after=1844674"), "{error}");
+    assert!(!lines(part, "inspect: the same")[1].contains("healthy"), "{part}");
     assert!(part.contains("trace exits with 1") && part.contains("guest exits with 1"), "{part}");
 }
 

@@ -121,7 +121,8 @@ compare() {
     expected="$thread $(printf %u $(($2 << 32 | $1))) $(($3))"
     set -- $expected
     echo "vCPU $vcpu in QEMU's monitor: thread $1, steal $2 ns, version $3"
-    same inspect "$(numbers vcpu runner_tid steal_ns version)"
+    same inspect "$(numbers vcpu runner_tid steal_ns version)" \
+        " ($(grep -o '"judgement":"[^"]*"' /tmp/vcpu | cut -d'"' -f4))"
     for name in '"vm_name":"lab"' "\"runner\":\"CPU $vcpu/KVM\""; do
         grep -qF "$name" /tmp/vcpu || differs "inspect lacks $name"
     done
@@ -130,7 +131,8 @@ compare() {
     same "the guest's own MSR" "$(numbers own msr)"
 }
 
-same() { [ "$2" = "$expected" ] && echo "    $1: the same" || differs "$1: $2"; }
+# same WHO WHAT [REMARK]
+same() { [ "$2" = "$expected" ] && echo "    $1: the same$3" || differs "$1: $2"; }
 
 # numbers FILE FIELD...: of a JSON object.
 numbers() {
