@@ -14,12 +14,8 @@ pub struct Target {
     pub volume: u32,
     /// 1: report the return of every ioctl too (tracepoint backend).
     pub returns: u32,
-    /// Nanoseconds of a jiffy.
-    pub jiffy_ns: u32,
     /// 1: ioctls of which there is nothing to tell may be passed over unseen.
     pub pass_over: u32,
-    /// No padding is left to chance.
-    pub reserved: u32,
     /// Only threads of this name, zero-padded, as two words; all zero for all.
     pub comm: [u64; 2],
 }
@@ -48,4 +44,4 @@ pub enum Volume {
     Edges = 1,
 }
 
-const _: () = assert!(size_of::<Target>() == 48);
+const _: () = assert!(size_of::<Target>() == 40);

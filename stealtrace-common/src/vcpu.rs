@@ -78,10 +78,10 @@ pub struct QuietVcpu {
     pub msr_val: u64,
     /// `vcpu->arch.st.last_steal`.
     pub last_steal_ns: u64,
-    /// Jiffies when `tid` last entered an ioctl.
-    pub entered_jiffies: u64,
-    /// Jiffies since when the next delta can have grown; 0 if [`VcpuState::last_update_ns`] says it.
-    pub since_jiffies: u64,
+    /// Since when the next delta can have grown; 0 if [`VcpuState::last_update_ns`] says it.
+    pub since_ns: u64,
+    /// Jiffies when that was last looked at.
+    pub looked_jiffies: u64,
     /// Thread whose stays can change no judgement as long as MSR and last_steal stay the same; 0 if none.
     pub tid: u32,
     /// Thread that last issued KVM_RUN; 0 if not seen.

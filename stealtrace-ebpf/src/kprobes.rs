@@ -12,19 +12,15 @@ use stealtrace_common::{
 };
 
 use crate::{
-    emit::{Caller, caller, emit, now_ns, watched},
+    emit::{Caller, caller, could_wait_since_ns, emit, now_ns, watched},
     facts::{self, Stay},
     lifecycle::{self, thread, vcpu_state},
     maps::{THREADS, VCPUS},
-    quiet::{self, Left},
-    read,
+    quiet, read,
 };
 
 const HOST: u32 = MsrWrite::Host as u32;
 const GUEST: u32 = MsrWrite::Guest as u32;
-
-/// A thread's run_delay may have begun to grow this long before its put: the scheduler's clock lags behind.
-const CLOCK_LAG_NS: u64 = 1_000_000;
 
 /// `kvm_vcpu_ioctl(struct file *filp, unsigned int ioctl, unsigned long arg)`
 #[kprobe]
@@ -121,7 +117,7 @@ pub(crate) fn set_msr(ctx: ProbeContext) -> u32 {
 #[kprobe]
 pub(crate) fn vcpu_put(ctx: ProbeContext) -> u32 {
     let vcpu = arg(&ctx, 0);
-    if !quiet::leaves(vcpu, caller().tid, Left::Now)
+    if !quiet::leaves(vcpu, caller().tid)
         && let Some(caller) = watched(Probe::VcpuPut)
         && let Some(state) = lifecycle::find(vcpu)
     {
@@ -167,7 +163,7 @@ fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64) {
         opened: &opened,
         before: &before,
         after: &after,
-        since_ns: now_ns() - CLOCK_LAG_NS,
+        since_ns: could_wait_since_ns(),
     };
     facts::left(state, &stay);
 }

@@ -50,9 +50,7 @@ pub(crate) static TARGET: Target = Target {
     vcpu_id_plus_1: 0,
     volume: Volume::All as u32,
     returns: 0,
-    jiffy_ns: 0,
     pass_over: 0,
-    reserved: 0,
     comm: [0; 2],
 };
 

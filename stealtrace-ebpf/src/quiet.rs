@@ -8,7 +8,7 @@ use stealtrace_common::{
 };
 
 use crate::{
-    emit::{Caller, now_ns},
+    emit::{Caller, could_wait_since_ns},
     maps::{QUIET, given},
     read,
 };
@@ -39,7 +39,6 @@ pub(crate) fn enters(vcpu: u64, tid: u32, ioctl: u32) -> bool {
         return false;
     }
     quiet.ioctl = ioctl;
-    quiet.entered_jiffies = jiffies();
     if quiet.runner != tid && (quiet.runner != 0 || ioctl == KVM_RUN) {
         return false;
     }
@@ -47,18 +46,9 @@ pub(crate) fn enters(vcpu: u64, tid: u32, ioctl: u32) -> bool {
     true
 }
 
-/// When a thread let go of a vCPU.
-#[derive(Clone, Copy)]
-pub(crate) enum Left {
-    /// Just now.
-    Now,
-    /// At some time in the ioctl that ends now.
-    During,
-}
-
 /// Is there nothing to tell of this thread's letting go? KVM then added nothing to the guest's counter.
 #[inline(always)]
-pub(crate) fn leaves(vcpu: u64, tid: u32, left: Left) -> bool {
+pub(crate) fn leaves(vcpu: u64, tid: u32) -> bool {
     let Some(quiet) = find(vcpu) else {
         return false;
     };
@@ -69,12 +59,10 @@ pub(crate) fn leaves(vcpu: u64, tid: u32, left: Left) -> bool {
     if quiet.msr_val != msr_val || quiet.last_steal_ns != last_steal_ns {
         return false;
     }
-    let since_jiffies = match left {
-        Left::Now => jiffies(),
-        Left::During => quiet.entered_jiffies,
-    };
-    if quiet.since_jiffies != since_jiffies {
-        move_on(quiet, since_jiffies);
+    let jiffies = jiffies();
+    if quiet.looked_jiffies != jiffies {
+        quiet.looked_jiffies = jiffies;
+        look(quiet);
     }
     quiet.left += 1;
     true
@@ -83,9 +71,9 @@ pub(crate) fn leaves(vcpu: u64, tid: u32, left: Left) -> bool {
 /// Once a tick: is nothing left of what the caller waited for? Whoever lets go of a vCPU without having run the guest
 /// leaves that to the next update.
 #[inline(never)]
-fn move_on(quiet: &mut QuietVcpu, since_jiffies: u64) {
+fn look(quiet: &mut QuietVcpu) {
     if read::run_delay_ns() == quiet.last_steal_ns {
-        quiet.since_jiffies = since_jiffies;
+        quiet.since_ns = could_wait_since_ns();
     }
 }
 
@@ -115,12 +103,7 @@ pub(crate) fn taken_over(vcpu: u64, by: Caller) {
 /// Since when the next delta can have grown, if the vCPU was quiet since the last update.
 #[inline(always)]
 pub(crate) fn since_ns(vcpu: u64) -> Option<u64> {
-    let quiet = find(vcpu)?;
-    if quiet.since_jiffies == 0 {
-        return None;
-    }
-    let ago = jiffies() - quiet.since_jiffies + 1;
-    Some(now_ns() - ago * u64::from(given!(TARGET.jiffy_ns)))
+    find(vcpu).map(|quiet| quiet.since_ns).filter(|since_ns| *since_ns != 0)
 }
 
 /// Everything was told: from here on this is how it looks if nothing happens.
@@ -136,8 +119,8 @@ pub(crate) fn settle(vcpu: u64, state: &VcpuState) {
         vcpu,
         msr_val: state.open.msr_val,
         last_steal_ns: state.open.last_steal_ns,
-        entered_jiffies: 0,
-        since_jiffies: 0,
+        since_ns: 0,
+        looked_jiffies: 0,
         tid: thread(state),
         runner: state.runner,
         ioctl: state.ioctl,
@@ -156,7 +139,7 @@ fn thread(state: &VcpuState) -> u32 {
     if read && state.last_steal_tid == state.runner { state.runner } else { 0 }
 }
 
-/// Cheaper than a clock, and exact to a tick.
+/// Cheaper than a clock.
 #[inline(always)]
 fn jiffies() -> u64 {
     // SAFETY: the helper has no arguments and always succeeds.

@@ -18,8 +18,7 @@ use crate::{
     facts::{self, Stay},
     lifecycle::{self, vcpu_state},
     maps::{THREADS, given},
-    quiet::{self, Left},
-    read,
+    quiet, read,
 };
 
 /// `__NR_ioctl` on x86-64.
@@ -106,7 +105,7 @@ fn leave(ctx: &impl EbpfContext, ret: i64) {
     if thread.ioctl == 0 {
         return;
     }
-    let quiet = thread.msr_position == 0 && quiet::leaves(thread.vcpu, caller.tid, Left::During);
+    let quiet = thread.msr_position == 0 && quiet::leaves(thread.vcpu, caller.tid);
     if !quiet && watched(Probe::SysExit).is_some() {
         left(ctx, caller, thread, ret);
     }

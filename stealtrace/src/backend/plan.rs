@@ -52,23 +52,10 @@ impl Plan {
             vcpu_id_plus_1: self.vcpu_id.map_or(0, |id| id.saturating_add(1)),
             volume: self.volume as u32,
             returns: u32::from(!self.functions.is_empty()),
-            jiffy_ns: jiffy_ns(),
             // What threads do that are not watched would be taken for the doing of those that are.
             pass_over: u32::from(self.volume == Volume::Edges && self.tid.is_none() && self.comm.is_none()),
-            reserved: 0,
             comm: self.comm.as_deref().map_or([0; 2], words),
         }
-    }
-}
-
-/// The resolution of the coarse clocks is a jiffy (`ktime_get_coarse` in `kernel/time`); 4 ms on Debian.
-fn jiffy_ns() -> u32 {
-    let mut resolution = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: a valid pointer to a timespec that outlives the call.
-    let result = unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut resolution) };
-    match u32::try_from(resolution.tv_nsec) {
-        Ok(jiffy_ns) if result == 0 => jiffy_ns,
-        _ => 10_000_000, // the longest there is
     }
 }
 
