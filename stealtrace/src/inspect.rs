@@ -197,8 +197,9 @@ struct VcpuRow {
 
 fn look(seen: &Seen, pids: &[u32], unlisted: Option<String>) -> Look {
     let descriptors = process::vcpu_descriptors(pids);
-    let vcpus: Vec<_> =
+    let mut vcpus: Vec<_> =
         seen.0.values().filter(|last| descriptors.contains_key(&last.event.vm_tgid)).map(row).collect();
+    vcpus.sort_by_key(|vcpu| (vcpu.pid, vcpu.id));
     let known: BTreeSet<_> = vcpus.iter().map(|vcpu| (vcpu.pid, vcpu.id.to_string())).collect();
     let unseen = descriptors
         .into_iter()

@@ -110,9 +110,11 @@ impl Steps {
         script.step("no command", "stealtrace trace -- /no/such/command");
         script.step("no type information", NO_BTF);
         script.step("no function", NO_FUNCTION);
+        script.step("guard, inlined", INLINED);
         script.step("no kvm", "rmmod kvm_amd kvm; stealtrace trace");
         script.step("no kvm, verify", "stealtrace verify");
         script.step("doctor without kvm", "stealtrace doctor");
+        script.step("guard, locked down", LOCKED_DOWN);
         script.step("confidential", CONFIDENTIAL);
         Self(script.run(kernel))
     }
@@ -272,10 +274,22 @@ code=$?
 umount /proc/kallsyms
 exit $code";
 
-/// The last step: lockdown lasts until the next boot.
-const CONFIDENTIAL: &str = "\
+/// As on a kernel that inlined record_steal_time.
+const INLINED: &str = "\
+grep -v record_steal_time /proc/kallsyms > /tmp/kallsyms
+mount -o bind /tmp/kallsyms /proc/kallsyms
+stealtrace guard --yes
+code=$?
+umount /proc/kallsyms
+exit $code";
+
+/// The last steps: lockdown lasts until the next boot.
+const LOCKED_DOWN: &str = "\
 insmod /modules/kvm.ko
 insmod /modules/kvm-amd.ko
+echo integrity > /sys/kernel/security/lockdown
+stealtrace guard --yes";
+const CONFIDENTIAL: &str = "\
 echo confidentiality > /sys/kernel/security/lockdown
 stealtrace trace";
 
@@ -548,6 +562,8 @@ fn what_cannot_be_traced_says_why_in_one_line() {
         ("no function", "no function kvm_arch_vcpu_put in this kernel"),
         ("no kvm", "modprobe kvm_amd"),
         ("no kvm, verify", "/dev/kvm"),
+        ("guard, inlined", "no function record_steal_time"),
+        ("guard, locked down", "integrity"),
         ("confidential", "lockdown"),
     ] {
         let step = STOCK_6_1.step(name);

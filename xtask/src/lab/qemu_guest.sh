@@ -74,20 +74,22 @@ end() {
     stealtrace trace --format json > /tmp/events 2> /tmp/says &
     tracer=$!
     until_seen /tmp/says tracing
-    next_seen /tmp/console '"type":"guest"'
+    next_seen /tmp/console ^beat
     monitor stop
     kill -INT $tracer
     wait $tracer
     stealtrace inspect --wait 100ms --format json | tr '{' '\n' | grep '"vcpu_id"' > /tmp/vcpus
     ask "info cpus" > /tmp/threads
+    tr -d '\r' < /tmp/console | awk '{ said = said $0 "\n" } /^beat/ { last = said; said = "" } END { printf last }' > /tmp/own
     for vcpu in 0 1; do compare $vcpu; done
+    stealtrace inspect --wait 100ms
     monitor cont
     kill -INT $watcher
     wait $watcher
     watched=$?
     cat /tmp/findings
     echo "stealtrace trace exits with $watched"
-    grep -a '^beat' /tmp/console | tail -n 1
+    cat /tmp/own
     [ $(wc -l < /tmp/vcpus) = 2 ] || differs "inspect sees $(wc -l < /tmp/vcpus) vCPUs"
 }
 
@@ -115,7 +117,6 @@ compare() {
     vcpu=$1
     grep "\"vcpu_id\":$vcpu," /tmp/vcpus > /tmp/vcpu
     grep '"type":"update"' /tmp/events | grep "\"vcpu_id\":$vcpu," | tail -n 1 > /tmp/update
-    tr -d '\r' < /tmp/console | grep '"type":"guest".*}$' | tail -n 1 | grep -o "\"cpu\":$vcpu,[^}]*" > /tmp/own
     thread=$(sed -n "s/.*CPU #$vcpu: thread_id=\([0-9]*\).*/\1/p" /tmp/threads)
     set -- $(ask "xp /4xw $(numbers vcpu area_guest_address)" | sed -n 's/^[0-9a-f]*: \(0x.*\)/\1/p')
     expected="$thread $(printf %u $(($2 << 32 | $1))) $(($3))"
@@ -127,8 +128,8 @@ compare() {
         grep -qF "$name" /tmp/vcpu || differs "inspect lacks $name"
     done
     same trace "$(numbers update caller_tid steal_after_ns version_after)"
-    expected=$(numbers vcpu msr)
-    same "the guest's own MSR" "$(numbers own msr)"
+    expected=$(printf %#x $(numbers vcpu msr))
+    same "the guest's own MSR" "$(grep "^[^ ]* $vcpu " /tmp/own | grep -o '0x[0-9a-f]*: enabled' | cut -d: -f1)"
 }
 
 # same WHO WHAT [REMARK]
