@@ -95,7 +95,8 @@ pub struct Event {
     pub steal_after_ns: u64,
     /// Guest-visible steal as the update before this one left it, if [`STEAL_LAST_KNOWN`].
     pub steal_last_ns: u64,
-    /// When the update before this one, or the enabling of the MSR, happened at the earliest; 0 if not seen.
+    /// Since when this update's delta can have grown: the update before, the enabling of the MSR, or a later moment at
+    /// which nothing was left to charge; 0 if not seen.
     pub previous_update_ns: u64,
     /// Address of the function called or returned from; of a vCPU seen and of an ioctl, the host
     /// address of the guest's area, 0 if not known.

@@ -33,7 +33,8 @@ pub struct VcpuState {
     pub update: Snapshot,
     /// When `open` was taken.
     pub open_time_ns: u64,
-    /// When the last update, or the enabling of the MSR, happened, or a moment before; 0 if not seen.
+    /// Since when the next delta can have grown: the last update or enabling of the MSR, or a later moment at which
+    /// the runner had waited for nothing that is not charged yet; or a moment before; 0 if not known.
     pub last_update_ns: u64,
     /// The guest's counter as the last update left it, if `steal_last_known`.
     pub steal_last_ns: u64,
@@ -108,7 +109,7 @@ impl QuietVcpu {
     }
 }
 
-/// How the steal MSR was written, as [`VcpuState::msr_write`] and [`ThreadState::msr_write`] keep it.
+/// How the steal MSR was written, as [`VcpuState::msr_write`] keeps it.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MsrWrite {
@@ -128,7 +129,7 @@ pub struct ThreadState {
     pub vcpu: u64,
     /// When it was entered.
     pub time_ns: u64,
-    /// What was true then; not set for [`VcpuState::quiet`].
+    /// What was true then; of a thread that is in [`QuietVcpu`] only run_delay.
     pub entered: Snapshot,
     /// The ioctl's number; 0 outside of any (tracepoint backend).
     pub ioctl: u32,

@@ -93,7 +93,7 @@ pub(crate) fn now_ns() -> u64 {
 /// Whatever this thread waits for from now on began then or later: the scheduler's clock lags behind ours.
 #[inline(always)]
 pub(crate) fn could_wait_since_ns() -> u64 {
-    const CLOCK_LAG_NS: u64 = 1_000_000;
+    const CLOCK_LAG_NS: u64 = 4_000_000;
     now_ns() - CLOCK_LAG_NS
 }
 

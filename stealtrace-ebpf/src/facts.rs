@@ -12,7 +12,7 @@ use stealtrace_common::{
 use crate::{
     emit::{Caller, emit, now_ns},
     maps::only_edges,
-    quiet,
+    quiet, read,
 };
 
 /// One thread's stay with a vCPU: from ioctl to put, or from one put to the next.
@@ -79,10 +79,14 @@ pub(crate) fn left(state: &mut VcpuState, stay: &Stay<'_>) {
     if !matches!(stay.msr_write, MsrWrite::None) {
         msr_written(state, stay);
     }
-    // A host that enables the MSR may set last_steal (Linux 3.1 to 4.3), but nothing is charged.
-    let enabling = matches!(stay.msr_write, MsrWrite::Host) && !kvm::msr_enabled(stay.opened.msr_val);
+    // Whoever enables the MSR may set last_steal (Linux 3.1 to 4.3), but nothing is charged by that. A guest goes on
+    // to run: then only the update itself can tell.
+    let copies = matches!(stay.msr_write, MsrWrite::Host) || (read::accumulates() && state.updating == 0);
+    let enabling = copies && !kvm::msr_enabled(stay.opened.msr_val) && kvm::msr_enabled(stay.after.msr_val);
     if updated(stay.before, stay.after) && !enabling {
         consumed(state, stay);
+    } else if state.last_steal_tid == stay.caller.tid && stay.after.run_delay_ns == stay.after.last_steal_ns {
+        state.last_update_ns = stay.since_ns;
     }
     state.open = *stay.after;
     state.open_time_ns = now_ns();
@@ -101,10 +105,11 @@ fn msr_written(state: &mut VcpuState, stay: &Stay<'_>) {
     if copied {
         state.last_steal_tid = stay.caller.tid;
     }
-    if !kvm::msr_enabled(before.msr_val) {
+    let enabling = !kvm::msr_enabled(before.msr_val);
+    if enabling {
         state.enabled_anew = 1;
     }
-    if copied || state.enabled_anew != 0 {
+    if copied || enabling {
         state.last_update_ns = stay.since_ns;
     }
     if before.msr_val != stay.after.msr_val {

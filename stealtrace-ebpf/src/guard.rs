@@ -12,7 +12,7 @@ use aya_ebpf::{
 use stealtrace_common::{event::EventKind, kvm, probe::Probe, steal::StealDelta, vcpu::Snapshot};
 
 use crate::{
-    emit::{Caller, caller, emit_plain, lost, now_ns, watched},
+    emit::{Caller, caller, could_wait_since_ns, emit_plain, lost, now_ns, watched},
     maps::{BPF_F_NO_PREALLOC, given},
     read,
 };
@@ -39,6 +39,7 @@ struct Update {
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Guarded {
+    /// Since when the next delta can grow.
     updated_ns: u64,
     /// Thread whose run_delay is in last_steal since then.
     tid: u32,
@@ -99,18 +100,23 @@ fn end(caller: Caller, update: &Update) {
     if after.readable == 0 {
         return;
     }
-    // SAFETY: the vCPU's holder is the only one that reads and writes its entry.
-    let known = unsafe { GUARDED.get(update.vcpu) };
-    let mut guarded =
-        known.copied().unwrap_or(Guarded { updated_ns: 0, tid: caller.tid, corrupted: 0, healed: 0 });
+    let mut guarded = guarded(caller, update);
     if let Some(good_ns) = good(caller, update, &after, &mut guarded) {
         put_back(caller, update, &after, good_ns);
     }
-    guarded.updated_ns = now_ns();
+    guarded.updated_ns = could_wait_since_ns();
     guarded.tid = caller.tid;
     if GUARDED.insert(update.vcpu, guarded, 0).is_err() {
         lost(Probe::GuardExit);
     }
+}
+
+/// What is remembered; nothing at KVM's first write to an area, that of a new vCPU at an old one's address too.
+#[inline(always)]
+fn guarded(caller: Caller, update: &Update) -> Guarded {
+    // SAFETY: the vCPU's holder is the only one that reads and writes its entry.
+    let known = unsafe { GUARDED.get(update.vcpu) }.filter(|_| update.before.readable != 0);
+    known.copied().unwrap_or(Guarded { updated_ns: 0, tid: caller.tid, corrupted: 0, healed: 0 })
 }
 
 /// What the counter should be, if not what KVM left.

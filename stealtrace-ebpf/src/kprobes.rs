@@ -77,7 +77,7 @@ fn current_ioctl(caller: Caller, vcpu: u64) -> u32 {
 pub(crate) fn steal_update(ctx: ProbeContext) -> u32 {
     let vcpu = arg(&ctx, 0);
     if let Some(caller) = watched(Probe::StealUpdate)
-        && quiet::ioctl(vcpu, caller.tid).is_none()
+        && !quiet::updates(vcpu, caller.tid)
         && let Some(state) = lifecycle::find(vcpu)
     {
         let now = read::snapshot(vcpu);

@@ -72,8 +72,9 @@ pub(crate) fn leaves(vcpu: u64, tid: u32) -> bool {
 /// leaves that to the next update.
 #[inline(never)]
 fn look(quiet: &mut QuietVcpu) {
+    let since_ns = could_wait_since_ns();
     if read::run_delay_ns() == quiet.last_steal_ns {
-        quiet.since_ns = could_wait_since_ns();
+        quiet.since_ns = since_ns;
     }
 }
 
@@ -82,6 +83,12 @@ fn look(quiet: &mut QuietVcpu) {
 pub(crate) fn ioctl(vcpu: u64, tid: u32) -> Option<u32> {
     let quiet = find(vcpu)?;
     if quiet.tid == tid { Some(quiet.ioctl) } else { None }
+}
+
+/// Do this thread's updates show when it lets go? Not beside a write of the MSR, with which some kernels copy.
+#[inline(always)]
+pub(crate) fn updates(vcpu: u64, tid: u32) -> bool {
+    find(vcpu).is_some_and(|quiet| quiet.tid == tid && quiet.msr_written == 0)
 }
 
 /// The steal MSR was written: this stay has something to tell.

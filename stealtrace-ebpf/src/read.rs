@@ -150,10 +150,16 @@ pub(crate) fn runner(vcpu: u64) -> u32 {
     if pid == 0 { 0 } else { field(pid, given!(LAYOUT.pid_nr)) }
 }
 
+/// Does this kernel keep the delta of a load until guest entry?
+#[inline(always)]
+pub(crate) fn accumulates() -> bool {
+    given!(LAYOUT.vcpu_accum_steal) != ABSENT
+}
+
 /// The delta of the last load, on kernels that keep it until guest entry; else 0.
 #[inline(always)]
 pub(crate) fn accumulated(vcpu: u64) -> u64 {
-    if given!(LAYOUT.vcpu_accum_steal) == ABSENT { 0 } else { field(vcpu, given!(LAYOUT.vcpu_accum_steal)) }
+    if accumulates() { field(vcpu, given!(LAYOUT.vcpu_accum_steal)) } else { 0 }
 }
 
 /// When the caller's process began.

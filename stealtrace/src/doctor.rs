@@ -57,7 +57,8 @@ pub fn doctor(format: DoctorFormat, mut out: impl Write) -> Result<Exit> {
         checks.extend(probes(kind, &facts).map(|row| probe(kind, row, &facts)));
     }
     checks.push(Check::of("trace --backend auto", usable.clone()));
-    checks.push(Check::fact("guard", guard::problem(&facts).unwrap_or_else(|| "can run".to_owned())));
+    let guard = usable.clone().err().or(guard::problem(&facts)?);
+    checks.push(Check::fact("guard", guard.unwrap_or_else(|| "can run".to_owned())));
     checks.push(Check::of(
         "verify",
         vmm::require_steal_time().map(|()| "can run".to_owned()).map_err(|error| format!("{error:#}")),

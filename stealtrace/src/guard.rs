@@ -19,7 +19,7 @@ use crate::{
     command::HeldCommand,
     exit::Exit,
     interrupt::Interrupt,
-    kernel::{KernelFacts, Lockdown},
+    kernel::{Capability, KernelFacts, Lockdown},
     model::Thread,
     report::Format,
 };
@@ -56,7 +56,7 @@ pub struct GuardOptions {
 pub fn guard(options: &GuardOptions) -> Result<Exit> {
     let facts = KernelFacts::gather(&[])?;
     facts.require_traceable()?;
-    let problem = if options.dry_run { unseen(&facts) } else { problem(&facts) };
+    let problem = if options.dry_run { unseen(&facts) } else { problem(&facts)? };
     if let Some(problem) = problem {
         bail!("guard cannot run here: {problem}");
     }
@@ -91,15 +91,16 @@ pub fn guard(options: &GuardOptions) -> Result<Exit> {
     told.end(backend.losses()?.total())
 }
 
-/// Why guard cannot write on this kernel.
-pub(crate) fn problem(facts: &KernelFacts) -> Option<String> {
+/// Why guard cannot write here.
+pub(crate) fn problem(facts: &KernelFacts) -> Result<Option<String>> {
     if facts.lockdown == Lockdown::Integrity {
-        return Some(
-            "the kernel is locked down (integrity) and lets nobody write to a guest's memory; boot with lockdown=none"
-                .to_owned(),
-        );
+        let problem = "the kernel is locked down (integrity) and lets nobody write to a guest's memory; boot with lockdown=none";
+        return Ok(Some(problem.to_owned()));
     }
-    unseen(facts)
+    if !Capability::SysAdmin.is_held()? {
+        return Ok(Some("writing to a guest's memory needs CAP_SYS_ADMIN; run as root".to_owned()));
+    }
+    Ok(unseen(facts))
 }
 
 /// Why it cannot even see what it would write.

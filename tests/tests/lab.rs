@@ -130,12 +130,13 @@ impl Steps {
     }
 }
 
-/// A vCPU thread that waits for a CPU mostly in ioctls that do not run the guest.
+/// A vCPU thread that waits for a CPU mostly in ioctls that do not run the guest; how long, on standard error.
 const CROWDED: &str = "\
 busy=
 for each in 1 2 3 4; do taskset 1 sh -c 'while :; do :; done' & busy=\"$busy $!\"; done
 stealtrace trace --findings-only --format json --backend BACKEND -- \
-    sh -c 'taskset 1 stealtrace load mixed --duration 3s > /dev/null'
+    sh -c 'taskset 1 stealtrace load mixed --duration 3s > /dev/null & \
+           sleep 2; cat /proc/$!/task/*/schedstat >&2; wait'
 code=$?
 kill $busy
 exit $code";
@@ -156,7 +157,7 @@ umount /sys/kernel/debug";
 
 /// Whatever the kernel, these corrupt the guest's counter or leave it as it is.
 const CORRUPTING: &str = "restore-by-main-thread restore-two-vcpus restore-new-vm run-hand-off-down \
-                          run-hand-off-ping-pong replug vcpu-pool random-hand-offs";
+                          run-hand-off-ping-pong replug replug-off vcpu-pool random-hand-offs";
 
 /// And these leave it sound.
 const SOUND: &str = "same-thread guest-enables move-area memory-rewound";
@@ -771,9 +772,18 @@ fn a_crowded_host_over_charges_nobody() {
             let step = steps.step(&format!("crowded, {backend}"));
             let lines = json_lines(&step.stdout);
             assert_eq!(step.code, 0, "{backend}: {} {}", step.stdout, step.stderr);
+            let waited_ns: u64 =
+                step.stderr.lines().filter_map(schedstat_run_delay).max().expect("schedstat");
+            assert!(waited_ns > 500_000_000, "{backend}: waited only {waited_ns} ns");
             for finding in lines.iter().filter(|line| line["type"] == "finding") {
                 assert_eq!(finding["cause"], "first-run", "{backend}: {finding}");
             }
         }
     }
+}
+
+/// Time run, time waited, slices.
+fn schedstat_run_delay(line: &str) -> Option<u64> {
+    let numbers: Option<Vec<u64>> = line.split(' ').map(|word| word.parse().ok()).collect();
+    numbers.filter(|numbers| numbers.len() == 3).map(|numbers| numbers[1])
 }

@@ -23,7 +23,7 @@ pub(crate) fn check() -> Result<u8> {
     let skipped = native(&binary)?;
     step("lab", &mut outside(&binary, "lab")?)?;
     step("a real VMM", &mut outside(&binary, "qemu_guest")?)?;
-    step("matrix", outside(&binary, "matrix")?.args(["--", "--test-threads=1"]))?;
+    step("matrix", alone(&mut outside(&binary, "matrix")?))?;
     say(&format!("everything that can run here passed in {} s", start.elapsed().as_secs()));
     if let Some(reason) = skipped {
         say(&format!("NOT RUN: native tests: {reason}"));
@@ -40,7 +40,7 @@ fn native(binary: &Path) -> Result<Option<String>> {
     if !doctor.status.success() {
         return Ok(Some("stealtrace cannot trace this machine; `stealtrace doctor` says why".to_owned()));
     }
-    step("native", &mut outside(binary, "native")?)?;
+    step("native", alone(&mut outside(binary, "native")?))?;
     Ok(None)
 }
 
@@ -62,4 +62,9 @@ fn outside(binary: &Path, test: &str) -> Result<Command> {
         .env("XTASK", env::current_exe()?)
         .current_dir(cache::root()?);
     Ok(command)
+}
+
+/// One test at a time: each takes the whole machine, or sees all that runs on it.
+fn alone(test: &mut Command) -> &mut Command {
+    test.args(["--", "--test-threads=1"])
 }

@@ -13,11 +13,12 @@ pub(crate) const RULE: Rule = Rule {
     judge,
     at_end: None,
     explanation: Explanation {
-        what: "a steal delta larger than the wall time since the last update",
+        what: "a steal delta larger than the wall time in which it can have grown",
         why: "The guest believes that it was robbed of time that it never asked for; Linux guests cap each tick, so \
               they show 100 % steal for a while.",
-        evidence: "The delta, and when the update before it, or the enabling of the MSR, happened at the earliest. \
-                   Silent where that was not seen, and where the delta did not reach the guest.",
+        evidence: "The delta, and since when it can have grown: the update before it, the enabling of the MSR, or a \
+                   later moment at which nothing was left to charge. Silent where that was not seen, where it is less \
+                   than 4 ms more, and where the delta did not reach the guest.",
         advice: "keep each vCPU on one thread; a charge at the first run after enabling is KVM's own and passes",
         references: &[REWORK, API],
     },

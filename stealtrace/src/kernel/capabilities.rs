@@ -1,10 +1,10 @@
-//! Which privileges tracing needs and this process lacks.
+//! Which privileges tracing and writing need, and which of them this process lacks.
 
 use std::fs;
 
 use anyhow::{Context as _, Result};
 
-/// A capability tracing needs (`include/uapi/linux/capability.h`).
+/// A capability we need (`include/uapi/linux/capability.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capability {
     /// Load programs and maps.
@@ -13,10 +13,11 @@ pub enum Capability {
     Perfmon,
     /// See kernel addresses in /proc/kallsyms.
     Syslog,
+    /// Write to a guest's memory from a program; stands in for all others.
+    SysAdmin,
 }
 
-const ALL: [Capability; 3] = [Capability::Bpf, Capability::Perfmon, Capability::Syslog];
-const CAP_SYS_ADMIN: u32 = 21;
+const TRACING: [Capability; 3] = [Capability::Bpf, Capability::Perfmon, Capability::Syslog];
 
 impl Capability {
     /// Its name in capabilities(7).
@@ -26,6 +27,7 @@ impl Capability {
             Self::Bpf => "CAP_BPF",
             Self::Perfmon => "CAP_PERFMON",
             Self::Syslog => "CAP_SYSLOG",
+            Self::SysAdmin => "CAP_SYS_ADMIN",
         }
     }
 
@@ -34,18 +36,34 @@ impl Capability {
             Self::Bpf => 39,
             Self::Perfmon => 38,
             Self::Syslog => 34,
+            Self::SysAdmin => 21,
         }
+    }
+
+    const fn is_in(self, effective: u64) -> bool {
+        effective & (1 << self.bit()) != 0
+    }
+
+    /// Does this process have it?
+    ///
+    /// # Errors
+    /// When /proc/self/status cannot be read.
+    pub fn is_held(self) -> Result<bool> {
+        Ok(self.is_in(held()?))
     }
 }
 
-/// What this process lacks for tracing. CAP_SYS_ADMIN stands in for all.
+/// What this process lacks for tracing.
 ///
 /// # Errors
 /// When /proc/self/status cannot be read.
 pub fn missing_capabilities() -> Result<Vec<Capability>> {
+    Ok(missing(held()?))
+}
+
+fn held() -> Result<u64> {
     let status = fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
-    let effective = effective(&status).context("no CapEff in /proc/self/status")?;
-    Ok(missing(effective))
+    effective(&status).context("no CapEff in /proc/self/status")
 }
 
 fn effective(status: &str) -> Option<u64> {
@@ -54,8 +72,9 @@ fn effective(status: &str) -> Option<u64> {
 }
 
 fn missing(effective: u64) -> Vec<Capability> {
-    let holds = |bit: u32| effective & (1 << bit) != 0;
-    ALL.into_iter().filter(|capability| !holds(capability.bit()) && !holds(CAP_SYS_ADMIN)).collect()
+    let is_held =
+        |capability: &Capability| capability.is_in(effective) || Capability::SysAdmin.is_in(effective);
+    TRACING.into_iter().filter(|capability| !is_held(capability)).collect()
 }
 
 #[cfg(test)]

@@ -44,7 +44,7 @@ pub(crate) enum Verb {
     },
     /// Play every scenario of `stealtrace verify` in kernels, print a matrix
     Verify(Box<verify::Verify>),
-    /// Boot a kernel, run QEMU with a Linux guest in it, under load; print what was seen
+    /// Boot a kernel, run QEMU with a Linux guest in it; exit 1 if stealtrace, QEMU and the guest do not agree
     QemuGuest {
         /// One of `lab list`
         #[arg(default_value = "stock-6.1")]

@@ -1,5 +1,5 @@
 # A Linux guest's life under Debian's QEMU, as its own monitor, stealtrace and the guest see it.
-# Exit 1: they do not agree, or a step did not come to its end.
+# Exit 1: they do not agree. Exit 3: a step did not come to its end.
 
 code=0
 
@@ -17,44 +17,48 @@ next_seen() { until_seen $1 "$2" $(($(grep -c "$2" $1) + 1)); }
 
 stuck() {
     echo "STUCK: $1"
-    for file in /tmp/console /tmp/monitor /tmp/qemu /tmp/says; do
-        echo "--- $file"
-        tail -n 20 $file
-    done
-    exit 1
-}
+    tail -n 20 /tmp/console /tmp/monitor /tmp/qemu /tmp/says
+    exit 3
+} >&2
 
 # What QEMU is told once, for both of its lives.
 start() {
     rm -f /tmp/m.in /tmp/m.out
     mkfifo /tmp/m.in /tmp/m.out
-    : > /tmp/console
     : > /tmp/monitor
     cat /tmp/m.out >> /tmp/monitor &
     exec 3<> /tmp/m.in
     qemu-system-x86_64 -L /q -accel kvm -cpu host -machine pc -m 256 -nodefaults -display none -vga none \
         -name guest=lab,debug-threads=on -smp 1,sockets=2,cores=1,threads=1,maxcpus=2 -device $SECOND \
-        -kernel /q/vmlinuz -initrd /q/guest.cpio -append "console=ttyS0 quiet panic=-1 mitigations=off" \
+        -kernel /q/vmlinuz -initrd /q/guest.cpio -append "console=ttyS0 loglevel=0 panic=-1 mitigations=off" \
         -chardev file,id=console,path=/tmp/console,append=on -serial chardev:console \
         -monitor pipe:/tmp/m "$@" > /tmp/qemu 2>&1 &
     qemu=$!
+    until_seen /tmp/monitor "$PROMPT"
 }
 
 SECOND=host-x86_64-cpu,id=second,socket-id=1,core-id=0,thread-id=0
 
-monitor() { echo "$1" >&3; sleep 1; }
+PROMPT="(qemu) "
+
+# Done when the monitor waits for the next command.
+monitor() {
+    : > /tmp/monitor
+    echo "$1" >&3
+    until_seen /tmp/monitor "$PROMPT"
+}
 
 # What the monitor answers.
 ask() {
-    : > /tmp/monitor
     monitor "$1"
     tr -d '\r' < /tmp/monitor
 }
 
 # Ask the monitor until it says so.
 until_told() {
-    for second in $(seq 120); do
+    for second in $(seq 240); do
         ask "$1" | grep -q "$2" && return
+        sleep 1
     done
     stuck "'$1' never says '$2'"
 }
@@ -119,6 +123,7 @@ compare() {
     grep '"type":"update"' /tmp/events | grep "\"vcpu_id\":$vcpu," | tail -n 1 > /tmp/update
     thread=$(sed -n "s/.*CPU #$vcpu: thread_id=\([0-9]*\).*/\1/p" /tmp/threads)
     set -- $(ask "xp /4xw $(numbers vcpu area_guest_address)" | sed -n 's/^[0-9a-f]*: \(0x.*\)/\1/p')
+    [ $# = 4 ] || { differs "vCPU $vcpu: xp says '$*'"; return; }
     expected="$thread $(printf %u $(($2 << 32 | $1))) $(($3))"
     set -- $expected
     echo "vCPU $vcpu in QEMU's monitor: thread $1, steal $2 ns, version $3"
@@ -143,6 +148,7 @@ numbers() {
 }
 
 begin "boots and runs beside a busy host"
+: > /tmp/console
 start
 until_seen /tmp/console "cpus 2"
 (while :; do :; done) &
@@ -152,7 +158,7 @@ begin "is saved to a file and restored by another QEMU"
 monitor stop
 monitor "migrate \"exec:cat > /tmp/state\""
 until_told "info migrate" "status: completed"
-monitor quit
+echo quit >&3
 wait $qemu
 start -incoming "exec:cat /tmp/state"
 until_told "info status" "paused$"

@@ -88,6 +88,9 @@ impl Expects {
     pub(super) const FIRST_RUN: Self =
         Self { affected: Harm::None, fixed: Harm::OverCharged, sound: Harm::None };
 
+    /// Since 4.4 enabling the MSR does not start anew with the run_delay of whoever runs the vCPU.
+    pub(super) const ENABLED_ELSEWHERE: Self = Self { fixed: Harm::Corrupt, ..Self::NO_HARM };
+
     /// On kernels of this class.
     #[must_use]
     pub const fn on(self, class: Class) -> Harm {
@@ -128,6 +131,7 @@ mod tests {
             Expects::HAND_OFF_DOWN,
             Expects::HAND_OFF_UP,
             Expects::FIRST_RUN,
+            Expects::ENABLED_ELSEWHERE,
         ] {
             assert_eq!(expects.on(Class::Sound), Harm::None);
         }

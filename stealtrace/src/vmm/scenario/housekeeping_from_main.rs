@@ -7,7 +7,7 @@ use super::{
     Expects, Observation, Play, Scenario, apart,
     run_hand_off_down::{run_and_wait, taken_over},
 };
-use crate::vmm::{StageThread, run_delay_ns};
+use crate::vmm::{StageThread, Watched, run_delay_ns};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "housekeeping-from-main",
@@ -26,5 +26,5 @@ fn play(_: &mut Play<'_>) -> Result<Observation> {
         return Ok(Observation::unprepared());
     }
     let (vcpu, ()) = housekeeper.lend(vcpu, |vcpu| vcpu.read_registers())?;
-    taken_over(&runner, vcpu, since)
+    taken_over(&runner, vcpu, since, Watched::run)
 }

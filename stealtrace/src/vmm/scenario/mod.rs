@@ -20,6 +20,7 @@ mod pinned_overcommit;
 mod preempted_flag;
 mod random_hand_offs;
 mod replug;
+mod replug_off;
 mod reserved_bits;
 mod restore_by_main_thread;
 mod restore_by_runner;
@@ -66,6 +67,7 @@ pub const SCENARIOS: &[Scenario] = &[
     run_hand_off_up::SCENARIO,
     run_hand_off_ping_pong::SCENARIO,
     replug::SCENARIO,
+    replug_off::SCENARIO,
     handoff_no_msr::SCENARIO,
     vcpu_pool::SCENARIO,
     guest_enables::SCENARIO,

@@ -1,12 +1,14 @@
 //! As Cloud Hypervisor resizes and QEMU unplugs and plugs a CPU: the runner's thread ends, a new one runs the same vCPU.
 
+use std::time::Instant;
+
 use anyhow::Result;
 
 use super::{
     Decides, Expects, Observation, Play, Scenario, apart,
     run_hand_off_down::{run_and_wait, taken_over},
 };
-use crate::vmm::{StageThread, run_delay_ns};
+use crate::vmm::{StageThread, Vcpu, Watched, run_delay_ns};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "replug",
@@ -18,13 +20,21 @@ pub(super) const SCENARIO: Scenario = Scenario {
 };
 
 fn play(_: &mut Play<'_>) -> Result<Observation> {
-    let (vcpu, since, waited_ns) = StageThread::spawn("vcpu0-unplugged")?.act(|| {
-        let (vcpu, since) = run_and_wait()?;
+    plugged_again(run_and_wait, Watched::run)
+}
+
+/// What a thread did with its vCPU before it ended, and what a new one does with it.
+pub(super) fn plugged_again(
+    unplugged: fn() -> Result<(Vcpu, Instant)>,
+    run: fn(&mut Vcpu) -> Result<Watched>,
+) -> Result<Observation> {
+    let (vcpu, since, waited_ns) = StageThread::spawn("vcpu0-unplugged")?.act(move || {
+        let (vcpu, since) = unplugged()?;
         Ok((vcpu, since, run_delay_ns()?))
     })?;
     let new = StageThread::spawn("vcpu0-plugged")?;
     if !apart(waited_ns, new.act(run_delay_ns)?) {
         return Ok(Observation::unprepared());
     }
-    taken_over(&new, vcpu, since)
+    taken_over(&new, vcpu, since, run)
 }

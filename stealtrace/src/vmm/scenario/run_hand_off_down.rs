@@ -26,7 +26,7 @@ fn play(_: &mut Play<'_>) -> Result<Observation> {
     if !apart(old.act(run_delay_ns)?, new.act(run_delay_ns)?) {
         return Ok(Observation::unprepared());
     }
-    taken_over(&new, vcpu, since)
+    taken_over(&new, vcpu, since, Watched::run)
 }
 
 /// By a thread: far more run_delay than a fresh one has, all of it honestly charged. Also when it ran last: what
@@ -40,8 +40,13 @@ pub(super) fn run_and_wait() -> Result<(Vcpu, Instant)> {
 }
 
 /// Whatever thread runs it, the guest's steal grows by no more than the time that passes.
-pub(super) fn taken_over(by: &StageThread, vcpu: Vcpu, since: Instant) -> Result<Observation> {
-    let (_vcpu, ran) = by.lend(vcpu, Watched::run)?;
+pub(super) fn taken_over(
+    by: &StageThread,
+    vcpu: Vcpu,
+    since: Instant,
+    run: fn(&mut Vcpu) -> Result<Watched>,
+) -> Result<Observation> {
+    let (_vcpu, ran) = by.lend(vcpu, run)?;
     let charge = Charge::of(&ran, since);
     Ok(Observation::new(charge.saw(), charge.fault(), ran.undisturbed()))
 }

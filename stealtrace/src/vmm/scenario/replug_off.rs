@@ -1,0 +1,37 @@
+//! As Linux takes a CPU offline and online: the guest disables steal time before its thread ends, and enables it on the
+//! new one.
+
+use std::time::Instant;
+
+use anyhow::Result;
+
+use super::{Expects, Observation, PAST, Play, Scenario, replug::plugged_again};
+use crate::vmm::{Vcpu, Vm, Watched, guest, wait_more};
+
+pub(super) const SCENARIO: Scenario = Scenario {
+    id: "replug-off",
+    about: "the guest disables steal time, the thread that runs the vCPU ends, on a new one the guest enables it",
+    property: "steal never goes back and grows by no more than the time",
+    expects: Expects::ENABLED_ELSEWHERE,
+    decides: None,
+    play,
+};
+
+fn play(_: &mut Play<'_>) -> Result<Observation> {
+    plugged_again(run_and_disable, enable_and_run)
+}
+
+fn run_and_disable() -> Result<(Vcpu, Instant)> {
+    let mut vcpu = Vm::running(guest::ON_OFF_ON)?.create_vcpu(0)?;
+    vcpu.run()?;
+    wait_more(PAST)?;
+    let since = Instant::now();
+    vcpu.run()?;
+    Ok((vcpu, since))
+}
+
+/// KVM need not update the area before the next KVM_RUN.
+fn enable_and_run(vcpu: &mut Vcpu) -> Result<Watched> {
+    let wrote = Watched::run(vcpu)?;
+    Ok(Watched { before: wrote.before, area_before: wrote.area_before, ..Watched::run(vcpu)? })
+}
