@@ -8,7 +8,7 @@ mod steal_backwards;
 mod steal_over_charge;
 mod steal_poisoned;
 mod steal_rewound;
-mod steal_underflow;
+pub(crate) mod steal_underflow;
 #[cfg(test)]
 mod testing;
 

@@ -81,6 +81,12 @@ pub(crate) fn underflow(vcpu: &Vcpu, event: &Event, blamed: Option<&Thread>) -> 
     )
 }
 
+/// Is it not known whether this underflow reached the guest?
+pub(crate) fn is_unsure(finding: &Finding) -> bool {
+    let unknown = Value::Text(reached_word(Reach::Unknown).to_owned());
+    finding.evidence.iter().any(|(name, value)| *name == "reached_guest" && *value == unknown)
+}
+
 fn reach(event: &Event) -> Reach {
     let [before_known, after_known] = [STEAL_BEFORE_KNOWN, STEAL_AFTER_KNOWN].map(|flag| event.has(flag));
     let before_ns = if before_known { event.steal_before_ns } else { 0 };

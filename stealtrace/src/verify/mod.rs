@@ -112,7 +112,7 @@ fn attempt(
     }
     let witness = tracer.as_deref_mut().map(|tracer| tracer as &mut dyn Witness);
     let played = (scenario.play)(&mut Play { seed, rounds, witness });
-    let told = tracer.map(|tracer| tracer.harm());
+    let told = tracer.and_then(|tracer| tracer.harm());
     Ok(verdict::Attempt { played, told })
 }
 

@@ -7,7 +7,7 @@ use stealtrace_common::target::Volume;
 
 use crate::{
     backend::{self, BackendKind, EbpfBackend, Plan, Processes},
-    detect::Engine,
+    detect::{Engine, steal_underflow},
     kernel::KernelFacts,
     model::Severity,
     vmm::scenario::{Harm, Reports, Witness},
@@ -22,6 +22,8 @@ pub(super) struct Tracer {
     kind: BackendKind,
     backend: EbpfBackend,
     engine: Engine,
+    /// Corruptions of which it is not known whether they reached the guest.
+    unsure: u64,
 }
 
 impl Tracer {
@@ -43,7 +45,7 @@ impl Tracer {
             floor: false,
             verbose: false,
         };
-        Ok(Self { kind, backend: EbpfBackend::attach(&plan, &facts)?, engine: Engine::default() })
+        Ok(Self { kind, backend: EbpfBackend::attach(&plan, &facts)?, engine: Engine::default(), unsure: 0 })
     }
 
     pub(super) const fn kind(&self) -> BackendKind {
@@ -54,19 +56,22 @@ impl Tracer {
     pub(super) fn begin(&mut self) {
         self.drain();
         self.engine = Engine::default();
+        self.unsure = 0;
     }
 
-    /// The worst it has to say of the scenario that just ended.
-    pub(super) fn harm(&mut self) -> Harm {
+    /// The worst it has to say of the scenario that just ended, if it can say.
+    pub(super) fn harm(&mut self) -> Option<Harm> {
         self.drain();
         self.engine.finish();
-        if CORRUPTIONS.iter().any(|rule| self.engine.count(rule, Severity::Error) > 0) {
-            Harm::Corrupt
-        } else if self.engine.count("steal-over-charge", Severity::Warning) > 0 {
-            Harm::OverCharged
-        } else {
-            Harm::None
+        match self.corruptions() {
+            0 if self.engine.count("steal-over-charge", Severity::Warning) > 0 => Some(Harm::OverCharged),
+            0 => Some(Harm::None),
+            corruptions => (corruptions > self.unsure).then_some(Harm::Corrupt),
         }
+    }
+
+    fn corruptions(&self) -> u64 {
+        CORRUPTIONS.iter().map(|rule| self.engine.count(rule, Severity::Error)).sum()
     }
 
     pub(super) fn lost(&self) -> Result<u64> {
@@ -74,9 +79,10 @@ impl Tracer {
     }
 
     fn drain(&mut self) {
-        let Self { backend, engine, .. } = self;
+        let Self { backend, engine, unsure, .. } = self;
         let judge = |event: &_| {
-            engine.judge(event);
+            let found = engine.judge(event).told;
+            *unsure += found.iter().filter(|finding| steal_underflow::is_unsure(finding)).count() as u64;
             true
         };
         backend.drain(usize::MAX, judge);
@@ -86,10 +92,9 @@ impl Tracer {
 impl Witness for Tracer {
     fn reports(&mut self) -> Result<Reports> {
         self.drain();
-        let errors = |rule: &&'static str| self.engine.count(rule, Severity::Error);
         Ok(Reports {
-            corruptions: CORRUPTIONS.iter().map(errors).sum(),
-            foreign_restores: errors(&"foreign-steal-restore"),
+            corruptions: self.corruptions(),
+            foreign_restores: self.engine.count("foreign-steal-restore", Severity::Error),
         })
     }
 }

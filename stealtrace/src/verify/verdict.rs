@@ -60,7 +60,7 @@ impl fmt::Display for Status {
 pub(super) struct Attempt {
     /// What the VMM saw.
     pub(super) played: Result<Observation>,
-    /// What the second witness reported, if there is one.
+    /// What the second witness reported, if there is one and it can tell.
     pub(super) told: Option<Harm>,
 }
 
