@@ -6,13 +6,14 @@ use serde_json::Value;
 use stealtrace_tests::{Run, Script, expected, findings, json_lines, run, summary, xtask};
 
 const BACKENDS: [&str; 2] = ["kprobe", "tracepoint"];
-const SCENARIOS: [&str; 8] = [
+const SCENARIOS: [&str; 9] = [
     "same-thread",
     "restore-by-main-thread",
     "run-hand-off-down",
     "configure-then-start",
     "housekeeping-from-main",
     "replug",
+    "replug-off",
     "vcpu-pool",
     "memory-rewound",
 ];
@@ -375,6 +376,7 @@ const ON_FIXED: [(Findings<'_>, i32); SCENARIOS.len()] = [
     (&[("foreign-steal-restore", "notice")], 0),
     (&[("cross-thread-ioctl", "warning")], 0),
     (UNDERFLOW, 1),
+    (&[("runner-hand-off", "notice"), ("steal-underflow", "error")], 1),
     (POOL, 0),
     (REWOUND, 0),
 ];
@@ -396,6 +398,8 @@ const ON_AFFECTED: [(Findings<'_>, i32); SCENARIOS.len()] = [
         0,
     ),
     (UNDERFLOW, 1),
+    // The guest enabled steal time on the new thread: what the old one had waited is forgotten.
+    (&[("runner-hand-off", "notice")], 0),
     (POOL, 0),
     (REWOUND, 0),
 ];

@@ -5,8 +5,10 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use super::{Expects, Observation, PAST, Play, Scenario, replug::plugged_again};
-use crate::vmm::{Vcpu, Vm, Watched, guest, wait_more};
+use super::{
+    Expects, Observation, Play, Scenario, replug::plugged_again, run_hand_off_down::run_and_wait_in,
+};
+use crate::vmm::{Vcpu, Vm, Watched, guest};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "replug-off",
@@ -22,12 +24,7 @@ fn play(_: &mut Play<'_>) -> Result<Observation> {
 }
 
 fn run_and_disable() -> Result<(Vcpu, Instant)> {
-    let mut vcpu = Vm::running(guest::ON_OFF_ON)?.create_vcpu(0)?;
-    vcpu.run()?;
-    wait_more(PAST)?;
-    let since = Instant::now();
-    vcpu.run()?;
-    Ok((vcpu, since))
+    run_and_wait_in(&Vm::running(guest::OFF_ON)?)
 }
 
 /// KVM need not update the area before the next KVM_RUN.

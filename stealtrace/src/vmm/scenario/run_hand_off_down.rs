@@ -6,9 +6,9 @@ use std::time::Instant;
 use anyhow::Result;
 
 use super::{
-    Charge, Decides, Expects, Observation, PAST, Play, Scenario, apart, same_thread::enabled_and_run,
+    Charge, Decides, Expects, Observation, PAST, Play, Scenario, apart, same_thread::enabled_and_run_in,
 };
-use crate::vmm::{StageThread, Vcpu, Watched, run_delay_ns, wait_more};
+use crate::vmm::{StageThread, Vcpu, Vm, Watched, run_delay_ns, wait_more};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "run-hand-off-down",
@@ -32,7 +32,12 @@ fn play(_: &mut Play<'_>) -> Result<Observation> {
 /// By a thread: far more run_delay than a fresh one has, all of it honestly charged. Also when it ran last: what
 /// it waits from then on is the next charge.
 pub(super) fn run_and_wait() -> Result<(Vcpu, Instant)> {
-    let (mut vcpu, _) = enabled_and_run()?;
+    run_and_wait_in(&Vm::new()?)
+}
+
+/// The same in a VM that is there.
+pub(super) fn run_and_wait_in(vm: &Vm) -> Result<(Vcpu, Instant)> {
+    let (mut vcpu, _) = enabled_and_run_in(vm)?;
     wait_more(PAST)?;
     let since = Instant::now();
     vcpu.run()?;

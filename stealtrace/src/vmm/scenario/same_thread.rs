@@ -29,7 +29,12 @@ fn play(_: &mut Play<'_>) -> Result<Observation> {
 
 /// A vCPU of this thread that has run once with steal time: what came before is charged.
 pub(super) fn enabled_and_run() -> Result<(Vcpu, Watched)> {
-    let mut vcpu = Vm::new()?.create_vcpu(0)?;
+    enabled_and_run_in(&Vm::new()?)
+}
+
+/// The same of a VM that is there.
+pub(super) fn enabled_and_run_in(vm: &Vm) -> Result<(Vcpu, Watched)> {
+    let mut vcpu = vm.create_vcpu(0)?;
     vcpu.restore_steal_msr()?;
     let first = Watched::first_run(&mut vcpu)?;
     Ok((vcpu, first))
