@@ -33,8 +33,8 @@ pub struct VcpuState {
     pub update: Snapshot,
     /// When `open` was taken.
     pub open_time_ns: u64,
-    /// Since when the next delta can have grown: the last update or enabling of the MSR, or a later moment at which
-    /// the runner had waited for nothing that is not charged yet; or a moment before; 0 if not known.
+    /// When the last update, or the enabling of the MSR, happened, or a moment before; while [`QuietVcpu`] was in use,
+    /// [`QuietVcpu::since_ns`]; 0 if not known.
     pub last_update_ns: u64,
     /// The guest's counter as the last update left it, if `steal_last_known`.
     pub steal_last_ns: u64,

@@ -85,8 +85,6 @@ pub(crate) fn left(state: &mut VcpuState, stay: &Stay<'_>) {
     let enabling = copies && !kvm::msr_enabled(stay.opened.msr_val) && kvm::msr_enabled(stay.after.msr_val);
     if updated(stay.before, stay.after) && !enabling {
         consumed(state, stay);
-    } else if state.last_steal_tid == stay.caller.tid && stay.after.run_delay_ns == stay.after.last_steal_ns {
-        state.last_update_ns = stay.since_ns;
     }
     state.open = *stay.after;
     state.open_time_ns = now_ns();

@@ -18,7 +18,7 @@ pub(crate) const RULE: Rule = Rule {
               they show 100 % steal for a while.",
         evidence: "The delta, and since when it can have grown: the update before it, the enabling of the MSR, or a \
                    later moment at which nothing was left to charge. Silent where that was not seen, where it is less \
-                   than 4 ms more, and where the delta did not reach the guest.",
+                   than 10 ms more, and where the delta did not reach the guest.",
         advice: "keep each vCPU on one thread; a charge at the first run after enabling is KVM's own and passes",
         references: &[REWORK, API],
     },
