@@ -99,15 +99,11 @@ fn msr_written(state: &mut VcpuState, stay: &Stay<'_>) {
     emit(stay.probe, EventKind::MsrWrite, stay.caller, stay.vcpu, stay.ioctl, state, before, stay.after);
     // A guest's write shares its stay with KVM's own updates, which change last_steal too.
     let by_host = matches!(stay.msr_write, MsrWrite::Host);
-    let copied = by_host && stay.after.last_steal_ns != before.last_steal_ns;
-    if copied {
+    if by_host && stay.after.last_steal_ns != before.last_steal_ns {
         state.last_steal_tid = stay.caller.tid;
     }
-    let enabling = !kvm::msr_enabled(before.msr_val);
-    if enabling {
+    if !kvm::msr_enabled(before.msr_val) {
         state.enabled_anew = 1;
-    }
-    if copied || enabling {
         state.last_update_ns = stay.since_ns;
     }
     if before.msr_val != stay.after.msr_val {
