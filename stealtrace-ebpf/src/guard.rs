@@ -6,13 +6,13 @@ use core::ffi::c_void;
 use aya_ebpf::{
     helpers::generated::bpf_probe_write_user,
     macros::{kprobe, kretprobe, map},
-    maps::HashMap,
+    maps::{HashMap, LruHashMap},
     programs::{ProbeContext, RetProbeContext},
 };
 use stealtrace_common::{event::EventKind, kvm, probe::Probe, steal::StealDelta, vcpu::Snapshot};
 
 use crate::{
-    emit::{Caller, caller, could_wait_since_ns, emit_plain, lost, now_ns, watched},
+    emit::{Caller, caller, emit_plain, lost, now_ns, watched},
     maps::{BPF_F_NO_PREALLOC, given},
     read,
 };
@@ -21,32 +21,38 @@ use crate::{
 #[map]
 static UPDATING: HashMap<u32, Update> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 
-/// When each vCPU's counter was last updated, and whether it was healed, by `struct kvm_vcpu *`.
+/// What is remembered of each vCPU, by `struct kvm_vcpu *`. One that is forgotten begins anew.
 #[map]
-static GUARDED: HashMap<u64, Guarded> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+static GUARDED: LruHashMap<u64, Guarded> = LruHashMap::with_max_entries(16_384, 0);
 
 /// An update that has begun.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Update {
     vcpu: u64,
-    /// What KVM is about to add.
-    delta: u64,
+    /// Host address of the guest's area; 0 if KVM has none yet.
+    area: u64,
+    /// The load's delta, on kernels that keep it until guest entry; else 0.
+    accumulated: u64,
     before: Snapshot,
 }
 
-/// What is remembered of a vCPU.
+/// What the last update left.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Guarded {
-    /// Since when the next delta can grow.
-    updated_ns: u64,
-    /// Thread whose run_delay is in last_steal since then.
+    /// The guest's counter.
+    steal_ns: u64,
+    /// What the thread that made it had waited by then.
+    run_delay_ns: u64,
+    /// By how much the counter is ahead of what KVM would have it: to be taken from later over-charges.
+    debt_ns: u64,
+    /// That thread; 0 if no update was seen.
     tid: u32,
-    /// 1 if a corruption was found: the next hand-off is its other half.
-    corrupted: u16,
-    healed: u16,
+    healed: u32,
 }
+
+const NOTHING: Guarded = Guarded { steal_ns: 0, run_delay_ns: 0, debt_ns: 0, tid: 0, healed: 0 };
 
 /// `record_steal_time(struct kvm_vcpu *vcpu)`
 #[kprobe]
@@ -67,18 +73,10 @@ fn begin(caller: Caller, vcpu: u64) {
     if unsafe { UPDATING.get(caller.tid) }.is_some() {
         lost(Probe::GuardExit); // a return that was not seen
     }
-    let update = Update { vcpu, delta: delta(vcpu, &before), before };
+    let area = read::steal_area_address(vcpu, before.msr_val);
+    let update = Update { vcpu, area, accumulated: read::accumulated(vcpu), before };
     if UPDATING.insert(caller.tid, update, 0).is_err() {
         lost(Probe::GuardEnter);
-    }
-}
-
-/// On Linux 3.1 to 4.3 computed at the load; the load's own delta if that was not consumed.
-#[inline(always)]
-fn delta(vcpu: u64, before: &Snapshot) -> u64 {
-    match read::accumulated(vcpu) {
-        0 => StealDelta::between(before.last_steal_ns, before.run_delay_ns).wrapped_ns(),
-        accumulated => accumulated,
     }
 }
 
@@ -98,58 +96,91 @@ pub(crate) fn guard_exit(_ctx: RetProbeContext) -> u32 {
 fn end(caller: Caller, update: &Update) {
     let after = read::snapshot(update.vcpu);
     if after.readable == 0 {
+        let _absent = GUARDED.remove(update.vcpu);
         return;
     }
-    let mut guarded = guarded(caller, update);
-    if let Some(good_ns) = good(caller, update, &after, &mut guarded) {
-        put_back(caller, update, &after, good_ns);
+    let change = Change::of(caller, update, &after);
+    let mut next = change.guarded;
+    next.steal_ns = after.steal_ns;
+    if let Some(repaired) = repaired(&change, &after)
+        && put_back(caller, update, &after, &change, repaired.steal_ns)
+    {
+        next = repaired;
     }
-    guarded.updated_ns = could_wait_since_ns();
-    guarded.tid = caller.tid;
-    if GUARDED.insert(update.vcpu, guarded, 0).is_err() {
+    next.run_delay_ns = after.last_steal_ns;
+    next.tid = caller.tid;
+    if GUARDED.insert(update.vcpu, next, 0).is_err() {
         lost(Probe::GuardExit);
     }
 }
 
-/// What is remembered; nothing at KVM's first write to an area, that of a new vCPU at an old one's address too.
-#[inline(always)]
-fn guarded(caller: Caller, update: &Update) -> Guarded {
-    // SAFETY: the vCPU's holder is the only one that reads and writes its entry.
-    let known = unsafe { GUARDED.get(update.vcpu) }.filter(|_| update.before.readable != 0);
-    known.copied().unwrap_or(Guarded { updated_ns: 0, tid: caller.tid, corrupted: 0, healed: 0 })
+/// What an update did.
+struct Change {
+    /// What KVM added.
+    delta: StealDelta,
+    before_ns: u64,
+    /// What the caller waited since it made the last update, all that a sound delta is; 0 if another thread made it.
+    own_ns: u64,
+    /// Is `before_ns` what the guest saw, rather than what it must have been if KVM added the delta as it is?
+    certain: bool,
+    guarded: Guarded,
 }
 
-/// What the counter should be, if not what KVM left.
+impl Change {
+    #[inline(always)]
+    fn of(caller: Caller, update: &Update, after: &Snapshot) -> Self {
+        let delta = consumed(update, after);
+        // Where a memory slot was replaced, what was read before is not what KVM read.
+        let seen = update.before.readable != 0
+            && update.area == read::steal_area_address(update.vcpu, after.msr_val);
+        let before_ns =
+            if seen { update.before.steal_ns } else { after.steal_ns.wrapping_sub(delta.wrapped_ns()) };
+        // SAFETY: the vCPU's holder is the only one that reads and writes its entry.
+        let known = unsafe { GUARDED.get(update.vcpu) }.copied().unwrap_or(NOTHING);
+        // A page that was not in memory; else KVM's first write to an area, also a new vCPU's at an old one's address.
+        let certain = seen || (before_ns != 0 && before_ns == known.steal_ns);
+        let guarded = if certain { known } else { NOTHING };
+        let waited = StealDelta::between(guarded.run_delay_ns, after.last_steal_ns);
+        let own = guarded.tid == caller.tid && !waited.is_underflow();
+        Self { delta, before_ns, own_ns: if own { waited.wrapped_ns() } else { 0 }, certain, guarded }
+    }
+}
+
+/// What KVM added, exactly: the caller may be preempted between the probes and KVM's subtraction.
 #[inline(always)]
-fn good(caller: Caller, update: &Update, after: &Snapshot, guarded: &mut Guarded) -> Option<u64> {
-    let before = &update.before;
-    let underflow = (update.delta.cast_signed()) < 0;
-    let growth = StealDelta::between(before.steal_ns, after.steal_ns);
-    if before.readable == 0 {
-        // KVM's first write to the area. A counter that was not impossible before is one that KVM added the delta to.
-        if !underflow || !is_impossible(after.steal_ns) {
-            return None;
-        }
-        guarded.corrupted = 1;
-        return Some(after.steal_ns.wrapping_sub(update.delta));
+fn consumed(update: &Update, after: &Snapshot) -> StealDelta {
+    let loaded_anew = after.last_steal_ns != update.before.last_steal_ns;
+    if update.accumulated != 0 && !loaded_anew {
+        StealDelta::between(0, update.accumulated)
+    } else {
+        StealDelta::between(update.before.last_steal_ns, after.last_steal_ns)
     }
-    if underflow {
-        if !growth.is_underflow() {
-            return None;
-        }
-        guarded.corrupted = 1;
-        return Some(before.steal_ns);
+}
+
+/// What to leave instead of what KVM left, if that is not right.
+#[inline(always)]
+fn repaired(change: &Change, after: &Snapshot) -> Option<Guarded> {
+    let Change { delta, before_ns, own_ns, guarded, .. } = *change;
+    let growth = StealDelta::between(before_ns, after.steal_ns);
+    if delta.is_underflow() && growth.is_underflow() {
+        let steal_ns = before_ns.wrapping_add(own_ns);
+        let debt_ns = guarded.debt_ns.wrapping_add(steal_ns.wrapping_sub(after.steal_ns));
+        return Some(Guarded { steal_ns, debt_ns, ..guarded });
     }
-    let handed_back = guarded.corrupted != 0 && guarded.tid != caller.tid;
-    let over_charged = given!(GUARD.over_charge) != 0
-        && guarded.updated_ns != 0
-        && growth.wrapped_ns() > now_ns() - guarded.updated_ns;
-    if growth.wrapped_ns() != 0 && growth.wrapped_ns() == update.delta && (handed_back || over_charged) {
-        return Some(before.steal_ns);
+    // A kernel that is sound across a hand-off does not add the plain difference.
+    let plain = guarded.tid != 0 && growth == delta && !delta.is_underflow();
+    if plain && growth.wrapped_ns() > own_ns {
+        let foreign_ns = growth.wrapped_ns() - own_ns;
+        let owed_ns = if foreign_ns < guarded.debt_ns { foreign_ns } else { guarded.debt_ns };
+        let back_ns = if given!(GUARD.over_charge) != 0 { foreign_ns } else { owed_ns };
+        if back_ns != 0 {
+            let (steal_ns, debt_ns) = (after.steal_ns.wrapping_sub(back_ns), guarded.debt_ns - owed_ns);
+            return Some(Guarded { steal_ns, debt_ns, ..guarded });
+        }
     }
     if given!(GUARD.heal) != 0 && guarded.healed == 0 && is_impossible(after.steal_ns) {
-        guarded.healed = 1;
-        return Some(now_ns() - read::process_start_ns());
+        let age_ns = now_ns() - read::process_start_ns();
+        return Some(Guarded { steal_ns: age_ns, debt_ns: 0, healed: 1, ..guarded });
     }
     None
 }
@@ -160,22 +191,32 @@ fn is_impossible(steal_ns: u64) -> bool {
     steal_ns.cast_signed() < 0
 }
 
-/// Write as KVM does: the version is odd while the counter is not what it says.
+/// Write as KVM does: the version is odd while the counter is not what it says. Was it written?
 #[inline(always)]
-fn put_back(caller: Caller, update: &Update, after: &Snapshot, good_ns: u64) {
+fn put_back(caller: Caller, update: &Update, after: &Snapshot, change: &Change, good_ns: u64) -> bool {
     let area = read::steal_area_address(update.vcpu, after.msr_val);
-    let written = given!(GUARD.write) != 0
-        && write(area + VERSION, after.version + 1)
-        && write(area, good_ns)
-        && write(area + VERSION, after.version + 2);
+    // A kernel that clamps a negative delta would have left this too, unless it is impossible.
+    let sure = change.certain || is_impossible(after.steal_ns);
+    let written = sure && given!(GUARD.write) != 0 && rewrite(area, after.version, good_ns);
     let kind = if written { EventKind::Repaired } else { EventKind::Unrepaired };
     let before = Snapshot {
         steal_ns: good_ns,
         readable: 1,
-        run_delay_ns: update.before.last_steal_ns.wrapping_add(update.delta),
+        run_delay_ns: update.before.last_steal_ns.wrapping_add(change.delta.wrapped_ns()),
         ..update.before
     };
     emit_plain(Probe::GuardExit, kind, caller, update.vcpu, area, &before, after);
+    written
+}
+
+/// Even if the counter cannot be written, the version is even in the end.
+#[inline(always)]
+fn rewrite(area: u64, version: u32, steal_ns: u64) -> bool {
+    if !write(area + VERSION, version + 1) {
+        return false;
+    }
+    let written = write(area, steal_ns);
+    write(area + VERSION, version + 2) && written
 }
 
 /// Where `version` lies in `struct kvm_steal_time`.

@@ -11,12 +11,11 @@ use stealtrace_common::event::Event;
 
 use crate::{
     evidence::{self, Kind, Line, Reader, Sink},
-    exit::Exit,
+    exit::{Exit, is_broken_pipe},
     model::{Finding, Severity, Summary, VcpuKey},
     pipeline::{Filter, Flow, Pipeline, Selection},
     record::{End, Header, Item, MAGIC, Player},
     report::{self, Style},
-    session::is_broken_pipe,
 };
 
 /// What is read to find out what a file is.

@@ -119,7 +119,7 @@ pub struct Inspect {
     /// Look again after this time, until Ctrl-C
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub watch: Option<Duration>,
-    /// How long to wait for vCPUs to do something before the first look
+    /// Where open files cannot be looked at: how long to wait for vCPUs to do something before the first look
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
     pub wait: Duration,
     #[arg(long, value_enum, default_value_t = DoctorFormat::Table)]
@@ -133,9 +133,9 @@ pub struct Guest {
     /// Time between two looks
     #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
     pub interval: Duration,
-    /// Looks at /proc/stat; 0 for as many as there are until Ctrl-C
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    pub count: u64,
+    /// Looks at /proc/stat; 0 for as many as there are until Ctrl-C [default: 2, more where a CPU is at 100 % steal]
+    #[arg(long, value_name = "N")]
+    pub count: Option<u64>,
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
 }

@@ -111,6 +111,12 @@ impl RunningCommand {
         Ok(self.status.is_some())
     }
 
+    /// What went wrong, if it has ended and failed. If it has not ended it runs on.
+    #[must_use]
+    pub fn failure_so_far(self) -> Option<String> {
+        self.status.and_then(|status| Ended(Some(status)).failure())
+    }
+
     /// End it if it has not ended: politely, then not waiting for ever.
     ///
     /// # Errors

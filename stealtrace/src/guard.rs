@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 use stealtrace_common::{
     event::{Event, EventKind},
@@ -15,13 +15,15 @@ use stealtrace_common::{
 };
 
 use crate::{
-    backend::{self, BackendKind, EbpfBackend, Plan, Processes},
-    command::HeldCommand,
-    exit::Exit,
+    backend::{self, BackendKind, EbpfBackend, Plan, Processes, Task},
+    command::{HeldCommand, RunningCommand},
+    exit::{Exit, is_broken_pipe},
     interrupt::Interrupt,
     kernel::{Capability, KernelFacts, Lockdown},
     model::Thread,
+    process,
     report::Format,
+    talk::say,
 };
 
 /// Between two looks for repairs to tell of.
@@ -63,6 +65,7 @@ pub fn guard(options: &GuardOptions) -> Result<Exit> {
     if !options.dry_run && !options.yes {
         ask()?;
     }
+    process::require_alive(&options.pids)?;
     let held = HeldCommand::hold(&options.command)?;
     let processes = match &held {
         Some(held) => Processes::Tree(held.pid()),
@@ -74,21 +77,22 @@ pub fn guard(options: &GuardOptions) -> Result<Exit> {
     let mut command = held.map(HeldCommand::release).transpose()?;
     let interrupt = Interrupt::block()?;
     say(if options.dry_run { "watching; nothing is written" } else { "guarding; Ctrl-C ends it" });
-    let mut told = Told { format: options.format, dry_run: options.dry_run, repaired: 0, left: 0 };
+    let mut told = Told::new(options);
     loop {
-        let over = interrupt.wait(TICK);
-        told.drain(&mut backend)?;
-        let ended = command.as_mut().map(|command| command.has_ended()).transpose()?.unwrap_or(false);
-        if over || ended {
+        let interrupted = interrupt.wait(TICK);
+        told.drain(&mut backend);
+        let ended = match &mut command {
+            Some(command) => command.has_ended()?,
+            None => process::all_ended(&options.pids),
+        };
+        if interrupted || ended {
             break;
         }
     }
-    if let Some(command) = command {
-        command.end()?;
-    }
     backend.detach();
-    told.drain(&mut backend)?;
-    told.end(backend.losses()?.total())
+    told.drain(&mut backend);
+    let failure = command.and_then(RunningCommand::failure_so_far);
+    told.end(backend.losses()?.total(), failure)
 }
 
 /// Why guard cannot write here.
@@ -124,28 +128,17 @@ fn ask() -> Result<()> {
 }
 
 fn plan(options: &GuardOptions, processes: Processes) -> Plan {
+    let orders = GuardOrders {
+        write: u32::from(!options.dry_run),
+        over_charge: u32::from(options.over_charge),
+        heal: u32::from(options.heal),
+        reserved: 0,
+    };
     Plan {
-        kind: BackendKind::Kprobe,
-        processes,
-        tid: None,
-        vcpu_id: None,
-        comm: None,
-        volume: Volume::Edges,
-        functions: Vec::new(),
-        ring_bytes: RING_BYTES,
-        guard: Some(GuardOrders {
-            write: u32::from(!options.dry_run),
-            over_charge: u32::from(options.over_charge),
-            heal: u32::from(options.heal),
-            reserved: 0,
-        }),
-        floor: false,
+        task: Task::Guard(orders),
         verbose: options.verbose,
+        ..Plan::of(BackendKind::Kprobe, processes, Volume::Edges, RING_BYTES)
     }
-}
-
-fn say(what: &str) {
-    let _unheard = writeln!(io::stderr(), "stealtrace: {what}");
 }
 
 /// What was told so far.
@@ -154,16 +147,29 @@ struct Told {
     dry_run: bool,
     repaired: u64,
     left: u64,
+    /// The first line that nobody could be told. Guests are guarded all the same.
+    unheard: Option<anyhow::Error>,
 }
 
 impl Told {
-    fn drain(&mut self, backend: &mut EbpfBackend) -> Result<()> {
+    const fn new(options: &GuardOptions) -> Self {
+        Self { format: options.format, dry_run: options.dry_run, repaired: 0, left: 0, unheard: None }
+    }
+
+    fn drain(&mut self, backend: &mut EbpfBackend) {
         let mut lines = String::new();
         backend.drain(usize::MAX, |event| {
             lines.push_str(&self.tell(event));
             true
         });
-        Ok(io::stdout().write_all(lines.as_bytes())?)
+        self.print(&lines);
+    }
+
+    fn print(&mut self, lines: &str) {
+        let printed = io::stdout().write_all(lines.as_bytes()).and_then(|()| io::stdout().flush());
+        if let Err(error) = printed.context("write the repairs") {
+            self.unheard.get_or_insert(error);
+        }
     }
 
     fn tell(&mut self, event: &Event) -> String {
@@ -176,12 +182,15 @@ impl Told {
         };
         let delta = StealDelta::between(event.last_steal_before_ns, event.run_delay_ns).signed_ns();
         let (corrupt, good) = (event.steal_after_ns, event.steal_before_ns);
+        let version = event.version_after;
         let line = match self.format {
             Format::Text => format!(
-                "{verb} vCPU {}/{} on {}: guest steal {corrupt} ns ({corrupt:#x}) -> {good} ns, the delta was {delta} ns",
+                "{verb} vCPU {}/{} on {}: guest steal {corrupt} ns ({corrupt:#x}) -> {good} ns, version {version} -> {}, \
+                 the delta was {delta} ns",
                 event.vm_tgid,
                 event.vcpu_id,
                 Thread::caller(event),
+                version.wrapping_add(2),
             ),
             Format::Json => json!({
                 "type": "repair",
@@ -194,27 +203,34 @@ impl Told {
                 "delta_ns": delta,
                 "steal_corrupt_ns": corrupt,
                 "steal_good_ns": good,
+                "version_corrupt": version,
+                "version_good": version.wrapping_add(2),
             })
             .to_string(),
         };
         line + "\n"
     }
 
-    fn end(&self, lost: u64) -> Result<Exit> {
+    fn end(mut self, lost: u64, failure: Option<String>) -> Result<Exit> {
         let Self { repaired, left, .. } = self;
-        match self.format {
-            Format::Text if self.dry_run => writeln!(io::stdout(), "{left} to repair, lost: {lost}")?,
-            Format::Text => writeln!(io::stdout(), "{repaired} repaired, {left} not, lost: {lost}")?,
-            Format::Json => writeln!(
-                io::stdout(),
-                "{}",
-                json!({"type": "summary", "schema": 1, "repaired": repaired, "left": left, "lost": lost})
-            )?,
+        let sum = match self.format {
+            Format::Text if self.dry_run => format!("{left} to repair, lost: {lost}\n"),
+            Format::Text => format!("{repaired} repaired, {left} not, lost: {lost}\n"),
+            Format::Json => {
+                let sum =
+                    json!({"type": "summary", "schema": 1, "repaired": repaired, "left": left, "lost": lost});
+                format!("{sum}\n")
+            }
+        };
+        self.print(&sum);
+        if let Some(failure) = &failure {
+            say(&format!("the command failed: {failure}"));
         }
-        Ok(match (left, lost) {
-            (0, 0) => Exit::Clean,
-            (0, _) => Exit::Inconclusive,
-            _ => Exit::Found,
-        })
+        match self.unheard {
+            Some(error) if !is_broken_pipe(&error) => Err(error),
+            _ if left > 0 => Ok(Exit::Found),
+            _ if lost > 0 || failure.is_some() => Ok(Exit::Inconclusive),
+            _ => Ok(Exit::Clean),
+        }
     }
 }

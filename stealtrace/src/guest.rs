@@ -10,7 +10,10 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
-use stealtrace_common::kvm::{MSR_ADDRESS, MSR_KVM_STEAL_TIME, msr_enabled};
+use stealtrace_common::{
+    event::Event,
+    kvm::{MSR_ADDRESS, MSR_KVM_STEAL_TIME, msr_enabled},
+};
 
 use crate::{
     evidence::{self, Kind, Sink},
@@ -23,14 +26,20 @@ use crate::{
 };
 
 const STAT: &str = "/proc/stat";
+const UPTIME: &str = "/proc/uptime";
+
+/// Looks that tell a counter that moves from one that does not.
+const LOOKS: u64 = 2;
+/// And that tell a CPU that is starved for a moment from one that shows nothing but steal, a second apart.
+const LOOKS_IF_STUCK: u64 = 12;
 
 /// How often to look, and how to show it.
 #[derive(Clone, Debug)]
 pub struct GuestOptions {
     /// Between two looks.
     pub interval: Duration,
-    /// Looks; 0 for as many as there are until Ctrl-C.
-    pub count: u64,
+    /// Looks; 0 for as many as there are until Ctrl-C; None for as many as it takes to be sure.
+    pub count: Option<u64>,
     /// How to show it.
     pub style: Style,
 }
@@ -42,12 +51,15 @@ pub struct GuestOptions {
 pub fn guest(options: &GuestOptions) -> Result<Exit> {
     let interrupt = Interrupt::block()?;
     let reporter = report::reporter(options.style, &Header::of_log(), io::stdout());
-    let mut judge = Judge(Pipeline::new(&Selection::EVERYTHING, reporter));
+    let pipeline = Pipeline::new(&Selection::EVERYTHING, reporter);
+    let mut judge = Judge { pipeline, stuck: false };
     let mut reader = evidence::reader(Kind::ProcStat).context("/proc/stat is text")?;
     let mut looks = 0;
     loop {
-        let stat = fs::read_to_string(STAT).with_context(|| format!("read {STAT}"))?;
-        for line in stat.lines() {
+        let read = |file: &str| fs::read_to_string(file).with_context(|| format!("read {file}"));
+        let (uptime, stat) = (read(UPTIME)?, read(STAT)?);
+        judge.stuck = false;
+        for line in uptime.lines().chain(stat.lines()) {
             reader.line(line, &mut judge)?;
         }
         reader.end(&mut judge)?;
@@ -55,11 +67,12 @@ pub fn guest(options: &GuestOptions) -> Result<Exit> {
         if looks == 1 || options.style.format == Format::Json {
             show(&cpus(&stat), options.style.format, io::stdout())?;
         }
-        if looks == options.count || interrupt.wait(options.interval) {
+        let enough = options.count.unwrap_or(if judge.stuck { LOOKS_IF_STUCK } else { LOOKS });
+        if (enough != 0 && looks >= enough) || interrupt.wait(options.interval) {
             break;
         }
     }
-    let Judge(mut pipeline) = judge;
+    let mut pipeline = judge.pipeline;
     let mut summary = pipeline.summary();
     summary.source = format!("{STAT}, {looks} times");
     ensure!(looks > 0, "{STAT} was not read");
@@ -68,19 +81,24 @@ pub fn guest(options: &GuestOptions) -> Result<Exit> {
 }
 
 /// Hands what the reader says to the pipeline.
-struct Judge(Pipeline);
+struct Judge {
+    pipeline: Pipeline,
+    /// Did this look show a CPU at 100 % steal, for how long it is too early to say?
+    stuck: bool,
+}
 
 impl Sink for Judge {
-    fn event(&mut self, event: &stealtrace_common::event::Event) -> io::Result<()> {
-        self.0.event(event).map(drop)
+    fn event(&mut self, event: &Event) -> io::Result<()> {
+        self.pipeline.event(event).map(drop)
     }
 
     fn finding(&mut self, vcpu: VcpuKey, finding: Finding) -> io::Result<()> {
-        self.0.found(vcpu, finding).map(drop)
+        self.stuck |= finding.severity == Severity::Warning;
+        self.pipeline.found(vcpu, finding).map(drop)
     }
 
     fn note(&mut self, note: &str) -> io::Result<()> {
-        self.0.note(note)
+        self.pipeline.note(note)
     }
 }
 

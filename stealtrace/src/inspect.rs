@@ -2,16 +2,16 @@
 //! comes from the kernel, the guest's counter from the memory of the VM's process. Changes nothing.
 
 mod judge;
-mod process;
 mod show;
+mod vm;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use stealtrace_common::{
     event::{Event, EventKind},
     kvm::{KVM_RUN, msr_enabled},
@@ -20,20 +20,25 @@ use stealtrace_common::{
 
 use self::{
     judge::{Judgement, judge},
-    process::Area,
+    vm::Area,
 };
 use crate::{
-    backend::{self, EbpfBackend, Plan, Processes},
+    backend::{self, EbpfBackend, Plan, Processes, Task},
+    clock::now_ns,
     doctor::DoctorFormat,
     exit::Exit,
     interrupt::Interrupt,
-    kernel::KernelFacts,
+    kernel::{Capability, KernelFacts},
     model::Thread,
+    process,
 };
 
 const RING_BYTES: u32 = 8 << 20;
 /// More than the ring holds: what is older than the look is read, what comes meanwhile is not waited for.
 const MOST_EVENTS: usize = 100_000;
+
+/// What vCPUs do is learnt that often.
+const TICK: Duration = Duration::from_millis(50);
 
 /// What to look at.
 #[derive(Clone, Debug)]
@@ -42,7 +47,7 @@ pub struct InspectOptions {
     pub pids: Vec<u32>,
     /// Look again after this time.
     pub watch: Option<Duration>,
-    /// Wait so long for vCPUs to do something.
+    /// Wait so long for vCPUs to do something, where open files cannot be looked at.
     pub wait: Duration,
     /// How to print.
     pub format: DoctorFormat,
@@ -55,54 +60,97 @@ pub struct InspectOptions {
 pub fn inspect(options: &InspectOptions, mut out: impl Write) -> Result<Exit> {
     let facts = KernelFacts::gather(&[])?;
     facts.require_traceable()?;
-    let kind = backend::choose(None, &facts)?;
-    let interrupt = Interrupt::block()?;
-    let mut backend = EbpfBackend::attach(&plan(options, kind, Volume::Edges), &facts)?;
-    let unlisted = backend.look_at_files().err().map(|error| format!("{error:#}"));
-    if unlisted.is_some() {
-        // Then what vCPUs do is all there is to see.
-        backend = EbpfBackend::attach(&plan(options, kind, Volume::All), &facts)?;
+    if !Capability::SysPtrace.is_held()? {
+        bail!("reading guests' memory needs CAP_SYS_PTRACE; run as root");
     }
+    process::require_alive(&options.pids)?;
+    let interrupt = Interrupt::block()?;
+    let mut eyes = Eyes::open(options, &facts)?;
     drop(facts);
-    let mut seen = Seen::default();
-    let mut pause = options.wait;
+    let mut over = eyes.rest(&interrupt, if eyes.unlisted.is_some() { options.wait } else { Duration::ZERO });
     loop {
-        let over = interrupt.wait(pause);
-        if unlisted.is_none() {
-            backend.look_at_files()?;
-        }
-        seen.drain(&mut backend);
-        seen.read_areas();
-        if unlisted.is_none() {
-            backend.look_at_files()?; // KVM's side again: an update may have come between
-        }
-        seen.drain(&mut backend);
-        let look = look(&seen, &options.pids, unlisted.clone());
+        let look = eyes.look(&options.pids)?;
         show::show(&look, options.format, &mut out)?;
         match options.watch {
-            Some(time) if !over => pause = time,
-            _ => return Ok(if look.is_poisoned() { Exit::Found } else { Exit::Clean }),
+            Some(pause) if !over => over = eyes.rest(&interrupt, pause),
+            _ => return Ok(look.exit()),
+        }
+        if process::all_ended(&options.pids) {
+            return Ok(look.exit());
         }
     }
 }
 
-fn plan(options: &InspectOptions, kind: backend::BackendKind, volume: Volume) -> Plan {
-    Plan {
-        kind,
-        processes: if options.pids.is_empty() {
-            Processes::All
-        } else {
-            Processes::These(options.pids.clone())
-        },
-        tid: None,
-        vcpu_id: None,
-        comm: None,
-        volume,
-        functions: Vec::new(),
-        ring_bytes: RING_BYTES,
-        guard: None,
-        floor: false,
-        verbose: false,
+/// What sees vCPUs.
+struct Eyes {
+    backend: EbpfBackend,
+    seen: Seen,
+    /// Why open files cannot be looked at. Then what vCPUs do is all there is to see.
+    unlisted: Option<String>,
+}
+
+impl Eyes {
+    fn open(options: &InspectOptions, facts: &KernelFacts) -> Result<Self> {
+        let processes = match &options.pids[..] {
+            [] => Processes::All,
+            pids => Processes::These(pids.to_vec()),
+        };
+        let kind = backend::choose(None, facts)?;
+        let plan = Plan::of(kind, processes, Volume::All, RING_BYTES);
+        let mut backend = EbpfBackend::attach(&Plan { task: Task::LookAtFiles, ..plan.clone() }, facts)?;
+        let unlisted = backend.look_at_files().err().map(|error| format!("{error:#}"));
+        if unlisted.is_some() {
+            backend = EbpfBackend::attach(&plan, facts)?;
+        }
+        Ok(Self { backend, seen: Seen::default(), unlisted })
+    }
+
+    /// Wait, and learn what vCPUs do meanwhile; true if a signal ended it.
+    fn rest(&mut self, interrupt: &Interrupt, pause: Duration) -> bool {
+        let end = Instant::now() + pause;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let over = interrupt.wait(left.min(TICK));
+            self.seen.drain(&mut self.backend);
+            if over || left.is_zero() {
+                return over;
+            }
+        }
+    }
+
+    /// KVM's side before and after the guests' counters: an update may come between.
+    fn look(&mut self, pids: &[u32]) -> Result<Look> {
+        if self.unlisted.is_none() {
+            self.seen = Seen::default();
+        }
+        self.look_at_files()?;
+        self.seen.read_areas();
+        self.look_at_files()?;
+        let descriptors = vm::vcpu_descriptors(pids);
+        let wanted = |last: &&Last| match self.unlisted {
+            None => pids.is_empty() || pids.contains(&last.event.vm_tgid),
+            Some(_) => descriptors
+                .get(&last.event.vm_tgid)
+                .is_some_and(|ids| ids.contains(&last.event.vcpu_id.to_string())),
+        };
+        let now_ns = now_ns()?;
+        let mut vcpus: Vec<_> = self.seen.0.values().filter(wanted).map(|last| row(last, now_ns)).collect();
+        vcpus.sort_by_key(|vcpu| (vcpu.pid, vcpu.id));
+        let known: BTreeSet<_> = vcpus.iter().map(|vcpu| (vcpu.pid, vcpu.id.to_string())).collect();
+        let unseen = descriptors
+            .into_iter()
+            .flat_map(|(pid, ids)| ids.into_iter().map(move |id| (pid, id)))
+            .filter(|vcpu| !known.contains(vcpu))
+            .collect();
+        Ok(Look { vcpus, unseen, unlisted: self.unlisted.clone(), lost: self.backend.losses()?.total() })
+    }
+
+    fn look_at_files(&mut self) -> Result<()> {
+        if self.unlisted.is_none() {
+            self.backend.look_at_files()?;
+        }
+        self.seen.drain(&mut self.backend);
+        Ok(())
     }
 }
 
@@ -131,7 +179,7 @@ impl Seen {
     fn read_areas(&mut self) {
         for last in self.0.values_mut() {
             last.charged_before_ns = last.event.last_steal_after_ns;
-            last.area = last.address.and_then(|at| process::read_area(last.event.vm_tgid, at));
+            last.area = last.address.and_then(|at| vm::read_area(last.event.vm_tgid, at));
         }
     }
 
@@ -145,23 +193,31 @@ impl Seen {
                 | EventKind::Load
                 | EventKind::Update
                 | EventKind::MsrWrite,
-            ) => {
-                let last = vcpus.entry(event.vcpu).or_insert(Last {
-                    event: *event,
-                    runner_tid: None,
-                    address: None,
-                    area: None,
-                    charged_before_ns: 0,
-                });
-                last.event = *event;
-                if event.kind == EventKind::Seen as u32 || event.ioctl == KVM_RUN {
-                    last.runner_tid = Some(event.caller_tid).filter(|tid| *tid != 0);
-                }
-                if event.kind == EventKind::Seen as u32 || event.kind == EventKind::Ioctl as u32 {
-                    last.address = Some(event.function).filter(|at| *at != 0).or(last.address);
-                }
-            }
+            ) => vcpus.entry(event.vcpu).or_insert_with(|| Last::new(event)).learn(event),
             _ => {}
+        }
+    }
+}
+
+impl Last {
+    const fn new(event: &Event) -> Self {
+        Self { event: *event, runner_tid: None, address: None, area: None, charged_before_ns: 0 }
+    }
+
+    fn learn(&mut self, event: &Event) {
+        let listed = event.kind == EventKind::Seen as u32;
+        if listed && event.vm_tgid > self.event.vm_tgid {
+            return; // a child that inherited the descriptor
+        }
+        if event.msr_val != self.event.msr_val {
+            self.address = None;
+        }
+        self.event = *event;
+        if listed || event.ioctl == KVM_RUN {
+            self.runner_tid = Some(event.caller_tid).filter(|tid| *tid != 0);
+        }
+        if listed || event.kind == EventKind::Ioctl as u32 {
+            self.address = Some(event.function).filter(|at| *at != 0).or(self.address);
         }
     }
 }
@@ -173,11 +229,23 @@ struct Look {
     unseen: Vec<(u32, String)>,
     /// Why open files could not be looked at.
     unlisted: Option<String>,
+    /// Events that were lost.
+    lost: u64,
 }
 
 impl Look {
-    fn is_poisoned(&self) -> bool {
-        self.vcpus.iter().any(|vcpu| matches!(vcpu.judgement, Judgement::Poisoned(_)))
+    fn exit(&self) -> Exit {
+        let any = |is: fn(&Judgement) -> bool| self.vcpus.iter().any(|vcpu| is(&vcpu.judgement));
+        if any(|judgement| matches!(judgement, Judgement::Poisoned(_))) {
+            Exit::Found
+        } else if any(|judgement| matches!(judgement, Judgement::Unknown))
+            || !self.unseen.is_empty()
+            || self.lost > 0
+        {
+            Exit::Inconclusive
+        } else {
+            Exit::Clean
+        }
     }
 }
 
@@ -195,31 +263,17 @@ struct VcpuRow {
     judgement: Judgement,
 }
 
-fn look(seen: &Seen, pids: &[u32], unlisted: Option<String>) -> Look {
-    let descriptors = process::vcpu_descriptors(pids);
-    let mut vcpus: Vec<_> =
-        seen.0.values().filter(|last| descriptors.contains_key(&last.event.vm_tgid)).map(row).collect();
-    vcpus.sort_by_key(|vcpu| (vcpu.pid, vcpu.id));
-    let known: BTreeSet<_> = vcpus.iter().map(|vcpu| (vcpu.pid, vcpu.id.to_string())).collect();
-    let unseen = descriptors
-        .into_iter()
-        .flat_map(|(pid, ids)| ids.into_iter().map(move |id| (pid, id)))
-        .filter(|vcpu| !known.contains(vcpu))
-        .collect();
-    Look { vcpus, unseen, unlisted }
-}
-
-fn row(last: &Last) -> VcpuRow {
+fn row(last: &Last, now_ns: u64) -> VcpuRow {
     let Last { event, runner_tid, area, charged_before_ns, .. } = last;
     let pid = event.vm_tgid;
-    let runner = runner_tid.map(|tid| Thread { tid, comm: process::comm(tid) });
+    let runner = runner_tid.map(|tid| Thread { tid, comm: vm::comm(tid) });
     let steal_ns = area.as_ref().map(|area| area.steal_ns).filter(|_| msr_enabled(event.msr_val));
     VcpuRow {
         pid,
-        comm: process::comm(pid),
-        vm_name: process::vm_name(pid),
+        comm: vm::comm(pid),
+        vm_name: vm::name(pid),
         id: event.vcpu_id,
-        run_delay_ns: runner.as_ref().and_then(|runner| process::run_delay_ns(runner.tid)),
+        run_delay_ns: runner.as_ref().and_then(|runner| vm::run_delay_ns(runner.tid)),
         runner,
         msr_val: event.msr_val,
         last_steal_ns: event.last_steal_after_ns,
@@ -227,7 +281,7 @@ fn row(last: &Last) -> VcpuRow {
             event.msr_val,
             steal_ns,
             *charged_before_ns..=event.last_steal_after_ns,
-            process::uptime_ns(),
+            now_ns.saturating_sub(event.time_ns),
         ),
         area: *area,
     }

@@ -11,7 +11,7 @@ use stealtrace::{
     analyze,
     cli::{Cli, Command, Load},
     doctor,
-    exit::Exit,
+    exit::{Exit, quiet_if_unread},
     guard, guest, inspect, rules, session, verify, vmm,
 };
 
@@ -29,14 +29,14 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<Exit> {
     match cli.command {
-        Command::Doctor(options) => doctor::doctor(options.format, io::stdout()),
+        Command::Doctor(options) => quiet_if_unread(doctor::doctor(options.format, io::stdout())),
         Command::Trace(trace) => session::trace(&trace.options(cli.verbose)),
         Command::Analyze(options) => analyze::analyze(&options.options()),
         Command::Rules(options) => Ok(rules::rules(options.id.as_deref(), io::stdout())?),
         Command::Verify(options) if options.list => verify::list(io::stdout()),
         Command::Guard(options) => guard::guard(&options.options(cli.verbose)),
-        Command::Inspect(options) => inspect::inspect(&options.options(), io::stdout()),
-        Command::Guest(options) => guest::guest(&options.options()),
+        Command::Inspect(options) => quiet_if_unread(inspect::inspect(&options.options(), io::stdout())),
+        Command::Guest(options) => quiet_if_unread(guest::guest(&options.options())),
         Command::Load(options) => load(&options),
         Command::Verify(options) => verify::verify(&options.options(), io::stdout()),
     }

@@ -2,13 +2,13 @@
 //! The only async file.
 
 use std::{
-    fs::{self, File},
-    io::{self, BufWriter, Write},
+    fs::File,
+    io::{self, BufWriter},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use stealtrace_common::{event::Event, target::Volume};
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -19,13 +19,16 @@ use tokio::{
 
 use crate::{
     backend::{self, BackendKind, EbpfBackend, Plan, Processes},
+    clock::{clock_ns, now_ns},
     command::{Ended, HeldCommand, RunningCommand},
-    exit::Exit,
+    exit::{Exit, is_broken_pipe},
     kernel::KernelFacts,
     model::{Severity, Summary},
     pipeline::{Filter, Flow, Pipeline, Selection},
+    process,
     record::{End, Header, Recorder},
     report::{self, Style},
+    talk::say,
 };
 
 /// A wake-up can be missed; nothing waits longer than this.
@@ -70,7 +73,7 @@ pub fn trace(options: &TraceOptions) -> Result<Exit> {
     let facts = KernelFacts::gather(&options.functions)?;
     facts.require_traceable()?;
     let kind = backend::choose(options.backend, &facts)?;
-    options.filter.pids.iter().try_for_each(|pid| require_process(*pid))?;
+    process::require_alive(&options.filter.pids)?;
 
     let held = HeldCommand::hold(&options.command)?;
     let plan = plan(options, kind, held.as_ref());
@@ -97,38 +100,21 @@ pub fn trace(options: &TraceOptions) -> Result<Exit> {
     Ok(Exit::of(&summary, options.fail_on))
 }
 
-/// Does this process run? One that waits to be reaped does not.
-fn is_alive(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
-}
-
-fn require_process(pid: u32) -> Result<()> {
-    if !is_alive(pid) {
-        bail!("no process {pid}; `pgrep -l qemu` lists candidates");
-    }
-    Ok(())
-}
-
 fn plan(options: &TraceOptions, kind: BackendKind, held: Option<&HeldCommand>) -> Plan {
     let processes = match held {
         Some(held) => Processes::Tree(held.pid()),
         None if options.filter.pids.is_empty() => Processes::All,
         None => Processes::These(options.filter.pids.clone()),
     };
+    let volume = if options.selection.findings_only { Volume::Edges } else { Volume::All };
     Plan {
-        kind,
-        processes,
         tid: options.filter.tid,
         vcpu_id: options.filter.vcpu_id,
         comm: options.filter.comm.clone(),
-        volume: if options.selection.findings_only { Volume::Edges } else { Volume::All },
         functions: options.functions.clone(),
-        ring_bytes: options.ring_bytes,
-        guard: None,
         floor: options.floor,
         verbose: options.verbose,
+        ..Plan::of(kind, processes, volume, options.ring_bytes)
     }
 }
 
@@ -147,13 +133,8 @@ fn say_what_calls_cannot_show(plan: &Plan, facts: &KernelFacts) {
     }
 }
 
-/// Talk goes to stderr; results have stdout for themselves.
-fn say(what: &str) {
-    let _unheard = writeln!(io::stderr(), "stealtrace: {what}");
-}
-
 fn header(facts: &KernelFacts, plan: &Plan) -> Result<Header> {
-    let start_ns = clock_ns(libc::CLOCK_MONOTONIC)?;
+    let start_ns = now_ns()?;
     Ok(Header {
         kernel: facts.release.clone(),
         backend: plan.kind.to_string(),
@@ -249,8 +230,7 @@ impl Session<'_> {
         if let Some(command) = &mut self.command {
             return command.has_ended();
         }
-        let pids = &self.options.filter.pids;
-        Ok(!pids.is_empty() && !pids.iter().any(|pid| is_alive(*pid)))
+        Ok(process::all_ended(&self.options.filter.pids))
     }
 
     /// Handle up to `limit` events.
@@ -287,7 +267,7 @@ impl Session<'_> {
 
     fn summary(&self, ended: Option<&Ended>) -> Result<Summary> {
         let mut summary = self.pipeline.summary();
-        summary.duration_ns = clock_ns(libc::CLOCK_MONOTONIC)?.saturating_sub(self.start_ns);
+        summary.duration_ns = now_ns()?.saturating_sub(self.start_ns);
         summary.edges = self.options.selection.findings_only;
         summary.source = format!("{} backend", self.kind);
         summary.losses = self.backend.losses()?;
@@ -332,20 +312,4 @@ async fn until(deadline: Option<Instant>) {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
     }
-}
-
-pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-    })
-}
-
-/// A clock in ns; CLOCK_MONOTONIC is what `bpf_ktime_get_ns` reads.
-fn clock_ns(clock: libc::clockid_t) -> Result<u64> {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: a valid pointer to a timespec that outlives the call.
-    if unsafe { libc::clock_gettime(clock, &raw mut now) } != 0 {
-        return Err(io::Error::last_os_error()).context("read the clock");
-    }
-    Ok(now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned())
 }

@@ -95,7 +95,10 @@ impl Steps {
         script.step("poisoned", POISONED);
         script.step("guarded", &guarded("", CORRUPTING));
         script.step("guarded for nothing", &guarded("--over-charge", SOUND));
-        script.step("guarded from over-charges", &guarded("--over-charge", "run-hand-off-up"));
+        script.step(
+            "guarded from over-charges",
+            &guarded("--over-charge", "run-hand-off-up foreign-ioctls-between-runs random-hand-offs"),
+        );
         script.step(
             "guarded dry",
             "stealtrace guard --dry-run -- stealtrace verify --no-trace run-hand-off-down",
@@ -104,6 +107,7 @@ impl Steps {
         script.step("guard killed", GUARD_KILLED);
         script.step("guest", "stealtrace guest --interval 100ms --format json");
         script.step("poisoned guest", POISONED_GUEST);
+        script.step("stuck guest", STUCK_GUEST);
         script.step("raw tracepoints", RAW_TRACEPOINTS);
         for backend in BACKENDS {
             script.step(&format!("crowded, {backend}"), &CROWDED.replace("BACKEND", backend));
@@ -161,7 +165,8 @@ const CORRUPTING: &str = "restore-by-main-thread restore-two-vcpus restore-new-v
                           run-hand-off-ping-pong replug replug-off vcpu-pool random-hand-offs";
 
 /// And these leave it sound.
-const SOUND: &str = "same-thread guest-enables move-area memory-rewound";
+const SOUND: &str = "same-thread restore-by-runner handoff-no-msr vcpu-pool guest-enables move-area memslot-replaced \
+                     memory-rewound area-unbacked reserved-bits no-cpuid-bit preempted-flag pinned-overcommit";
 
 /// Scenarios under guard: what it did, then what the VMM saw.
 fn guarded(options: &str, scenarios: &str) -> String {
@@ -174,20 +179,27 @@ exit $code"
     )
 }
 
-/// SIGKILL while guarding a VM that hands nothing over: the VM goes on, and nothing is left.
+/// SIGKILL again and again while VMs that corrupt are guarded: the VMs go on, and nothing is left.
 const GUARD_KILLED: &str = "\
-stealtrace load run --duration 4s > /tmp/load &
+stealtrace verify --no-trace --repeat 8 --format json run-hand-off-ping-pong replug > /tmp/verify &
 vm=$!
-stealtrace guard --yes > /dev/null 2> /tmp/started &
-guard=$!
-for tenth in $(seq 300); do grep -qs guarding /tmp/started && break; sleep 0.1; done
-kill -9 $guard
-wait $guard
+kills=0
+while kill -0 $vm 2> /dev/null; do
+    : > /tmp/started
+    stealtrace guard --yes >> /tmp/repairs 2> /tmp/started &
+    guard=$!
+    for tenth in $(seq 100); do grep -qs guarding /tmp/started && break; sleep 0.1; done
+    sleep 0.$((kills % 9 + 1))
+    kill -9 $guard
+    wait $guard
+    kills=$((kills + 1))
+done
+wait $vm
+echo vm $? kills $kills repairs $(grep -c repaired /tmp/repairs)
 mount -t debugfs debugfs /sys/kernel/debug
 echo left $(grep -c . /sys/kernel/debug/kprobes/list)
 umount /sys/kernel/debug
-wait $vm
-echo vm $?";
+cat /tmp/verify";
 
 /// One vCPU that runs and two that do nothing.
 const INSPECTED: &str = "\
@@ -226,6 +238,20 @@ sed 's/^cpu0 .*/cpu0 5 0 5 5 0 0 0 1844674407370 0 0/' /proc/stat > /tmp/stat
 mount -o bind /tmp/stat /proc/stat
 stealtrace guest --interval 100ms
 code=$?
+umount /proc/stat
+exit $code";
+
+/// A guest that shows nothing but steal, as a busy one does that was poisoned.
+const STUCK_GUEST: &str = "\
+stat() { printf 'cpu0 5 0 5 5 0 0 0 %08d 0 0\\n' $1 | dd of=/tmp/stat conv=notrunc 2> /dev/null; }
+stat 100
+mount -o bind /tmp/stat /proc/stat
+for steal in $(seq 200 200 9999); do sleep 0.1; stat $steal; done &
+writer=$!
+stealtrace guest --interval 500ms
+code=$?
+kill $writer
+wait $writer
 umount /proc/stat
 exit $code";
 
@@ -613,6 +639,13 @@ fn counters(verdict: &Value) -> Vec<u64> {
     saw.split(" -> ").filter_map(|part| part.split(' ').next()?.parse().ok()).collect()
 }
 
+/// The number that follows these words in what the guest saw.
+fn number_after(verdict: &Value, words: &str) -> u64 {
+    let saw = verdict["guest_saw"].as_str().unwrap_or_default();
+    let number = saw.split(words).nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+    number.unwrap_or_else(|| panic!("no {words:?} in {verdict}"))
+}
+
 #[test]
 fn guarded_guests_see_nothing_of_a_corruption() {
     for steps in [&*UNFIXED_6_1, &*STOCK_6_1, &*STOCK_6_12] {
@@ -658,11 +691,13 @@ fn guard_takes_an_over_charge_back_on_request() {
         assert_eq!(step.code, 0, "{}{}", step.stdout, step.stderr);
         let lines = json_lines(&step.stdout);
         let repairs: Vec<_> = lines.iter().filter(|line| line["type"] == "repair").collect();
-        assert!(
-            !repairs.is_empty() && repairs.iter().all(|repair| number(repair, "delta_ns") > 0),
-            "{repairs:?}"
-        );
-        assert_eq!(verdicts(step)["run-hand-off-up"]["observed"], "sound", "{}", step.stdout);
+        assert!(repairs.iter().any(|repair| number(repair, "delta_ns") > 0), "{repairs:?}");
+        let verdicts = verdicts(step);
+        for scenario in ["run-hand-off-up", "foreign-ioctls-between-runs"] {
+            assert_eq!(verdicts[scenario]["observed"], "sound", "{}", step.stdout);
+        }
+        let off = number_after(&verdicts["random-hand-offs"], "charges off by ");
+        assert!(off < 1_000_000, "{}", verdicts["random-hand-offs"]);
     }
 }
 
@@ -683,7 +718,16 @@ fn guard_asks_first_and_can_only_show() {
 fn a_guard_that_is_killed_leaves_a_running_guest_and_no_probe() {
     for steps in [&*UNFIXED_6_1, &*STOCK_6_1, &*STOCK_6_12] {
         let step = steps.step("guard killed");
-        assert!(step.stdout.contains("left 0\nvm 0\n"), "{}{}", step.stdout, step.stderr);
+        let (ended, seen) = step.stdout.split_once("left 0\n").expect("no probe is left");
+        let numbers: Vec<u32> = ended.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        let [_verdict, kills, repairs] = numbers[..] else { panic!("{}{}", step.stdout, step.stderr) };
+        assert!(kills > 3 && repairs > 3, "{ended}");
+        let verdicts = verdicts(&Run { stdout: seen.to_owned(), ..step.clone() });
+        assert_eq!(verdicts.len(), 2, "{seen}");
+        for verdict in verdicts.values() {
+            // Counters and versions are whole, guarded or not, even if a hand-off between two guards corrupted one.
+            assert!(verdict["observed"] == "sound" || verdict["observed"] == "corrupt", "{verdict}");
+        }
     }
 }
 
@@ -728,6 +772,9 @@ fn a_guest_judges_itself() {
     let poisoned = STOCK_6_1.step("poisoned guest");
     assert_eq!(poisoned.code, 1, "{}{}", poisoned.stdout, poisoned.stderr);
     assert!(poisoned.stdout.contains("steal-poisoned: guest CPU 0 shows 584 years"), "{}", poisoned.stdout);
+    let stuck = STOCK_6_1.step("stuck guest");
+    assert_eq!(stuck.code, 1, "{}{}", stuck.stdout, stuck.stderr);
+    assert!(stuck.stdout.contains("steal-poisoned: guest CPU 0 is stuck at 100 % steal"), "{}", stuck.stdout);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod, VerifierLogLevel,
     maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
@@ -41,6 +41,8 @@ pub struct EbpfBackend {
     quiet: Array<MapData, QuietPod>,
     attached: Vec<(&'static ProbeRow, &'static str)>,
     logger: EbpfLogger<&'static dyn log::Log>,
+    /// Is a vCPU's file told from others?
+    knows_files: bool,
     undecodable: u64,
 }
 
@@ -79,7 +81,8 @@ impl EbpfBackend {
     /// When the kernel has no place for a required probe, or refuses a program; says which.
     pub fn attach(plan: &Plan, facts: &KernelFacts) -> Result<Self> {
         let types = facts.require_traceable()?;
-        let layout = LayoutPod(types.layout(facts.symbols.address("kvm_vcpu_ioctl"))?);
+        let kvm_vcpu_ioctl = facts.symbols.address("kvm_vcpu_ioctl");
+        let layout = LayoutPod(types.layout(kvm_vcpu_ioctl)?);
         let mut ebpf = load(layout, plan)?;
         let logger = EbpfLogger::init(&mut ebpf).context("start the kernel side's log")?;
         let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?;
@@ -88,7 +91,8 @@ impl EbpfBackend {
         watch(&mut ebpf, &plan.processes)?;
         let mut attached = attach_calls(&mut ebpf, plan, facts)?; // first, so that ours run before them
         attached.extend(attach_all(&mut ebpf, plan, facts)?);
-        Ok(Self { ebpf, ring, counters, quiet, attached, logger, undecodable: 0 })
+        let knows_files = kvm_vcpu_ioctl.is_some();
+        Ok(Self { ebpf, ring, counters, quiet, attached, logger, knows_files, undecodable: 0 })
     }
 
     /// Hand over up to `limit` events while `each` takes them; true if the ring is empty then.
@@ -113,6 +117,9 @@ impl EbpfBackend {
     /// When this kernel has no such iterator, or refuses it.
     pub fn look_at_files(&mut self) -> Result<()> {
         const NAME: &str = "vcpu_files";
+        if !self.knows_files {
+            bail!("the address of kvm_vcpu_ioctl is not in /proc/kallsyms; see kernel.kptr_restrict");
+        }
         let iterator: &mut Iter = program(&mut self.ebpf, NAME)?.try_into()?;
         if iterator.fd().is_err() {
             let types = Btf::from_sys_fs().context("read the kernel's types")?;
@@ -120,8 +127,13 @@ impl EbpfBackend {
         }
         let link = iterator.attach().context("make an iterator over open files")?;
         let mut files = iterator.take_link(link)?.into_file()?;
-        io::copy(&mut files, &mut io::sink()).context("iterate over open files")?;
-        Ok(())
+        loop {
+            match io::copy(&mut files, &mut io::sink()) {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {} // a million files: go on
+                Err(error) => return Err(error).context("iterate over open files"),
+            }
+        }
     }
 
     /// Remove every probe; what is in the ring stays there to be drained.
@@ -195,7 +207,7 @@ impl AsFd for EbpfBackend {
 fn load(layout: LayoutPod, plan: &Plan) -> Result<Ebpf> {
     allow_locked_memory();
     let target = TargetPod(plan.target());
-    let guard = GuardPod(plan.guard.unwrap_or_default());
+    let guard = GuardPod(plan.guard_orders());
     let log_level = if plan.verbose { aya_log::Level::Debug as u8 } else { 0 };
     let verifier_log = if plan.verbose { VerifierLogLevel::default() } else { VerifierLogLevel::DISABLE };
     EbpfLoader::new()

@@ -5,7 +5,7 @@ mod plan;
 mod table;
 
 pub use ebpf::EbpfBackend;
-pub use plan::{Plan, Processes};
+pub use plan::{Plan, Processes, Task};
 pub use table::{Attachment, BackendKind, ProbeRow, guard_problem, probes};
 
 use anyhow::{Result, bail};

@@ -15,6 +15,17 @@ pub enum Processes {
     Tree(u32),
 }
 
+/// What the probes are for.
+#[derive(Clone, Copy, Debug)]
+pub enum Task {
+    /// Report what happens.
+    Watch,
+    /// Put back what an update corrupted.
+    Guard(GuardOrders),
+    /// None: only open files are looked at.
+    LookAtFiles,
+}
+
 /// What to attach and what to watch.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -34,8 +45,8 @@ pub struct Plan {
     pub functions: Vec<String>,
     /// Size of the ring of events.
     pub ring_bytes: u32,
-    /// Instead of watching: put back what an update corrupted.
-    pub guard: Option<GuardOrders>,
+    /// What the probes are for.
+    pub task: Task,
     /// Attach programs that do nothing instead?
     pub floor: bool,
     /// Show the kernel side's diagnostics?
@@ -43,6 +54,32 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Everything that these processes do.
+    #[must_use]
+    pub const fn of(kind: BackendKind, processes: Processes, volume: Volume, ring_bytes: u32) -> Self {
+        Self {
+            kind,
+            processes,
+            tid: None,
+            vcpu_id: None,
+            comm: None,
+            volume,
+            functions: Vec::new(),
+            ring_bytes,
+            task: Task::Watch,
+            floor: false,
+            verbose: false,
+        }
+    }
+
+    /// The part of `guard` that the kernel side needs to know.
+    pub(super) fn guard_orders(&self) -> GuardOrders {
+        match self.task {
+            Task::Guard(orders) => orders,
+            Task::Watch | Task::LookAtFiles => GuardOrders::default(),
+        }
+    }
+
     /// The part that the kernel side needs to know.
     #[must_use]
     pub(super) fn target(&self) -> Target {

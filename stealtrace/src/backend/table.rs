@@ -6,8 +6,8 @@ use std::fmt;
 use clap::ValueEnum;
 use stealtrace_common::probe::Probe;
 
-use super::Plan;
-use crate::kernel::KernelFacts;
+use super::{Plan, Task};
+use crate::kernel::{KernelFacts, KernelTypes};
 
 /// A way to see what KVM does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -108,16 +108,21 @@ static GUARD: &[ProbeRow] = &[
 
 /// Every probe of a plan on this kernel.
 pub(super) fn planned(plan: &Plan, facts: &KernelFacts) -> Vec<&'static ProbeRow> {
-    match plan.guard {
-        Some(_) => GUARD.iter().chain(COMMON).collect(),
-        None => probes(plan.kind, facts).collect(),
+    match plan.task {
+        Task::Guard(_) => GUARD.iter().chain(COMMON).collect(),
+        Task::Watch => probes(plan.kind, facts).collect(),
+        Task::LookAtFiles => Vec::new(),
     }
 }
 
-/// Why this kernel has no place for `guard`, if so.
+/// Why `guard` cannot see the guest's counter right before and after KVM's write here, if so.
 #[must_use]
 pub fn guard_problem(facts: &KernelFacts) -> Option<String> {
-    GUARD.iter().find_map(|row| row.target(facts).err())
+    const NO_AREA: &str =
+        "this kernel does not keep the host address of the guest's area (Linux 5.16 and later do)";
+    let no_probe = GUARD.iter().find_map(|row| row.target(facts).err());
+    let shows_area = facts.types.as_ref().is_ok_and(KernelTypes::shows_steal_area);
+    no_probe.or_else(|| (!shows_area).then(|| NO_AREA.to_owned()))
 }
 
 /// Every probe of a backend on this kernel.

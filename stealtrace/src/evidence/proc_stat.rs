@@ -1,5 +1,6 @@
 //! A guest's /proc/stat, once or many times: is its steal column possible?
-//! Judged against the CPUs' other columns, since /proc/stat does not show the uptime; and against the snapshot before.
+//! Judged against the uptime, if /proc/uptime stands before it, else against the CPUs' other columns; and against the
+//! snapshot before.
 
 use std::{collections::BTreeMap, io};
 
@@ -18,12 +19,16 @@ const TICKS_PER_WRAP: u64 = u64::MAX / NS_PER_TICK;
 const IMPOSSIBLE_RATIO: u64 = 10;
 /// Below an hour a guest may just have booted on a very busy host.
 const LEAST_TICKS: u64 = 360_000;
+/// A CPU that nobody lets run for so long, 10 s, is starved as none is; and what clocks may differ by.
+const STARVED_TICKS: u64 = 1000;
 
 /// The snapshot being read and the one before it.
 #[derive(Default)]
 pub(super) struct ProcStat {
     current: Snapshot,
     before: Option<Snapshot>,
+    /// CPUs that show nothing but steal, and since when.
+    stuck: BTreeMap<u32, Stuck>,
     snapshots: u64,
 }
 
@@ -34,8 +39,17 @@ struct Cpu {
     others: u64,
 }
 
+/// When a CPU's other columns last moved.
+#[derive(Clone, Copy, Debug)]
+struct Stuck {
+    steal: u64,
+    uptime: Option<u64>,
+}
+
 #[derive(Default)]
 struct Snapshot {
+    /// In ticks.
+    uptime: Option<u64>,
     total: Option<Cpu>,
     cpus: BTreeMap<u32, Cpu>,
 }
@@ -48,6 +62,11 @@ impl Reader for ProcStat {
     fn line(&mut self, line: &str, sink: &mut dyn Sink) -> io::Result<Line> {
         if let Some((id, cpu)) = cpu_line(line) {
             self.cpu(id, cpu, sink)?;
+            return Ok(Line::Understood);
+        }
+        if let Some(uptime) = uptime_line(line) {
+            self.judge_current(sink)?;
+            self.current.uptime = Some(uptime);
             return Ok(Line::Understood);
         }
         Ok(if is_other(line) { Line::Understood } else { Line::NotUnderstood })
@@ -77,18 +96,14 @@ impl ProcStat {
     }
 
     fn judge_current(&mut self, sink: &mut dyn Sink) -> io::Result<()> {
-        let current = std::mem::take(&mut self.current);
-        if current.cpus.is_empty() && current.total.is_none() {
+        if self.current.cpus.is_empty() && self.current.total.is_none() {
             return Ok(());
         }
+        let current = std::mem::take(&mut self.current);
         self.snapshots += 1;
-        let uptime = current.cpus.values().map(|cpu| cpu.others).max().unwrap_or(0);
         for (id, cpu) in &current.cpus {
-            if let Some(finding) = impossible(*id, *cpu, uptime) {
-                sink.finding(key(*id), finding)?;
-            }
-            let earlier = self.before.as_ref().and_then(|before| before.cpus.get(id));
-            if let Some(finding) = earlier.and_then(|earlier| moved(*id, *earlier, *cpu)) {
+            let moved = self.moved(*id, *cpu, current.uptime);
+            for finding in impossible(*id, *cpu, &current).into_iter().chain(moved) {
                 sink.finding(key(*id), finding)?;
             }
         }
@@ -97,6 +112,22 @@ impl ProcStat {
         }
         self.before = Some(current);
         Ok(())
+    }
+
+    /// What the steal column did since the snapshot before that it must not.
+    fn moved(&mut self, id: u32, cpu: Cpu, uptime: Option<u64>) -> Option<Finding> {
+        let before = self.before.as_ref()?;
+        let earlier = *before.cpus.get(&id)?;
+        if cpu.steal > earlier.steal && cpu.others == earlier.others {
+            let last_moved = Stuck { steal: earlier.steal, uptime: before.uptime };
+            let since = self.stuck.entry(id).or_insert(last_moved);
+            let passed = uptime.zip(since.uptime).map(|(now, then)| now.saturating_sub(then));
+            return Some(stuck(id, cpu.steal - since.steal, passed).with_steal(earlier, cpu));
+        }
+        self.stuck.remove(&id);
+        let what = || format!("guest CPU {id}'s steal decreased between two snapshots");
+        let backwards = || finding("steal-backwards", Severity::Error, id, what()).with_steal(earlier, cpu);
+        (cpu.steal < earlier.steal).then(backwards)
     }
 }
 
@@ -115,46 +146,43 @@ fn finding(rule: &'static str, severity: Severity, id: u32, what: String) -> Fin
     )
 }
 
-fn impossible(id: u32, cpu: Cpu, uptime: u64) -> Option<Finding> {
-    if cpu.steal < LEAST_TICKS || cpu.steal / IMPOSSIBLE_RATIO <= uptime {
-        return None;
-    }
-    let what = format!(
-        "guest CPU {id} shows {} of steal, but ran and idled for {}",
-        years(cpu.steal),
-        years(cpu.others)
-    );
-    Some(
-        finding("steal-poisoned", Severity::Error, id, what)
+fn impossible(id: u32, cpu: Cpu, snapshot: &Snapshot) -> Option<Finding> {
+    let (is_impossible, uptime, name) = match snapshot.uptime {
+        Some(uptime) => (cpu.steal > uptime + uptime / 100 + STARVED_TICKS, uptime, "uptime_ticks"),
+        None => {
+            let least = snapshot.cpus.values().map(|cpu| cpu.others).max().unwrap_or(0);
+            let rich = cpu.steal >= LEAST_TICKS && cpu.steal / IMPOSSIBLE_RATIO > least;
+            (rich, least, "least_uptime_ticks")
+        }
+    };
+    let what = || {
+        let (steal, others) = (years(cpu.steal), years(cpu.others));
+        format!("guest CPU {id} shows {steal} of steal, but ran and idled for {others}")
+    };
+    is_impossible.then(|| {
+        finding("steal-poisoned", Severity::Error, id, what())
             .with("steal_ticks", Value::Number(cpu.steal))
             .with("other_ticks", Value::Number(cpu.others))
-            .with("least_uptime_ticks", Value::Number(uptime)),
-    )
+            .with(name, Value::Number(uptime))
+    })
 }
 
-/// What the steal column did between two snapshots that it must not.
-fn moved(id: u32, before: Cpu, after: Cpu) -> Option<Finding> {
-    let (rule, severity, what) = if after.steal < before.steal {
-        (
-            "steal-backwards",
-            Severity::Error,
-            format!("guest CPU {id}'s steal decreased between two snapshots"),
-        )
-    } else if after.steal > before.steal && after.others == before.others {
-        (
-            "steal-over-charge",
-            Severity::Warning,
-            format!("guest CPU {id} is stuck at 100 % steal between two snapshots"),
-        )
-    } else {
-        return None;
-    };
-    let found = finding(rule, severity, id, what);
-    Some(
-        found
-            .with("steal_ticks_before", Value::Number(before.steal))
-            .with("steal_ticks", Value::Number(after.steal)),
-    )
+/// Nothing but steal: a starved CPU, or, if that is all that passed for long enough, a counter ahead of all time.
+fn stuck(id: u32, stolen: u64, passed: Option<u64>) -> Finding {
+    let what = format!("guest CPU {id} is stuck at 100 % steal, for {} s by now", stolen / 100);
+    match passed {
+        Some(passed) if passed >= STARVED_TICKS && stolen >= passed - passed / 100 => {
+            finding("steal-poisoned", Severity::Error, id, what)
+        }
+        _ => finding("steal-over-charge", Severity::Warning, id, what),
+    }
+}
+
+impl Finding {
+    fn with_steal(self, before: Cpu, after: Cpu) -> Self {
+        self.with("steal_ticks_before", Value::Number(before.steal))
+            .with("steal_ticks", Value::Number(after.steal))
+    }
 }
 
 /// The kernel adds the CPUs up in ns: a total that is less than their sum by whole wraps of 2^64 ns.
@@ -184,6 +212,16 @@ fn cpu_line(line: &str) -> Option<(Option<u32>, Cpu)> {
     }
     let [others @ .., steal] = columns;
     Some((id, Cpu { steal, others: others.iter().fold(0, |sum, ticks| sum.saturating_add(*ticks)) }))
+}
+
+/// /proc/uptime, in ticks: seconds since the boot and seconds that CPUs idled, `350735.47 234388.90`.
+fn uptime_line(line: &str) -> Option<u64> {
+    let words: Vec<_> = line.split_ascii_whitespace().collect();
+    let [uptime, idle] = words[..] else { return None };
+    let seconds =
+        |word: &str| word.contains('.').then(|| word.parse::<f64>().ok())?.filter(|s| s.is_finite());
+    seconds(idle)?;
+    Some((seconds(uptime)? * 100.0) as u64)
 }
 
 /// Lines of /proc/stat that say nothing of steal.
@@ -241,6 +279,34 @@ mod tests {
         };
         assert_eq!(found((100, 1000), (99, 2000)), [("steal-backwards", Severity::Error)]);
         assert_eq!(found((100, 1000), (101, 1000)), [("steal-over-charge", Severity::Warning)]);
+    }
+
+    fn up(seconds: u64, steal: u64, idle: u64) -> String {
+        format!("{seconds}.00 7.50\n{}", snapshot(steal, idle))
+    }
+
+    #[test]
+    fn all_that_passed_in_ten_seconds_is_poisoned_and_less_is_not() {
+        let found = |snapshots: &[String]| {
+            let kept = read(Kind::ProcStat, &snapshots.concat());
+            assert_eq!(kept.not_understood, 0);
+            kept.findings.iter().map(|f| (f.rule, f.severity)).collect::<Vec<_>>()
+        };
+        let stuck = ("steal-over-charge", Severity::Warning);
+        let poisoned = ("steal-poisoned", Severity::Error);
+        assert_eq!(found(&[up(900, 0, 9), up(905, 500, 9), up(910, 1000, 9)]), [stuck, poisoned]);
+        assert_eq!(found(&[up(900, 0, 9), up(905, 500, 9), up(909, 900, 9)]), [stuck]);
+        assert_eq!(found(&[up(900, 0, 9), up(905, 500, 9), up(910, 989, 9)]), [stuck]); // ran for moments
+        assert_eq!(found(&[up(900, 0, 9), up(905, 500, 10), up(910, 1000, 10)]), [stuck]);
+        assert_eq!(found(&[snapshot(0, 9), snapshot(2000, 9)]), [stuck]); // in who knows how long
+    }
+
+    #[test]
+    fn more_steal_than_uptime_is_impossible_and_a_starved_guest_is_not() {
+        let rules = |seconds, steal| read(Kind::ProcStat, &up(seconds, steal, 100)).findings.len();
+        assert_eq!(rules(3600, 360_000), 0);
+        assert_eq!(rules(3600, 364_600), 0);
+        assert_eq!(rules(3600, 364_601), 1);
     }
 
     #[test]

@@ -17,30 +17,30 @@ pub(super) enum Judgement {
     Behind(u64),
     /// It is more than KVM charged: brought along from another host, or an over-charge.
     OverCharged(u64),
-    /// It cannot be: more than 2^63, or more than twice the host's uptime.
+    /// It went below zero: more than 2^63, which is 292 years.
     Poisoned(u64),
 }
 
-/// Without an iterator KVM's side is known from the last ioctl only.
+/// The two sides are not read at one moment.
 const TOLERANCE_NS: u64 = 1_000_000;
 
 /// KVM has charged so much in all, if nothing else touched the counter: `last_steal` before and after the guest's
-/// counter was read.
+/// counter was read. That was so long ago, and no more than that time can have been charged since.
 pub(super) fn judge(
     msr_val: u64,
     steal_ns: Option<u64>,
     charged_ns: RangeInclusive<u64>,
-    uptime_ns: u64,
+    ago_ns: u64,
 ) -> Judgement {
     let Some(steal_ns) = steal_ns.filter(|_| msr_enabled(msr_val)) else {
         return if msr_enabled(msr_val) { Judgement::Unknown } else { Judgement::Disabled };
     };
     let (least, most) = charged_ns.into_inner();
-    if steal_ns > i64::MAX.cast_unsigned() || steal_ns > uptime_ns.saturating_mul(2) {
+    if steal_ns.cast_signed() < 0 {
         Judgement::Poisoned(most.wrapping_sub(steal_ns))
     } else if steal_ns.saturating_add(TOLERANCE_NS) < least {
         Judgement::Behind(least - steal_ns)
-    } else if steal_ns > most.saturating_add(TOLERANCE_NS) {
+    } else if steal_ns > most.saturating_add(ago_ns).saturating_add(TOLERANCE_NS) {
         Judgement::OverCharged(steal_ns - most)
     } else {
         Judgement::Healthy
@@ -73,24 +73,29 @@ impl Judgement {
 mod tests {
     use super::{Judgement, judge};
 
-    const HOUR: u64 = 3_600_000_000_000;
     const SECOND: u64 = 1_000_000_000;
 
     #[test]
     fn each_state_is_told_from_the_others() {
-        let enabled = |steal| judge(0x1041, Some(steal), 5 * SECOND..=5 * SECOND, HOUR);
+        let enabled = |steal| judge(0x1041, Some(steal), 5 * SECOND..=5 * SECOND, 0);
         assert_eq!(enabled(5 * SECOND), Judgement::Healthy);
         assert_eq!(enabled(5 * SECOND + 1000), Judgement::Healthy);
         assert_eq!(enabled(2 * SECOND), Judgement::Behind(3 * SECOND));
         assert_eq!(enabled(9 * SECOND), Judgement::OverCharged(4 * SECOND));
-        assert_eq!(enabled(3 * HOUR), Judgement::Poisoned((5 * SECOND).wrapping_sub(3 * HOUR)));
         assert_eq!(enabled(0xffff_ffff_a9c1_85a5), Judgement::Poisoned(5 * SECOND + 1_446_935_131));
-        assert_eq!(judge(0x1041, None, 0..=0, HOUR), Judgement::Unknown);
-        assert_eq!(judge(0x1040, Some(7), 0..=0, HOUR), Judgement::Disabled);
+        assert_eq!(judge(0x1041, None, 0..=0, 0), Judgement::Unknown);
+        assert_eq!(judge(0x1040, Some(7), 0..=0, 0), Judgement::Disabled);
     }
 
     #[test]
-    fn an_update_between_the_looks_is_no_fault() {
-        assert_eq!(judge(0x1041, Some(7 * SECOND), 5 * SECOND..=9 * SECOND, HOUR), Judgement::Healthy);
+    fn a_guest_that_came_from_a_host_that_is_up_for_longer_is_not_poisoned() {
+        let brought = 400 * 86_400 * SECOND;
+        assert_eq!(judge(0x1041, Some(brought), 0..=SECOND, 0), Judgement::OverCharged(brought - SECOND));
+    }
+
+    #[test]
+    fn an_update_between_the_looks_or_since_is_no_fault() {
+        assert_eq!(judge(0x1041, Some(7 * SECOND), 5 * SECOND..=9 * SECOND, 0), Judgement::Healthy);
+        assert_eq!(judge(0x1041, Some(7 * SECOND), 5 * SECOND..=5 * SECOND, 3 * SECOND), Judgement::Healthy);
     }
 }

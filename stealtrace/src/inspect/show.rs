@@ -41,6 +41,9 @@ fn show_table(look: &Look, out: &mut impl Write) -> Result<()> {
     for (pid, id) in &look.unseen {
         writeln!(out, "not seen yet: vCPU {id} of process {pid} has issued no ioctl since we look")?;
     }
+    if look.lost > 0 {
+        writeln!(out, "lost: {} events", look.lost)?;
+    }
     if let Some(reason) = look.unlisted.as_ref().filter(|_| !look.unseen.is_empty()) {
         writeln!(out, "an iterator over open files would show it: {reason}")?;
     }
@@ -99,6 +102,7 @@ fn object(look: &Look) -> serde_json::Value {
         "vcpus": vcpus,
         "not_seen": unseen,
         "no_iterator": look.unlisted,
+        "lost": look.lost,
     })
 }
 

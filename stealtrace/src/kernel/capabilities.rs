@@ -13,8 +13,10 @@ pub enum Capability {
     Perfmon,
     /// See kernel addresses in /proc/kallsyms.
     Syslog,
-    /// Write to a guest's memory from a program; stands in for all others.
+    /// Write to a guest's memory from a program; stands in for those that tracing needs.
     SysAdmin,
+    /// Read a guest's memory through its VM's process.
+    SysPtrace,
 }
 
 const TRACING: [Capability; 3] = [Capability::Bpf, Capability::Perfmon, Capability::Syslog];
@@ -28,6 +30,7 @@ impl Capability {
             Self::Perfmon => "CAP_PERFMON",
             Self::Syslog => "CAP_SYSLOG",
             Self::SysAdmin => "CAP_SYS_ADMIN",
+            Self::SysPtrace => "CAP_SYS_PTRACE",
         }
     }
 
@@ -37,6 +40,7 @@ impl Capability {
             Self::Perfmon => 38,
             Self::Syslog => 34,
             Self::SysAdmin => 21,
+            Self::SysPtrace => 19,
         }
     }
 

@@ -84,6 +84,12 @@ impl KernelTypes {
         Ok(offset)
     }
 
+    /// Is it known where the guest's area lies in the host's memory?
+    #[must_use]
+    pub fn shows_steal_area(&self) -> bool {
+        self.steal_cache().is_ok_and(|at| at != ABSENT)
+    }
+
     /// Where the host address of the guest's area is cached, if it is where the probes look for it.
     fn steal_cache(&self) -> Result<u32> {
         let gpa = self.optional("kvm_vcpu", "arch.st.cache.gpa", 8)?;

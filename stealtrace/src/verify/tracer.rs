@@ -32,19 +32,8 @@ impl Tracer {
         let facts = KernelFacts::gather(&[])?;
         facts.require_traceable()?;
         let kind = backend::choose(wanted, &facts)?;
-        let plan = Plan {
-            kind,
-            processes: Processes::These(vec![process::id()]),
-            tid: None,
-            vcpu_id: None,
-            comm: None,
-            volume: Volume::Edges,
-            functions: Vec::new(),
-            ring_bytes: RING_BYTES,
-            guard: None,
-            floor: false,
-            verbose: false,
-        };
+        let this = Processes::These(vec![process::id()]);
+        let plan = Plan::of(kind, this, Volume::Edges, RING_BYTES);
         Ok(Self { kind, backend: EbpfBackend::attach(&plan, &facts)?, engine: Engine::default(), unsure: 0 })
     }
 

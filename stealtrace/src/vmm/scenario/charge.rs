@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Fault, Harm, Observation};
+use super::{Fault, Harm, Observation, worse};
 use crate::vmm::{StealArea, Watched};
 
 /// What the guest's counter did, and the time in which it did it.
@@ -29,6 +29,10 @@ impl Charge {
     }
 
     pub(super) fn fault(&self) -> Option<Fault> {
+        worse(self.unjust(), at_rest(self.after))
+    }
+
+    fn unjust(&self) -> Option<Fault> {
         let grew = self.grew_ns();
         if grew < 0 {
             let how = if self.after.steal_ns > self.before.steal_ns {
@@ -99,18 +103,15 @@ impl Growth {
         if !self.conclusive() {
             return None;
         }
-        charge
-            .fault()
-            .or_else(|| {
-                let exact = (least_ns..=most_ns).contains(&&self.steal_ns());
-                (!exact).then(|| {
-                    Fault::broken(format!(
-                        "grew by {} ns, the thread's run_delay by {least_ns} to {most_ns} ns",
-                        self.steal_ns()
-                    ))
-                })
+        charge.fault().or_else(|| {
+            let exact = (least_ns..=most_ns).contains(&&self.steal_ns());
+            (!exact).then(|| {
+                Fault::broken(format!(
+                    "grew by {} ns, the thread's run_delay by {least_ns} to {most_ns} ns",
+                    self.steal_ns()
+                ))
             })
-            .or_else(|| at_rest(charge.after))
+        })
     }
 
     pub(super) fn saw(&self) -> String {
@@ -124,7 +125,7 @@ impl Growth {
 }
 
 /// Between two runs nobody writes: the version is even.
-pub(super) fn at_rest(area: StealArea) -> Option<Fault> {
+fn at_rest(area: StealArea) -> Option<Fault> {
     let sound = area.version.is_multiple_of(2) && area.flags == 0;
     (!sound).then(|| Fault::broken(format!("version {} and flags {} at rest", area.version, area.flags)))
 }

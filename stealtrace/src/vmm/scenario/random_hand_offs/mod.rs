@@ -5,6 +5,7 @@
 mod models;
 mod stage;
 mod steps;
+mod truth;
 
 use anyhow::Result;
 
@@ -46,7 +47,10 @@ fn fitting(records: &[Record]) -> Option<&'static str> {
 fn saw(records: &[Record], tally: &Tally, witnessed: bool) -> String {
     let Tally { rounds, seen, missed, false_reports, disturbed } = tally;
     let model = fitting(records).unwrap_or("none");
-    let mut saw = format!("{rounds} hand-offs, {seen} lowered the counter; fits model: {model}");
+    let off_by_ns = truth::off_by_ns(records);
+    let mut saw = format!(
+        "{rounds} hand-offs, {seen} lowered the counter; charges off by {off_by_ns} ns; fits model: {model}"
+    );
     if witnessed {
         saw += &format!(
             "; recall {}, precision {} ({missed} missed, {false_reports} false, {disturbed} rounds rescheduled)",

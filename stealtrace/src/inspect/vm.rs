@@ -62,27 +62,22 @@ pub(super) fn run_delay_ns(tid: u32) -> Option<u64> {
 }
 
 /// What the VM is called on its command line.
-pub(super) fn vm_name(pid: u32) -> Option<String> {
+pub(super) fn name(pid: u32) -> Option<String> {
     let bytes = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let words: Vec<_> = bytes.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
     name_in(&words.iter().map(AsRef::as_ref).collect::<Vec<_>>())
 }
 
-/// QEMU's `-name guest=NAME,…` or `-name NAME`, Firecracker's `--id NAME`.
+/// QEMU's `-name NAME,…` or `-name …,guest=NAME,…`, Firecracker's `--id NAME` or `--id=NAME`.
 fn name_in(words: &[&str]) -> Option<String> {
     let after = |option: &str| words.iter().position(|word| *word == option).and_then(|at| words.get(at + 1));
-    if let Some(value) = after("-name") {
-        let first = value.split(',').next()?;
-        return Some(first.strip_prefix("guest=").unwrap_or(first).to_owned());
+    if let Some(value) = after("-name").or_else(|| after("--name")) {
+        let mut parts = value.split(',');
+        let named = parts.clone().find_map(|part| part.strip_prefix("guest="));
+        return named.or_else(|| parts.next().filter(|first| !first.contains('='))).map(str::to_owned);
     }
-    after("--id").map(|name| (*name).to_owned())
-}
-
-/// How long the host is up.
-pub(super) fn uptime_ns() -> u64 {
-    let text = fs::read_to_string("/proc/uptime").unwrap_or_default();
-    let seconds: f64 = text.split_ascii_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0.0);
-    (seconds * 1e9) as u64
+    let joined = || words.iter().find_map(|word| word.strip_prefix("--id="));
+    after("--id").copied().or_else(joined).map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -95,9 +90,12 @@ mod tests {
     fn names_are_found_on_command_lines() {
         assert_eq!(name_in(&["qemu", "-name", "guest=web1,debug-threads=on"]).as_deref(), Some("web1"));
         assert_eq!(name_in(&["qemu", "-name", "web1"]).as_deref(), Some("web1"));
+        assert_eq!(name_in(&["qemu", "-name", "debug-threads=on,guest=web1"]).as_deref(), Some("web1"));
         assert_eq!(name_in(&["firecracker", "--id", "fc-7"]).as_deref(), Some("fc-7"));
-        assert_eq!(name_in(&["qemu", "-name"]), None);
-        assert_eq!(name_in(&["vmm"]), None);
+        assert_eq!(name_in(&["firecracker", "--id=fc-7"]).as_deref(), Some("fc-7"));
+        for nameless in [&["qemu", "-name"][..], &["qemu", "-name", "debug-threads=on"], &["vmm"]] {
+            assert_eq!(name_in(nameless), None);
+        }
     }
 
     #[test]
