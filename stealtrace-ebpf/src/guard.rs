@@ -41,18 +41,19 @@ struct Update {
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Guarded {
-    /// The guest's counter.
+    /// The guest's counter, and its version.
     steal_ns: u64,
-    /// What the thread that made it had waited by then.
+    version: u32,
+    /// The thread that made it; 0 if no update was seen.
+    tid: u32,
+    /// What that thread had waited by then.
     run_delay_ns: u64,
     /// By how much the counter is ahead of what KVM would have it: to be taken from later over-charges.
     debt_ns: u64,
-    /// That thread; 0 if no update was seen.
-    tid: u32,
-    healed: u32,
+    healed: u64,
 }
 
-const NOTHING: Guarded = Guarded { steal_ns: 0, run_delay_ns: 0, debt_ns: 0, tid: 0, healed: 0 };
+const NOTHING: Guarded = Guarded { steal_ns: 0, version: 0, tid: 0, run_delay_ns: 0, debt_ns: 0, healed: 0 };
 
 /// `record_steal_time(struct kvm_vcpu *vcpu)`
 #[kprobe]
@@ -100,12 +101,11 @@ fn end(caller: Caller, update: &Update) {
         return;
     }
     let change = Change::of(caller, update, &after);
-    let mut next = change.guarded;
-    next.steal_ns = after.steal_ns;
+    let mut next = Guarded { steal_ns: after.steal_ns, version: after.version, ..change.guarded };
     if let Some(repaired) = repaired(&change, &after)
         && put_back(caller, update, &after, &change, repaired.steal_ns)
     {
-        next = repaired;
+        next = Guarded { version: after.version + 2, ..repaired };
     }
     next.run_delay_ns = after.last_steal_ns;
     next.tid = caller.tid;
@@ -123,6 +123,7 @@ struct Change {
     own_ns: u64,
     /// Is `before_ns` what the guest saw, rather than what it must have been if KVM added the delta as it is?
     certain: bool,
+    /// What is remembered of this very area.
     guarded: Guarded,
 }
 
@@ -137,9 +138,10 @@ impl Change {
             if seen { update.before.steal_ns } else { after.steal_ns.wrapping_sub(delta.wrapped_ns()) };
         // SAFETY: the vCPU's holder is the only one that reads and writes its entry.
         let known = unsafe { GUARDED.get(update.vcpu) }.copied().unwrap_or(NOTHING);
-        // A page that was not in memory; else KVM's first write to an area, also a new vCPU's at an old one's address.
-        let certain = seen || (before_ns != 0 && before_ns == known.steal_ns);
-        let guarded = if certain { known } else { NOTHING };
+        // Else the VMM brought other memory back, the area is another, or a new vCPU is at an old one's address.
+        let goes_on = known.tid != 0 && before_ns == known.steal_ns && after.version == known.version + 2;
+        let certain = seen || goes_on;
+        let guarded = if goes_on { known } else { NOTHING };
         let waited = StealDelta::between(guarded.run_delay_ns, after.last_steal_ns);
         let own = guarded.tid == caller.tid && !waited.is_underflow();
         Self { delta, before_ns, own_ns: if own { waited.wrapped_ns() } else { 0 }, certain, guarded }

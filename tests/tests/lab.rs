@@ -92,6 +92,7 @@ impl Steps {
         script
             .step("closed pipe", "stealtrace trace -- stealtrace verify --no-trace same-thread | head -n 1");
         script.step("inspected", INSPECTED);
+        script.step("inspected without addresses", &INSPECTED.replace("stealtrace inspect", NO_ADDRESSES));
         script.step("poisoned", POISONED);
         script.step("guarded", &guarded("", CORRUPTING));
         script.step("guarded for nothing", &guarded("--over-charge", SOUND));
@@ -172,7 +173,7 @@ const SOUND: &str = "same-thread restore-by-runner handoff-no-msr vcpu-pool gues
 fn guarded(options: &str, scenarios: &str) -> String {
     format!(
         "stealtrace guard --yes {options} --format json -- sh -c \
-         'stealtrace verify --no-trace --rounds 200 --format json {scenarios} > /tmp/verify' > /tmp/guard
+         'stealtrace verify --no-trace --rounds 200 --format json {scenarios} > /tmp/verify; true' > /tmp/guard
 code=$?
 cat /tmp/guard /tmp/verify
 exit $code"
@@ -213,6 +214,12 @@ kill $vm
 wait
 exit $code";
 
+/// Then a vCPU's descriptor is not told from others, and vCPUs show by what they do.
+const NO_ADDRESSES: &str = "\
+restricted=$(cat /proc/sys/kernel/kptr_restrict)
+echo 2 > /proc/sys/kernel/kptr_restrict
+trap 'echo $restricted > /proc/sys/kernel/kptr_restrict' EXIT
+stealtrace inspect";
 /// A counter that was poisoned before: seen, and re-based on request.
 const POISONED: &str = "\
 stealtrace load run --poison --duration 10m > /dev/null &
@@ -244,6 +251,7 @@ exit $code";
 /// A guest that shows nothing but steal, as a busy one does that was poisoned.
 const STUCK_GUEST: &str = "\
 stat() { printf 'cpu0 5 0 5 5 0 0 0 %08d 0 0\\n' $1 | dd of=/tmp/stat conv=notrunc 2> /dev/null; }
+rm -f /tmp/stat
 stat 100
 mount -o bind /tmp/stat /proc/stat
 for steal in $(seq 200 200 9999); do sleep 0.1; stat $steal; done &
@@ -678,10 +686,25 @@ fn guard_writes_nothing_where_nothing_is_corrupt() {
         let step = steps.step("guarded for nothing");
         assert_eq!(step.code, 0, "{}{}", step.stdout, step.stderr);
         assert!(step.stdout.contains(r#""repaired":0,"left":0,"lost":0"#), "{}", step.stdout);
-        for (scenario, verdict) in verdicts(step) {
+        let verdicts = verdicts(step);
+        assert_eq!(verdicts.len(), SOUND.split_whitespace().count(), "{}", step.stdout);
+        for (scenario, verdict) in verdicts {
             assert_eq!(verdict["observed"], "sound", "{scenario}: {verdict}"); // to the last nanosecond and version
         }
     }
+}
+
+/// A kernel that is sound across a hand-off, and every scenario there is.
+#[test]
+fn guard_writes_nothing_on_a_sound_kernel() {
+    LazyLock::force(&KERNELS);
+    let command = "stealtrace guard --yes --over-charge --heal -- \
+                   sh -c 'stealtrace verify --no-trace --rounds 200 --expect sound > /tmp/verify'; \
+                   code=$?; cat /tmp/verify >&2; exit $code";
+    let guarded = run(xtask().args(["lab", "run", "clamped-6.12", "--", "sh", "-c", command]));
+    assert_eq!(guarded.code, 0, "{}{}", guarded.stdout, guarded.stderr);
+    assert_eq!(guarded.stdout, "0 repaired, 0 not, lost: 0\n", "{}", guarded.stderr);
+    assert!(guarded.stderr.contains("this kernel is sound"), "{}", guarded.stderr);
 }
 
 #[test]
@@ -749,6 +772,20 @@ fn inspect_finds_vcpus_that_do_nothing() {
         let look = &json_lines(&steps.step("inspected").stdout)[0];
         let healthy = |vcpu: &Value| vcpu["judgement"] == "healthy";
         assert!(look["vcpus"].as_array().is_some_and(|vcpus| vcpus.iter().all(healthy)), "{look}");
+    }
+}
+
+#[test]
+fn inspect_says_which_vcpus_it_has_not_seen_yet() {
+    for steps in [&*UNFIXED_6_1, &*STOCK_6_1, &*STOCK_6_12] {
+        let step = steps.step("inspected without addresses");
+        assert_eq!(step.code, 3, "{}{}", step.stdout, step.stderr);
+        let look = &json_lines(&step.stdout)[0];
+        assert!(look["no_iterator"].as_str().is_some_and(|why| why.contains("kptr_restrict")), "{look}");
+        assert_eq!(look["not_seen"].as_array().map(Vec::len), Some(1), "{look}"); // two VMs of one process
+        let [running] = &look["vcpus"].as_array().expect("a list")[..] else { panic!("{look}") };
+        assert_eq!(running["runner"], "vcpu0", "{look}");
+        assert!(running["steal_ns"].is_u64() && running["judgement"] != "poisoned", "{look}");
     }
 }
 

@@ -147,20 +147,20 @@ fn finding(rule: &'static str, severity: Severity, id: u32, what: String) -> Fin
 }
 
 fn impossible(id: u32, cpu: Cpu, snapshot: &Snapshot) -> Option<Finding> {
-    let (is_impossible, uptime, name) = match snapshot.uptime {
-        Some(uptime) => (cpu.steal > uptime + uptime / 100 + STARVED_TICKS, uptime, "uptime_ticks"),
+    let (is_impossible, but, uptime, name) = match snapshot.uptime {
+        Some(uptime) => {
+            let most = uptime.saturating_add(uptime / 100).saturating_add(STARVED_TICKS);
+            (cpu.steal > most, format!("the guest is up for {}", span(uptime)), uptime, "uptime_ticks")
+        }
         None => {
             let least = snapshot.cpus.values().map(|cpu| cpu.others).max().unwrap_or(0);
             let rich = cpu.steal >= LEAST_TICKS && cpu.steal / IMPOSSIBLE_RATIO > least;
-            (rich, least, "least_uptime_ticks")
+            (rich, format!("ran and idled for {}", span(cpu.others)), least, "least_uptime_ticks")
         }
     };
-    let what = || {
-        let (steal, others) = (years(cpu.steal), years(cpu.others));
-        format!("guest CPU {id} shows {steal} of steal, but ran and idled for {others}")
-    };
     is_impossible.then(|| {
-        finding("steal-poisoned", Severity::Error, id, what())
+        let what = format!("guest CPU {id} shows {} of steal, but {but}", span(cpu.steal));
+        finding("steal-poisoned", Severity::Error, id, what)
             .with("steal_ticks", Value::Number(cpu.steal))
             .with("other_ticks", Value::Number(cpu.others))
             .with(name, Value::Number(uptime))
@@ -234,14 +234,20 @@ fn is_other(line: &str) -> bool {
     }
 }
 
-fn years(ticks: u64) -> String {
-    const TICKS_PER_DAY: u64 = 100 * 86_400;
-    let days = ticks / TICKS_PER_DAY;
-    if days >= 730 { format!("{} years", days / 365) } else { format!("{days} days") }
+/// Of time, roughly.
+fn span(ticks: u64) -> String {
+    let seconds = ticks / 100;
+    match seconds / 86_400 {
+        0 | 1 if seconds < 7200 => format!("{seconds} s"),
+        0 | 1 => format!("{} hours", seconds / 3600),
+        days if days < 730 => format!("{days} days"),
+        days => format!("{} years", days / 365),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::span;
     use crate::{
         evidence::{Kind, detect, testing::read},
         model::Severity,
@@ -314,6 +320,12 @@ mod tests {
         let rules = |steal| read(Kind::ProcStat, &snapshot(steal, 360_000)).findings.len();
         assert_eq!(rules(3_600_009), 0);
         assert_eq!(rules(3_600_010), 1);
+    }
+
+    #[test]
+    fn spans_are_rounded_down() {
+        let spans = [100, 720_000, 8_640_000 * 2, 8_640_000 * 730].map(span);
+        assert_eq!(spans, ["1 s", "2 hours", "2 days", "2 years"]);
     }
 
     #[test]
