@@ -61,15 +61,23 @@ fn bad_usage_is_exit_2() {
     fails(&["trace", "--fail-on", "never"], 2, "notice");
     fails(&["trace", "--pid", "1", "--", "true"], 2, "cannot be used with");
     fails(&["verify", "--expect", "perfect"], 2, "affected");
+    fails(&["guard", "--pid", "1", "--", "true"], 2, "cannot be used with");
+    fails(&["inspect", "--watch", "1"], 2, "time unit needed");
     fails(&[], 2, "Usage");
 }
 
 #[test]
 fn without_privilege_tracing_says_which_is_missing() {
-    let result = as_nobody(&["trace"]);
-    assert_eq!(result.code, 2, "{}", result.stderr);
-    assert!(result.stderr.contains("CAP_BPF") && result.stderr.contains("run as root"), "{}", result.stderr);
-    assert_eq!(result.stderr.lines().count(), 1, "{}", result.stderr);
+    for command in ["trace", "inspect", "guard"] {
+        let result = as_nobody(&[command]);
+        assert_eq!(result.code, 2, "{}", result.stderr);
+        assert!(
+            result.stderr.contains("CAP_BPF") && result.stderr.contains("run as root"),
+            "{}",
+            result.stderr
+        );
+        assert_eq!(result.stderr.lines().count(), 1, "{}", result.stderr);
+    }
 }
 
 #[test]

@@ -106,6 +106,7 @@ impl Steps {
         );
         script.step("guard unasked", "stealtrace guard -- stealtrace verify --no-trace run-hand-off-down");
         script.step("guard killed", GUARD_KILLED);
+        script.step("guard told to end", GUARD_TERMINATED);
         script.step("guest", "stealtrace guest --interval 100ms --format json");
         script.step("poisoned guest", POISONED_GUEST);
         script.step("stuck guest", STUCK_GUEST);
@@ -201,6 +202,21 @@ mount -t debugfs debugfs /sys/kernel/debug
 echo left $(grep -c . /sys/kernel/debug/kprobes/list)
 umount /sys/kernel/debug
 cat /tmp/verify";
+
+/// Its command is a VM that somebody may want to live on.
+const GUARD_TERMINATED: &str = "\
+: > /tmp/started
+rm -f /tmp/lived
+stealtrace guard --yes -- sh -c 'until [ -f /tmp/told ]; do sleep 0.1; done; echo > /tmp/lived' 2> /tmp/started &
+guard=$!
+until grep -qs guarding /tmp/started; do sleep 0.1; done
+kill $guard
+wait $guard
+code=$?
+: > /tmp/told
+until [ -f /tmp/lived ]; do sleep 0.1; done
+rm /tmp/told
+exit $code";
 
 /// One vCPU that runs and two that do nothing.
 const INSPECTED: &str = "\
@@ -751,6 +767,14 @@ fn a_guard_that_is_killed_leaves_a_running_guest_and_no_probe() {
             // Counters and versions are whole, guarded or not, even if a hand-off between two guards corrupted one.
             assert!(verdict["observed"] == "sound" || verdict["observed"] == "corrupt", "{verdict}");
         }
+    }
+}
+
+#[test]
+fn a_guard_that_is_told_to_end_lets_its_command_run_on() {
+    for steps in [&*UNFIXED_6_1, &*STOCK_6_1, &*STOCK_6_12] {
+        let step = steps.step("guard told to end");
+        assert_eq!((step.code, step.stdout.as_str()), (0, "0 repaired, 0 not, lost: 0\n"), "{}", step.stderr);
     }
 }
 

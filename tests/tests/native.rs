@@ -197,3 +197,36 @@ fn a_traced_process_that_ends_ends_the_trace() {
     assert_eq!(result.code, 0, "{}", result.stderr);
     waiter.join().expect("no panic").expect("sleep ends");
 }
+
+/// One vCPU that runs and two that do nothing, for three seconds.
+fn three_vcpus() -> Child {
+    let mut command = stealtrace();
+    command.args(["load", "run", "--idle", "2", "--duration", "3s"]).stdout(Stdio::null());
+    command.spawn().expect("stealtrace starts")
+}
+
+#[test]
+fn inspect_watches_a_processs_vcpus_until_it_ends() {
+    let mut vm = three_vcpus();
+    let pid = vm.id().to_string();
+    let watched = run(stealtrace().args(["inspect", "--format", "json", "--watch", "100ms", "--pid", &pid]));
+    vm.wait().expect("it ends");
+    let looks = json_lines(&watched.stdout);
+    let most = looks.iter().max_by_key(|look| look["vcpus"].as_array().map(Vec::len)).expect("a look");
+    let vcpus = most["vcpus"].as_array().expect("a list");
+    assert_eq!(vcpus.len(), 3, "{}", watched.stderr);
+    assert!(vcpus.iter().all(|vcpu| vcpu["judgement"] == "healthy" && vcpu["vm_pid"] == vm.id()), "{most}");
+    assert!(looks.len() > 3, "{}", watched.stdout);
+    let gone = run(stealtrace().args(["inspect", "--pid", &pid]));
+    assert_eq!(gone.code, 2);
+    assert!(gone.stderr.contains("no process"), "{}", gone.stderr);
+}
+
+#[test]
+fn inspect_into_a_closed_pipe_is_quiet() {
+    let mut vm = three_vcpus();
+    let watch = format!("{} inspect --watch 10ms | head -n 1", stealtrace().get_program().display());
+    let result = run(std::process::Command::new("sh").args(["-c", &watch]));
+    vm.wait().expect("it ends");
+    assert_eq!((result.stdout.lines().count(), result.stderr.as_str()), (1, ""));
+}
