@@ -20,7 +20,7 @@ pub(crate) const RULE: Rule = Rule {
         evidence: "The guest's counter at the first update that shows it. An error from 2^63 ns on, which no uptime \
                    explains; a warning above twice this host's uptime, which a guest may have brought along.",
         advice: "find the thread that restores or runs the vCPU (trace from the guest's start); reboot the guest or \
-                 reset its counter",
+                 reset its counter (`guard --heal`)",
         references: &[REPORT],
     },
 };

@@ -19,8 +19,8 @@ pub(crate) const RULE: Rule = Rule {
               tick as stolen until the counter catches up: top shows 100 % steal, CPU time stands still.",
         evidence: "The update itself: last_steal before and after, and the guest's counter before and after. A \
                    warning if the guest's counter did not change, which means that a later load overwrote it.",
-        advice: "keep each vCPU on one thread (VMM) and run Linux 4.4 or later (host); reboot the guest or reset its \
-                 counter; or hide the feature (QEMU: -cpu ...,-kvm-steal-time)",
+        advice: "keep each vCPU on one thread (VMM) and run Linux 4.4 or later (host), or `stealtrace guard`; reboot \
+                 the guest or reset its counter (`guard --heal`); or hide the feature (QEMU: -cpu ...,-kvm-steal-time)",
         references: &[REPORT, FIX, REWORK],
     },
 };
