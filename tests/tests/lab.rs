@@ -267,12 +267,14 @@ exit $code";
 /// A guest that shows nothing but steal, as a busy one does that was poisoned.
 const STUCK_GUEST: &str = "\
 stat() { printf 'cpu0 5 0 5 5 0 0 0 %08d 0 0\\n' $1 | dd of=/tmp/stat conv=notrunc 2> /dev/null; }
+ticks() { read up idle < /proc/uptime; echo ${up%.*}${up#*.}; }
 rm -f /tmp/stat
 stat 100
 mount -o bind /tmp/stat /proc/stat
-for steal in $(seq 200 200 9999); do sleep 0.1; stat $steal; done &
+began=$(ticks)
+while sleep 0.1; do stat $((100 + ($(ticks) - began) * 11 / 10)); done &
 writer=$!
-stealtrace guest --interval 500ms
+stealtrace guest
 code=$?
 kill $writer
 wait $writer
