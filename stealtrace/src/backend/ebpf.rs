@@ -23,7 +23,7 @@ use stealtrace_common::{
 
 use super::{
     Attachment, BackendKind, Plan, ProbeRow, Processes,
-    table::{CALLS, planned},
+    table::{CALLS, FILES, planned},
 };
 use crate::{
     kernel::KernelFacts,
@@ -116,14 +116,14 @@ impl EbpfBackend {
     /// # Errors
     /// When this kernel has no such iterator, or refuses it.
     pub fn look_at_files(&mut self) -> Result<()> {
-        const NAME: &str = "vcpu_files";
         if !self.knows_files {
             bail!("the address of kvm_vcpu_ioctl is not in /proc/kallsyms; see kernel.kptr_restrict");
         }
-        let iterator: &mut Iter = program(&mut self.ebpf, NAME)?.try_into()?;
+        let iterator: &mut Iter = program(&mut self.ebpf, FILES.program)?.try_into()?;
         if iterator.fd().is_err() {
             let types = Btf::from_sys_fs().context("read the kernel's types")?;
-            loaded(NAME, iterator.load("task_file", &types))?;
+            loaded(FILES.program, iterator.load("task_file", &types))?;
+            self.attached.push((&FILES, "task_file"));
         }
         let link = iterator.attach().context("make an iterator over open files")?;
         let mut files = iterator.take_link(link)?.into_file()?;

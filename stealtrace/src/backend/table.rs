@@ -100,6 +100,10 @@ pub(super) static CALLS: &[ProbeRow] = &[
     ProbeRow { required: false, ..function(Probe::Return, "call_return", &[], "returns") },
 ];
 
+/// Run over every open file, where one looks for vCPUs that do nothing.
+pub(super) static FILES: ProbeRow =
+    tracepoint(Probe::Files, "vcpu_files", "task_file", "vCPUs by their descriptors");
+
 /// What `guard` attaches instead. The return first: an update that began before us has none to wait for.
 static GUARD: &[ProbeRow] = &[
     function(Probe::GuardExit, "guard_exit", &["record_steal_time"], "the guest's counter after KVM's write"),

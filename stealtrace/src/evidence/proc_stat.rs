@@ -117,7 +117,10 @@ impl ProcStat {
     /// What the steal column did since the snapshot before that it must not.
     fn moved(&mut self, id: u32, cpu: Cpu, uptime: Option<u64>) -> Option<Finding> {
         let before = self.before.as_ref()?;
-        let earlier = *before.cpus.get(&id)?;
+        let Some(earlier) = before.cpus.get(&id).copied() else {
+            self.stuck.remove(&id);
+            return None;
+        };
         if cpu.steal > earlier.steal && cpu.others == earlier.others {
             let last_moved = Stuck { steal: earlier.steal, uptime: before.uptime };
             let since = self.stuck.entry(id).or_insert(last_moved);
@@ -305,6 +308,14 @@ mod tests {
         assert_eq!(found(&[up(900, 0, 9), up(905, 500, 9), up(910, 989, 9)]), [stuck]); // ran for moments
         assert_eq!(found(&[up(900, 0, 9), up(905, 500, 10), up(910, 1000, 10)]), [stuck]);
         assert_eq!(found(&[snapshot(0, 9), snapshot(2000, 9)]), [stuck]); // in who knows how long
+    }
+
+    #[test]
+    fn a_cpu_that_was_away_begins_anew() {
+        let steal = |steal| format!("cpu1 0 0 0 9 0 0 0 {steal} 0 0\n");
+        let stat = [steal(900), steal(1000), "cpu 0 0 0 0 0 0 0 0\ncpu0 0 0 0 0 0 0 0 0\n".to_owned()];
+        let kept = read(Kind::ProcStat, &(stat.concat() + "cpu 0 0 0 0 0 0 0 0\n" + &steal(5) + &steal(7)));
+        assert_eq!(kept.findings.len(), 1, "{:?}", kept.findings);
     }
 
     #[test]
