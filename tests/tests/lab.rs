@@ -183,7 +183,7 @@ exit $code"
 
 /// SIGKILL again and again while VMs that corrupt are guarded: the VMs go on, and nothing is left.
 const GUARD_KILLED: &str = "\
-stealtrace verify --no-trace --repeat 8 --format json run-hand-off-ping-pong replug > /tmp/verify &
+stealtrace verify --no-trace --repeat 16 --format json run-hand-off-ping-pong replug > /tmp/verify &
 vm=$!
 kills=0
 while kill -0 $vm 2> /dev/null; do
@@ -762,7 +762,7 @@ fn a_guard_that_is_killed_leaves_a_running_guest_and_no_probe() {
         let (ended, seen) = step.stdout.split_once("left 0\n").expect("no probe is left");
         let numbers: Vec<u32> = ended.split_whitespace().filter_map(|word| word.parse().ok()).collect();
         let [_verdict, kills, repairs] = numbers[..] else { panic!("{}{}", step.stdout, step.stderr) };
-        assert!(kills > 3 && repairs > 3, "{ended}");
+        assert!(kills > 3 && repairs > 0, "{ended}");
         let verdicts = verdicts(&Run { stdout: seen.to_owned(), ..step.clone() });
         assert_eq!(verdicts.len(), 2, "{seen}");
         for verdict in verdicts.values() {
