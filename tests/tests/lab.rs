@@ -767,7 +767,7 @@ fn a_guard_that_is_killed_leaves_a_running_guest_and_no_probe() {
         assert_eq!(verdicts.len(), 2, "{seen}");
         for verdict in verdicts.values() {
             // Counters and versions are whole, guarded or not, even if a hand-off between two guards corrupted one.
-            assert!(verdict["observed"] == "sound" || verdict["observed"] == "corrupt", "{verdict}");
+            assert_ne!(verdict["observed"], "broken", "{verdict}");
         }
     }
 }
