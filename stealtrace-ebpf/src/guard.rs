@@ -66,13 +66,12 @@ pub(crate) fn guard_enter(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn begin(caller: Caller, vcpu: u64) {
+    if UPDATING.remove(caller.tid).is_ok() {
+        lost(Probe::GuardExit); // a return that was not seen
+    }
     let before = read::snapshot(vcpu);
     if !kvm::msr_enabled(before.msr_val) {
         return;
-    }
-    // SAFETY: only presence matters, the value is not read.
-    if unsafe { UPDATING.get(caller.tid) }.is_some() {
-        lost(Probe::GuardExit); // a return that was not seen
     }
     let area = read::steal_area_address(vcpu, before.msr_val);
     let update = Update { vcpu, area, accumulated: read::accumulated(vcpu), before };
@@ -95,17 +94,23 @@ pub(crate) fn guard_exit(_ctx: RetProbeContext) -> u32 {
 
 #[inline(always)]
 fn end(caller: Caller, update: &Update) {
-    let after = read::snapshot(update.vcpu);
+    let mut after = read::snapshot(update.vcpu);
+    after.last_steal_ns -= read::accumulated(update.vcpu); // of a load since: the next update's
     if after.readable == 0 {
         let _absent = GUARDED.remove(update.vcpu);
+        if after.last_steal_ns != update.before.last_steal_ns {
+            lost(Probe::GuardExit); // KVM wrote what we cannot see
+        }
         return;
     }
     let change = Change::of(caller, update, &after);
     let mut next = Guarded { steal_ns: after.steal_ns, version: after.version, ..change.guarded };
-    if let Some(repaired) = repaired(&change, &after)
-        && put_back(caller, update, &after, &change, repaired.steal_ns)
-    {
-        next = Guarded { version: after.version + 2, ..repaired };
+    if let Some(repaired) = repaired(&change, &after) {
+        if put_back(caller, update, &after, &change, repaired.steal_ns) {
+            next = Guarded { version: after.version + 2, ..repaired };
+        } else {
+            next.healed = repaired.healed; // told once
+        }
     }
     next.run_delay_ns = after.last_steal_ns;
     next.tid = caller.tid;
@@ -170,7 +175,7 @@ fn repaired(change: &Change, after: &Snapshot) -> Option<Guarded> {
         return Some(Guarded { steal_ns, debt_ns, ..guarded });
     }
     // A kernel that is sound across a hand-off does not add the plain difference.
-    let plain = guarded.tid != 0 && growth == delta && !delta.is_underflow();
+    let plain = guarded.tid != 0 && growth == delta && !delta.is_underflow() && !is_impossible(before_ns);
     if plain && growth.wrapped_ns() > own_ns {
         let foreign_ns = growth.wrapped_ns() - own_ns;
         let owed_ns = if foreign_ns < guarded.debt_ns { foreign_ns } else { guarded.debt_ns };

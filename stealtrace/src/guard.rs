@@ -76,7 +76,9 @@ pub fn guard(options: &GuardOptions) -> Result<Exit> {
     drop(facts);
     let mut command = held.map(HeldCommand::release).transpose()?;
     let interrupt = Interrupt::block()?;
-    say(if options.dry_run { "watching; nothing is written" } else { "guarding; Ctrl-C ends it" });
+    let verb = if options.dry_run { "watching, nothing is written" } else { "guarding" };
+    let until = if command.is_some() { "until the command ends" } else { "Ctrl-C ends it" };
+    say(&format!("{verb}; {until}"));
     let mut told = Told::new(options);
     loop {
         let interrupted = interrupt.wait(TICK);

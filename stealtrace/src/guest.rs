@@ -5,7 +5,7 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     os::unix::fs::FileExt as _,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -30,8 +30,8 @@ const UPTIME: &str = "/proc/uptime";
 
 /// Looks that tell a counter that moves from one that does not.
 const LOOKS: u64 = 2;
-/// And that tell a CPU that is starved for a moment from one that shows nothing but steal, a second apart.
-const LOOKS_IF_STUCK: u64 = 12;
+/// What tells a CPU that is starved for a moment from one that shows nothing but steal; more than ten seconds.
+const TIME_IF_STUCK: Duration = Duration::from_secs(12);
 
 /// How often to look, and how to show it.
 #[derive(Clone, Debug)]
@@ -54,7 +54,7 @@ pub fn guest(options: &GuestOptions) -> Result<Exit> {
     let pipeline = Pipeline::new(&Selection::EVERYTHING, reporter);
     let mut judge = Judge { pipeline, stuck: false };
     let mut reader = evidence::reader(Kind::ProcStat).context("/proc/stat is text")?;
-    let mut looks = 0;
+    let (began, mut looks) = (Instant::now(), 0);
     loop {
         let read = |file: &str| fs::read_to_string(file).with_context(|| format!("read {file}"));
         let (uptime, stat) = (read(UPTIME)?, read(STAT)?);
@@ -67,8 +67,11 @@ pub fn guest(options: &GuestOptions) -> Result<Exit> {
         if looks == 1 || options.style.format == Format::Json {
             show(&cpus(&stat), options.style.format, io::stdout())?;
         }
-        let enough = options.count.unwrap_or(if judge.stuck { LOOKS_IF_STUCK } else { LOOKS });
-        if (enough != 0 && looks >= enough) || interrupt.wait(options.interval) {
+        let enough = match options.count {
+            Some(count) => looks == count,
+            None => looks >= LOOKS && !(judge.stuck && began.elapsed() < TIME_IF_STUCK),
+        };
+        if enough || interrupt.wait(options.interval) {
             break;
         }
     }

@@ -65,8 +65,7 @@ impl Reader for ProcStat {
             return Ok(Line::Understood);
         }
         if let Some(uptime) = uptime_line(line) {
-            self.judge_current(sink)?;
-            self.current.uptime = Some(uptime);
+            self.uptime(uptime, sink)?;
             return Ok(Line::Understood);
         }
         Ok(if is_other(line) { Line::Understood } else { Line::NotUnderstood })
@@ -92,6 +91,15 @@ impl ProcStat {
             Some(id) if self.current.cpus.len() < MOST_CPUS => drop(self.current.cpus.insert(id, cpu)),
             Some(_) => {}
         }
+        Ok(())
+    }
+
+    /// Stands before its snapshot, or behind it: the next one's has not come yet then.
+    fn uptime(&mut self, uptime: u64, sink: &mut dyn Sink) -> io::Result<()> {
+        if self.current.uptime.is_some() {
+            self.judge_current(sink)?;
+        }
+        self.current.uptime = Some(uptime);
         Ok(())
     }
 
@@ -194,7 +202,7 @@ fn wrapped_total(snapshot: &Snapshot) -> Option<String> {
     let sum = snapshot.cpus.values().try_fold(0_u64, |sum, cpu| sum.checked_add(cpu.steal))?;
     let missing = sum.checked_sub(total)?;
     let rounding = snapshot.cpus.len() as u64 + 1; // each column is rounded down to ticks
-    let wraps = (missing + rounding) / TICKS_PER_WRAP;
+    let wraps = missing.saturating_add(rounding) / TICKS_PER_WRAP;
     if wraps == 0 || missing.abs_diff(wraps * TICKS_PER_WRAP) > rounding {
         return None;
     }
@@ -308,6 +316,14 @@ mod tests {
         assert_eq!(found(&[up(900, 0, 9), up(905, 500, 9), up(910, 989, 9)]), [stuck]); // ran for moments
         assert_eq!(found(&[up(900, 0, 9), up(905, 500, 10), up(910, 1000, 10)]), [stuck]);
         assert_eq!(found(&[snapshot(0, 9), snapshot(2000, 9)]), [stuck]); // in who knows how long
+    }
+
+    #[test]
+    fn the_uptime_may_stand_behind_its_snapshot() {
+        let stat =
+            [(60, 0), (3660, 18_000)].map(|(up, steal)| snapshot(steal, up) + &format!("{up}.10 7.50\n"));
+        assert!(read(Kind::ProcStat, &stat.concat()).findings.is_empty());
+        assert_eq!(read(Kind::ProcStat, &stat.concat().replace("18000", "480000")).findings.len(), 1);
     }
 
     #[test]
