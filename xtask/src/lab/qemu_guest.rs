@@ -49,8 +49,8 @@ const SCRIPT: &str = include_str!("qemu_guest.sh");
 /// The script's exit code when a step did not come to its end.
 const STUCK: u8 = 3;
 
-/// Play it; once more, and said, if the guest stood still: now and then Linux misses a wake-up where its processor is
-/// emulated twice over.
+/// Play it; once more, and said, if the guest stood still or rebooted by itself: now and then Linux misses a wake-up
+/// where its processor is emulated twice over. What its console said is shown.
 pub(super) fn run(kernel: &Kernel) -> Result<u8> {
     let folder = cache::target()?.join("lab");
     std::fs::create_dir_all(&folder)?;
@@ -67,7 +67,7 @@ pub(super) fn run(kernel: &Kernel) -> Result<u8> {
     let boot = Boot::script(SCRIPT.to_owned(), extras).on_one_cpu();
     let mut result = run_boot(kernel, &boot, TIMEOUT);
     if matches!(result, Ok(STUCK)) {
-        say(&format!("RETRY: the Linux guest in {} stood still", kernel.name));
+        say(&format!("RETRY: the Linux guest in {} stood still or rebooted", kernel.name));
         result = run_boot(kernel, &boot, TIMEOUT);
     }
     std::fs::remove_file(guest)?;

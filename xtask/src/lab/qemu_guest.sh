@@ -17,7 +17,7 @@ next_seen() { until_seen $1 "$2" $(($(grep -c "$2" $1) + 1)); }
 
 stuck() {
     echo "STUCK: $1"
-    tail -n 20 /tmp/console /tmp/monitor /tmp/qemu /tmp/says
+    tail -n 60 /tmp/console /tmp/monitor /tmp/qemu /tmp/says
     exit 3
 } >&2
 
@@ -83,6 +83,7 @@ end() {
     kill -INT $tracer
     wait $tracer
     stealtrace inspect --wait 100ms --format json | tr '{' '\n' | grep '"vcpu_id"' > /tmp/vcpus
+    ! grep '"msr":0,' /tmp/vcpus || stuck "the guest is in its firmware: it rebooted by itself"
     ask "info cpus" > /tmp/threads
     tr -d '\r' < /tmp/console | awk '{ said = said $0 "\n" } /^beat/ { last = said; said = "" } END { printf last }' > /tmp/own
     for vcpu in 0 1; do compare $vcpu; done
