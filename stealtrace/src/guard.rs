@@ -69,8 +69,7 @@ pub fn guard(options: &GuardOptions) -> Result<Exit> {
     let held = HeldCommand::hold(&options.command)?;
     let processes = match &held {
         Some(held) => Processes::Tree(held.pid()),
-        None if options.pids.is_empty() => Processes::All,
-        None => Processes::These(options.pids.clone()),
+        None => Processes::named(&options.pids),
     };
     let mut backend = EbpfBackend::attach(&plan(options, processes), &facts)?;
     drop(facts);

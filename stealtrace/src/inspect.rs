@@ -91,12 +91,8 @@ struct Eyes {
 
 impl Eyes {
     fn open(options: &InspectOptions, facts: &KernelFacts) -> Result<Self> {
-        let processes = match &options.pids[..] {
-            [] => Processes::All,
-            pids => Processes::These(pids.to_vec()),
-        };
         let kind = backend::choose(None, facts)?;
-        let plan = Plan::of(kind, processes, Volume::All, RING_BYTES);
+        let plan = Plan::of(kind, Processes::named(&options.pids), Volume::All, RING_BYTES);
         let mut backend = EbpfBackend::attach(&Plan { task: Task::LookAtFiles, ..plan.clone() }, facts)?;
         let unlisted = backend.look_at_files().err().map(|error| format!("{error:#}"));
         if unlisted.is_some() {

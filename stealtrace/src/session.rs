@@ -103,8 +103,7 @@ pub fn trace(options: &TraceOptions) -> Result<Exit> {
 fn plan(options: &TraceOptions, kind: BackendKind, held: Option<&HeldCommand>) -> Plan {
     let processes = match held {
         Some(held) => Processes::Tree(held.pid()),
-        None if options.filter.pids.is_empty() => Processes::All,
-        None => Processes::These(options.filter.pids.clone()),
+        None => Processes::named(&options.filter.pids),
     };
     let volume = if options.selection.findings_only { Volume::Edges } else { Volume::All };
     Plan {

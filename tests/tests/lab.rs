@@ -236,6 +236,7 @@ restricted=$(cat /proc/sys/kernel/kptr_restrict)
 echo 2 > /proc/sys/kernel/kptr_restrict
 trap 'echo $restricted > /proc/sys/kernel/kptr_restrict' EXIT
 stealtrace inspect";
+
 /// A counter that was poisoned before: seen, and re-based on request.
 const POISONED: &str = "\
 stealtrace load run --poison --duration 10m > /dev/null &

@@ -15,6 +15,14 @@ pub enum Processes {
     Tree(u32),
 }
 
+impl Processes {
+    /// These; all if none is named.
+    #[must_use]
+    pub fn named(pids: &[u32]) -> Self {
+        if pids.is_empty() { Self::All } else { Self::These(pids.to_vec()) }
+    }
+}
+
 /// What the probes are for.
 #[derive(Clone, Copy, Debug)]
 pub enum Task {
