@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     cache, debian,
+    lab::Qemu,
     process::{output, run, say, which},
 };
 
@@ -26,7 +27,6 @@ const TOOLS: &[Tool] = &[
     Tool { present: || which("cc").is_some(), package: "gcc" },
     Tool { present: || which("make").is_some(), package: "make" },
     Tool { present: || which("patch").is_some(), package: "patch" },
-    Tool { present: || which("qemu-system-x86_64").is_some(), package: "qemu-system-x86" },
     Tool { present: || which("xz").is_some(), package: "xz-utils" },
     Tool { present: || which("flex").is_some(), package: "flex" },
     Tool { present: || which("prove").is_some(), package: "perl" },
@@ -52,6 +52,7 @@ pub(crate) fn setup() -> Result<()> {
     debian::install(&missing(found.as_ref())).context(ADVICE)?;
     let toolchain = found.map_or_else(toolchain, Ok)?;
     let linker = linker(&toolchain)?;
+    Qemu::find()?;
     remember(&toolchain, &linker)
 }
 

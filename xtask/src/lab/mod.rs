@@ -1,6 +1,7 @@
 //! The lab: boots real Debian kernels under QEMU's software emulation and runs commands in them.
 //! Needs no root and no hardware virtualization.
 
+mod emulator;
 mod initramfs;
 mod kernels;
 mod matrix;
@@ -20,8 +21,8 @@ use comfy_table::{Table, presets};
 use crate::{build, process::say};
 
 use self::kernels::{KERNELS, Kernel};
-pub(crate) use self::qemu::Clock;
 use self::qemu::{Boot, Outcome};
+pub(crate) use self::{emulator::Qemu, qemu::Clock};
 
 /// What to do in the lab.
 #[derive(Subcommand)]

@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{
+    emulator::Qemu,
     initramfs::{self, Action, Extra},
     package::KernelFiles,
     serial::{Port, copy},
@@ -135,7 +136,7 @@ impl Machine {
         let [stdout, stderr, control] =
             ["stdout", "stderr", "control"].map(|port| Port::listen(&self.sockets.join(port)));
         let (stdout, stderr, control) = (stdout?, stderr?, control?);
-        let mut qemu = self.qemu();
+        let mut qemu = self.qemu()?;
         qemu.arg("-display").arg("none").arg("-monitor").arg("none");
         qemu.arg("-serial").arg(format!("file:{}", self.console.display()));
         for port in [&stdout, &stderr, &control] {
@@ -144,8 +145,11 @@ impl Machine {
         let log = fs::File::create(self.console.with_extension("qemu"))?; // software emulation warns of what it lacks
         let mut guest =
             Guest(qemu.stdin(Stdio::null()).stderr(log).spawn().context("start qemu-system-x86_64")?);
-        let copies = [copy(stdout.accept()?, out), copy(stderr.accept()?, err)];
-        let outcome = watch(&lines(control.accept()?), timeout);
+        let [stdout, stderr, control] = [stdout, stderr, control].map(|port| port.accept(&mut guest.0));
+        let said = || fs::read_to_string(self.console.with_extension("qemu")).unwrap_or_default();
+        let control = control.with_context(|| said().trim().to_owned())?;
+        let copies = [copy(stdout?, out), copy(stderr?, err)];
+        let outcome = watch(&lines(control), timeout);
         guest.end();
         for copy in copies {
             let _panicked = copy.join();
@@ -157,7 +161,7 @@ impl Machine {
     pub(crate) fn interactive(&self) -> Result<u8> {
         say("the console is yours; `poweroff -f` or Ctrl-A X ends it");
         let null = ["-serial", "null"];
-        let mut qemu = self.qemu();
+        let mut qemu = self.qemu()?;
         qemu.args(["-nographic", "-serial", "mon:stdio"]).args(null).args(null).args(null);
         let status = qemu.status().context("start qemu-system-x86_64")?;
         Ok(u8::from(!status.success()))
@@ -165,12 +169,12 @@ impl Machine {
 
     /// Software emulation of an AMD processor with SVM. One thread for both CPUs: with one each, the lab guest
     /// hangs now and then when kprobes are armed.
-    fn qemu(&self) -> Command {
+    fn qemu(&self) -> Result<Command> {
         let clock = match self.clock {
             Clock::Real => &[][..],
             Clock::Instructions => &["-icount", "shift=0,sleep=off"],
         };
-        let mut qemu = Command::new("qemu-system-x86_64");
+        let mut qemu = Qemu::find()?.command();
         qemu.args(["-machine", "q35", "-accel", "tcg,thread=single", "-cpu", "EPYC", "-m", "2048"])
             .args(["-smp", &self.cpus.to_string()])
             .args(clock)
@@ -180,7 +184,7 @@ impl Machine {
             .arg("-initrd")
             .arg(&self.initramfs)
             .args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"]);
-        qemu
+        Ok(qemu)
     }
 }
 

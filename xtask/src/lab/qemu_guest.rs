@@ -1,24 +1,18 @@
 //! A real VMM with a real Linux guest inside the lab guest: Debian's QEMU with KVM, and the lab's own kernel once more.
 //! The script plays the guest's life, and compares what everybody says of it.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::{
+    emulator::Qemu,
     initramfs::{self, Extra},
     kernels::Kernel,
     qemu::Boot,
     run_boot,
 };
-use crate::{
-    build, cache,
-    process::{output, say, which},
-};
+use crate::{build, cache, process::say};
 
 /// Emulation of a processor that runs another guest takes its time.
 const TIMEOUT: Duration = Duration::from_secs(1500);
@@ -76,30 +70,19 @@ pub(super) fn run(kernel: &Kernel) -> Result<u8> {
 
 /// QEMU, the libraries it is linked with, and the firmware of the machine it makes.
 fn vmm() -> Result<Vec<Extra>> {
-    let qemu = which("qemu-system-x86_64").context("qemu-system-x86_64 is missing")?;
-    let linked = output(Command::new("ldd").arg(&qemu))?;
-    let libraries = linked.split_ascii_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from);
-    let firmware = ["bios-256k.bin", "kvmvapic.bin", "linuxboot_dma.bin"].map(firmware);
-    let mut extras: Vec<_> = libraries.map(|file| Extra { at: inside(&file), file }).collect();
-    for file in firmware {
-        let file = file?;
-        extras.push(Extra {
-            at: format!("q/{}", file.file_name().unwrap_or_default().to_string_lossy()),
-            file,
-        });
+    let qemu = Qemu::find()?;
+    let mut extras: Vec<_> =
+        qemu.libraries()?.into_iter().map(|file| Extra { at: library(&file), file }).collect();
+    for name in ["bios-256k.bin", "kvmvapic.bin", "linuxboot_dma.bin"] {
+        extras.push(Extra { file: qemu.firmware(name)?, at: format!("q/{name}") });
     }
-    extras.push(Extra { file: qemu, at: "bin/qemu-system-x86_64".to_owned() });
+    extras.push(Extra { file: qemu.program().to_owned(), at: "bin/qemu-system-x86_64".to_owned() });
     Ok(extras)
 }
 
-fn inside(file: &Path) -> String {
-    file.to_string_lossy().trim_start_matches('/').to_owned()
-}
-
-fn firmware(name: &str) -> Result<PathBuf> {
-    ["/usr/share/seabios", "/usr/share/qemu"]
-        .map(|folder| Path::new(folder).join(name))
-        .into_iter()
-        .find(|file| file.exists())
-        .with_context(|| format!("QEMU's firmware {name} is missing; install seabios and qemu-system-data"))
+/// Where the dynamic linker of Debian's programs looks for it, and where they look for the linker.
+fn library(file: &Path) -> String {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let folder = if name.starts_with("ld-linux") { "lib64" } else { "lib/x86_64-linux-gnu" };
+    format!("{folder}/{name}")
 }

@@ -5,10 +5,15 @@ use std::{
     io::{self, Read as _, Write},
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
+    process::Child,
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
+
+/// It takes a moment to load its libraries.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits for QEMU to connect.
 pub(crate) struct Port {
@@ -29,9 +34,25 @@ impl Port {
         format!("unix:{}", self.path.display())
     }
 
-    /// Accept QEMU's connection; call once QEMU has been started.
-    pub(crate) fn accept(self) -> Result<UnixStream> {
-        let (stream, _) = self.listener.accept().context("wait for QEMU")?;
+    /// Accept the connection of this QEMU, which may end before it connects.
+    pub(crate) fn accept(self, qemu: &mut Child) -> Result<UnixStream> {
+        self.listener.set_nonblocking(true)?;
+        let give_up = Instant::now() + PATIENCE;
+        let stream = loop {
+            match self.listener.accept() {
+                Ok((stream, _)) => break stream,
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                    return Err(error).context("wait for QEMU");
+                }
+                Err(_) => {}
+            }
+            if let Some(status) = qemu.try_wait()? {
+                bail!("QEMU did not start: {status}");
+            }
+            ensure!(Instant::now() < give_up, "QEMU did not start within {PATIENCE:?}");
+            thread::sleep(Duration::from_millis(10));
+        };
+        stream.set_nonblocking(false)?;
         let _gone = fs::remove_file(&self.path);
         Ok(stream)
     }
