@@ -1,6 +1,8 @@
 //! Event: one fact a probe reports. Fixed size, no padding, checked when decoded.
 //! Says what happened, never what it means.
 
+use crate::steal::StealDelta;
+
 /// What happened.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +29,8 @@ pub enum EventKind {
     Repaired = 10,
     /// The same, but nothing was written.
     Unrepaired = 11,
+    /// The thread that ran the vCPU ended.
+    RunnerEnded = 12,
 }
 
 impl EventKind {
@@ -45,6 +49,7 @@ impl EventKind {
             9 => Self::Seen,
             10 => Self::Repaired,
             11 => Self::Unrepaired,
+            12 => Self::RunnerEnded,
             _ => return None,
         })
     }
@@ -189,6 +194,12 @@ impl Event {
             Some(_) => Ok(event),
             None => Err(DecodeError::Kind(event.kind)),
         }
+    }
+
+    /// What KVM subtracted, of an update.
+    #[must_use]
+    pub const fn delta(&self) -> StealDelta {
+        StealDelta::between(self.last_steal_before_ns, self.run_delay_ns)
     }
 
     /// Are all of these flags set?

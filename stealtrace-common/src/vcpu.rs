@@ -33,11 +33,13 @@ pub struct VcpuState {
     pub update: Snapshot,
     /// When `open` was taken.
     pub open_time_ns: u64,
-    /// When the last update, or the enabling of the MSR, happened, or a moment before; while [`QuietVcpu`] was in use,
-    /// [`QuietVcpu::since_ns`]; 0 if not known.
+    /// When the last update, or the enabling of the MSR, happened (tracepoint backend: when its ioctl began); while
+    /// [`QuietVcpu`] was in use, [`QuietVcpu::since_ns`]; 0 if not known.
     pub last_update_ns: u64,
     /// The guest's counter as the last update left it, if `steal_last_known`.
     pub steal_last_ns: u64,
+    /// `msr_val` then: the counter is that of this area.
+    pub steal_last_msr: u64,
     /// `kvm_vcpu.vcpu_id`.
     pub vcpu_id: u32,
     /// Process of the VM.
@@ -64,8 +66,8 @@ pub struct VcpuState {
     pub enabled_anew: u32,
     /// 1 if the runner changed and no update was seen since.
     pub handed_over: u32,
-    /// No padding is left to chance.
-    pub reserved: u32,
+    /// 1 if the last update was an underflow of which it is not known whether it reached the guest.
+    pub unsettled: u32,
 }
 
 /// What is enough to see that nothing happened: where only edges are reported, most ioctls of most vCPUs find here
@@ -138,5 +140,5 @@ pub struct ThreadState {
 }
 
 const _: () = assert!(size_of::<Snapshot>() == 40);
-const _: () = assert!(size_of::<VcpuState>() == 8 + 8 + 40 + 40 + 3 * 8 + 14 * 4);
+const _: () = assert!(size_of::<VcpuState>() == 8 + 8 + 40 + 40 + 4 * 8 + 14 * 4);
 const _: () = assert!(size_of::<ThreadState>() == 8 + 8 + 40 + 8);

@@ -90,14 +90,6 @@ pub(crate) fn now_ns() -> u64 {
     unsafe { bpf_ktime_get_ns() }
 }
 
-/// Whatever this thread waits for from now on began then or later: the scheduler's clock lags behind ours, by ticks
-/// where it has no stable TSC.
-#[inline(always)]
-pub(crate) fn could_wait_since_ns() -> u64 {
-    const CLOCK_LAG_NS: u64 = 10_000_000;
-    now_ns() - CLOCK_LAG_NS
-}
-
 /// A fact that could not be kept or reported.
 #[inline(always)]
 pub(crate) fn lost(probe: Probe) {

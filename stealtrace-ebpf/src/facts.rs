@@ -66,7 +66,7 @@ pub(crate) fn opened_unseen(state: &VcpuState, after: &Snapshot) -> Snapshot {
     let untouched = after.steal_ns == state.steal_last_ns || after.steal_ns < delta;
     let steal_ns = if untouched { state.steal_last_ns } else { after.steal_ns - delta };
     let readable = state.steal_last_known & after.readable;
-    Snapshot { run_delay_ns: after.last_steal_ns, steal_ns, readable, ..state.open }
+    Snapshot { run_delay_ns: after.run_delay_ns, steal_ns, readable, ..state.open }
 }
 
 /// A stay ended.
@@ -106,7 +106,8 @@ fn msr_written(state: &mut VcpuState, stay: &Stay<'_>) {
         state.enabled_anew = 1;
         state.last_update_ns = stay.since_ns;
     }
-    if before.msr_val != stay.after.msr_val {
+    // A CPU that is plugged in again counts on where it stopped: off, then on in the same place.
+    if kvm::msr_enabled(stay.after.msr_val) && stay.after.msr_val != state.steal_last_msr {
         state.steal_last_known = 0;
     }
 }
@@ -130,31 +131,42 @@ fn updated(before: &Snapshot, after: &Snapshot) -> bool {
 #[inline(always)]
 fn consumed(state: &mut VcpuState, stay: &Stay<'_>) {
     let Stay { before, after, .. } = stay;
+    let msr_val = if kvm::msr_enabled(after.msr_val) { after.msr_val } else { before.msr_val };
+    let after = &read::with_area(after, stay.vcpu, msr_val); // a guest may have disabled it since
     state.updates += 1;
-    if !only_edges() || is_edge(state, before, after) {
+    let underflows = StealDelta::between(before.last_steal_ns, before.run_delay_ns).is_underflow();
+    if !only_edges() || underflows || is_edge(state, stay) {
         emit(stay.probe, EventKind::Update, stay.caller, stay.vcpu, stay.ioctl, state, before, after);
     }
     state.last_update_ns = stay.since_ns;
-    state.steal_last_ns = after.steal_ns;
-    state.steal_last_known = after.readable;
+    counted(state, after, msr_val);
     state.steal_read |= after.readable;
     state.last_steal_tid = stay.caller.tid;
     state.enabled_anew = 0;
     state.handed_over = 0;
+    state.unsettled = u32::from(underflows && after.readable == 0);
 }
 
-/// Can this update change a judgement?
+/// KVM left the guest's counter like this, in the area of this MSR value.
 #[inline(always)]
-fn is_edge(state: &VcpuState, before: &Snapshot, after: &Snapshot) -> bool {
-    let delta = StealDelta::between(before.last_steal_ns, before.run_delay_ns);
-    let elapsed_ns = now_ns() - state.last_update_ns;
+pub(crate) fn counted(state: &mut VcpuState, after: &Snapshot, msr_val: u64) {
+    state.steal_last_ns = after.steal_ns;
+    state.steal_last_msr = msr_val;
+    state.steal_last_known = after.readable;
+}
+
+/// Can this update change a judgement, although its delta is not negative? Not if it charges what its thread waited.
+#[inline(always)]
+fn is_edge(state: &VcpuState, stay: &Stay<'_>) -> bool {
+    let Stay { before, after, .. } = stay;
     let rewound =
         state.steal_last_known != 0 && before.readable != 0 && state.steal_last_ns != before.steal_ns;
     let backwards = StealDelta::between(before.steal_ns, after.steal_ns).is_underflow();
-    delta.is_underflow()
-        || (state.last_update_ns != 0 && delta.wrapped_ns() > elapsed_ns)
-        || (state.steal_read == 0 && after.readable != 0)
+    state.last_steal_tid != stay.caller.tid
+        || state.enabled_anew != 0
         || state.handed_over != 0
+        || state.unsettled != 0
+        || (state.steal_read == 0 && after.readable != 0)
         || rewound
         || backwards
 }

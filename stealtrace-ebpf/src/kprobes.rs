@@ -12,7 +12,7 @@ use stealtrace_common::{
 };
 
 use crate::{
-    emit::{Caller, caller, could_wait_since_ns, emit, now_ns, watched},
+    emit::{Caller, caller, emit, now_ns, watched},
     facts::{self, Stay},
     lifecycle::{self, thread, vcpu_state},
     maps::{THREADS, VCPUS},
@@ -145,15 +145,21 @@ fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64) {
             state.ioctl = thread.ioctl;
         }
     }
-    if opened.last_steal_ns != after.last_steal_ns {
-        opened.run_delay_ns = after.last_steal_ns; // what KVM subtracted from
-    }
-    let before = if state.updating != 0 { state.update } else { opened };
     let msr_write = match state.msr_write {
         HOST => MsrWrite::Host,
         GUEST => MsrWrite::Guest,
         _ => MsrWrite::None,
     };
+    let mut before = opened;
+    if before.last_steal_ns != after.last_steal_ns {
+        before.run_delay_ns = after.last_steal_ns; // what KVM subtracted from
+    }
+    if state.updating != 0 {
+        before = state.update;
+    }
+    if matches!(msr_write, MsrWrite::Host) {
+        opened.run_delay_ns = before.run_delay_ns;
+    }
     let stay = Stay {
         probe: Probe::VcpuPut,
         caller,
@@ -163,7 +169,7 @@ fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64) {
         opened: &opened,
         before: &before,
         after: &after,
-        since_ns: could_wait_since_ns(),
+        since_ns: now_ns(),
     };
     facts::left(state, &stay);
 }

@@ -67,10 +67,18 @@ pub(crate) fn find(vcpu: u64) -> Option<&'static mut VcpuState> {
     VCPUS.get_ptr_mut(vcpu).map(|state| unsafe { &mut *state })
 }
 
-/// `trace_sched_process_exit(task)`: the thread is in no ioctl any more.
+/// `trace_sched_process_exit(task)`: the thread is in no ioctl any more, and runs no vCPU.
 #[raw_tracepoint]
 pub(crate) fn thread_exit(_ctx: RawTracePointContext) -> i32 {
     if let Some(caller) = watched(Probe::Exit) {
+        // SAFETY: the entry is this thread's own and is only read here.
+        if let Some(thread) = unsafe { THREADS.get(caller.tid) }
+            && let Some(state) = find(thread.vcpu)
+            && state.runner == caller.tid
+        {
+            let nothing = Snapshot::default();
+            emit(Probe::Exit, EventKind::RunnerEnded, caller, thread.vcpu, 0, state, &nothing, &nothing);
+        }
         let _absent = THREADS.remove(caller.tid);
     }
     0

@@ -8,7 +8,7 @@ use stealtrace_common::{
 };
 
 use crate::{
-    emit::{Caller, could_wait_since_ns},
+    emit::{Caller, now_ns},
     maps::{QUIET, given},
     read,
 };
@@ -72,7 +72,7 @@ pub(crate) fn leaves(vcpu: u64, tid: u32) -> bool {
 /// leaves that to the next update.
 #[inline(never)]
 fn look(quiet: &mut QuietVcpu) {
-    let since_ns = could_wait_since_ns();
+    let since_ns = now_ns();
     if read::run_delay_ns() == quiet.last_steal_ns {
         quiet.since_ns = since_ns;
     }

@@ -96,8 +96,17 @@ pub(crate) fn current() -> u64 {
 #[inline(always)]
 pub(crate) fn snapshot(vcpu: u64) -> Snapshot {
     let (msr_val, last_steal_ns) = steal_time(vcpu);
-    let mut now = Snapshot { run_delay_ns: run_delay_ns(), last_steal_ns, msr_val, ..Snapshot::default() };
-    if let Some(area) = steal_area(vcpu, msr_val) {
+    let now = Snapshot { run_delay_ns: run_delay_ns(), last_steal_ns, msr_val, ..Snapshot::default() };
+    with_area(&now, vcpu, msr_val)
+}
+
+/// The same, with what stands in the area of this MSR value, if that can be read and nothing is known yet.
+#[inline(always)]
+pub(crate) fn with_area(now: &Snapshot, vcpu: u64, msr_val: u64) -> Snapshot {
+    let mut now = *now;
+    if now.readable == 0
+        && let Some(area) = steal_area(vcpu, msr_val)
+    {
         now.steal_ns = area.steal_ns;
         now.version = area.version;
         now.readable = 1;

@@ -136,14 +136,20 @@ fn report_changes(caller: Caller, thread: &ThreadState, ret: i64) {
     let quiet = quiet::ioctl(vcpu, caller.tid).is_some() && thread.msr_position == 0;
     let after = read::snapshot(vcpu);
     let mut opened = if quiet { facts::opened_unseen(state, &after) } else { facts::opened(thread, state) };
+    opened.run_delay_ns = thread.entered.run_delay_ns;
     let mut before = opened;
     let msr_write = msr_write(thread, ret, &before, &after);
     if by_caller(&before, &after) {
         // An update, and a write that copies, leave the caller's run_delay of that moment in last_steal.
-        opened.run_delay_ns = after.last_steal_ns;
         before.run_delay_ns = after.last_steal_ns;
+        if matches!(msr_write, MsrWrite::Host) {
+            opened.run_delay_ns = after.last_steal_ns;
+        }
     } else if matches!(msr_write, MsrWrite::None) {
-        before = after; // whatever changed, another thread did it
+        before = after; // whatever changed in last_steal, another thread did it
+        if thread.ioctl == KVM_RUN {
+            facts::counted(state, &after, after.msr_val); // but only running the guest changes its counter
+        }
     }
     let (ioctl, since_ns) = (thread.ioctl, thread.time_ns);
     let stay = Stay {

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, VecDeque};
 use rustc_hash::FxHashMap;
 use stealtrace_common::event::{Event, EventKind};
 
-use super::{Case, RULES, Rule};
+use super::{Case, Open, RULES, Rule};
 use crate::model::{
     Finding, Severity, Summary, Thread, Threads, Vcpu, VcpuKey, VcpuName, VcpuSummary, VmNames,
 };
 
-/// Repetition is the same rule about the same vCPU, caller and ioctl.
-type Fold = (&'static str, VcpuKey, Thread, u32);
+/// Repetition is the same rule and cause about the same vCPU, caller and ioctl.
+type Fold = (&'static str, &'static str, VcpuKey, Thread, u32);
 
 /// vCPUs that ended and stay in the summary; of older ones only the number is kept.
 const MOST_ENDED: usize = 1000;
@@ -106,13 +106,12 @@ impl Engine {
             Box::new(Vcpu::first_seen(self.names.begin(event)))
         });
         let case = Case { vcpu, threads, event, kind };
-        let found: Vec<Finding> = self
-            .rules
-            .iter()
-            .filter_map(|rule| advised(rule, (rule.judge)(case)?))
-            .filter(|finding| finding.severity >= self.min_severity)
-            .collect();
-        vcpu.findings += found.len() as u64;
+        let open = Open { vcpu, threads, next: Some((kind, event)) };
+        let settled = settled(&self.rules, open);
+        let judged = self.rules.iter().filter_map(|rule| Some(advised(rule, (rule.judge)(case)?)));
+        let found: Vec<Finding> =
+            settled.chain(judged).filter(|finding| finding.severity >= self.min_severity).collect();
+        vcpu.findings += found.iter().map(|finding| finding.count).sum::<u64>();
         vcpu.learn(kind, event);
         let (vcpu, anomalous) = (vcpu.name, !found.is_empty());
         let told = found.into_iter().filter_map(|finding| self.fold(key, finding));
@@ -140,7 +139,7 @@ impl Engine {
             self.unlisted += 1;
             self.order.retain(|key| *key != oldest);
             if self.vcpus.remove(&oldest).is_some_and(|vcpu| vcpu.findings > 0) {
-                self.said.retain(|(_, key, _, _), _| *key != oldest);
+                self.said.retain(|(_, _, key, _, _), _| *key != oldest);
             }
         }
     }
@@ -150,13 +149,10 @@ impl Engine {
         let Some(vcpu) = self.vcpus.get_mut(&key) else {
             return Vec::new();
         };
-        let found: Vec<_> = self
-            .rules
-            .iter()
-            .filter_map(|rule| advised(rule, rule.at_end?(vcpu)?))
-            .filter(|finding| finding.severity >= self.min_severity)
-            .collect();
-        vcpu.findings += found.len() as u64;
+        let open = Open { vcpu, threads: &self.threads, next: None };
+        let found: Vec<_> =
+            settled(&self.rules, open).filter(|finding| finding.severity >= self.min_severity).collect();
+        vcpu.findings += found.iter().map(|finding| finding.count).sum::<u64>();
         found.into_iter().filter_map(|finding| self.fold(key, finding)).collect()
     }
 
@@ -183,13 +179,20 @@ impl Engine {
 
     /// The finding, unless it only repeats one that was told before.
     fn fold(&mut self, key: VcpuKey, mut finding: Finding) -> Option<Finding> {
-        *self.findings.entry((finding.rule, finding.severity)).or_default() += 1;
-        let said = self.said.entry((finding.rule, key, finding.caller.clone(), finding.ioctl)).or_default();
-        said.count += 1;
+        *self.findings.entry((finding.rule, finding.severity)).or_default() += finding.count;
+        let fold = (finding.rule, finding.cause, key, finding.caller.clone(), finding.ioctl);
+        let said = self.said.entry(fold).or_default();
+        said.count += finding.count;
         finding.count = said.count;
         let worse = said.worst.is_none_or(|worst| finding.severity > worst);
         said.worst = said.worst.max(Some(finding.severity));
         worse.then_some(finding)
+    }
+
+    /// Was there no vCPU to judge?
+    #[must_use]
+    pub fn saw_nothing(&self) -> bool {
+        self.order.is_empty()
     }
 
     /// Findings of a rule at a severity so far, repetitions included.
@@ -216,9 +219,15 @@ impl Engine {
     }
 }
 
-/// With the rule's advice.
-fn advised(rule: &Rule, finding: Finding) -> Option<Finding> {
-    Some(Finding { advice: rule.explanation.advice, ..finding })
+/// What the rules that waited say now.
+fn settled<'a>(rules: &'a [&'static Rule], open: Open<'a>) -> impl Iterator<Item = Finding> + 'a {
+    let waiting = rules.iter().filter_map(|rule| Some((rule, rule.settle?)));
+    waiting.flat_map(move |(rule, settle)| settle(open).into_iter().map(|finding| advised(rule, finding)))
+}
+
+/// With the rule's advice, unless it has its own.
+fn advised(rule: &Rule, finding: Finding) -> Finding {
+    if finding.advice.is_empty() { Finding { advice: rule.explanation.advice, ..finding } } else { finding }
 }
 
 fn summarize(vcpu: &Vcpu, threads: &Threads) -> VcpuSummary {

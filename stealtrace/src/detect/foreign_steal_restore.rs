@@ -12,15 +12,15 @@ use crate::model::{Finding, Restore, Severity, Thread, Value, Vcpu};
 pub(crate) const RULE: Rule = Rule {
     id: "foreign-steal-restore",
     judge,
-    at_end: None,
+    settle: None,
     explanation: Explanation {
         what: "the steal MSR (0x4b564d03) enabled by another thread than the one that runs the vCPU",
         why: "Linux 3.1 to 4.3 copy the caller's run_delay into last_steal; the runner's first delta is then wrong, \
               and negative if the caller had waited longer: the guest stops accounting CPU time.",
         evidence: "The write, and who runs the vCPU. An error if the kernel was seen to copy; a notice if the \
                    creator restored before anybody ran the vCPU, as Firecracker and Cloud Hypervisor do.",
-        advice: "upgrade a host kernel below 4.4 (or one without the backport); the VMM should restore MSRs on the \
-                 vCPU's thread; or hide the feature from the guest (QEMU: -cpu ...,-kvm-steal-time)",
+        advice: "harmless where the kernel left last_steal alone, as Linux does since 4.4; where it copied, update it, \
+                 or restore MSRs on the vCPU's thread (VMM)",
         references: &[REPORT, FIX, API],
     },
 };
@@ -35,7 +35,7 @@ fn judge(case: Case<'_>) -> Option<Finding> {
 
 fn restored_under_a_runner(case: Case<'_>) -> Option<Finding> {
     let Case { vcpu, event, .. } = case;
-    let runner = vcpu.runner.as_ref()?;
+    let runner = vcpu.living_runner()?;
     if !event.has(HOST_INITIATED) || !kvm::msr_enabled(event.msr_val) || runner.tid == event.caller_tid {
         return None;
     }
@@ -48,7 +48,7 @@ fn first_run_after_restore(case: Case<'_>) -> Option<Finding> {
     let Case { vcpu, event, .. } = case;
     let restore = vcpu.unrun_restore.as_ref()?;
     let runner = Thread::caller(event);
-    if vcpu.runner.is_some() || restore.by.tid == runner.tid {
+    if vcpu.living_runner().is_some() || restore.by.tid == runner.tid {
         return None;
     }
     Some(finding(case, severity_before_first_run(vcpu, restore), restore, &runner))

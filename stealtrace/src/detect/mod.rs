@@ -5,7 +5,7 @@ mod engine;
 mod foreign_steal_restore;
 mod runner_hand_off;
 mod steal_backwards;
-mod steal_over_charge;
+pub(crate) mod steal_over_charge;
 mod steal_poisoned;
 mod steal_rewound;
 pub(crate) mod steal_underflow;
@@ -13,7 +13,7 @@ pub(crate) mod steal_underflow;
 mod testing;
 
 pub use engine::{Engine, Judgement};
-pub(crate) use steal_underflow::underflow;
+pub(crate) use steal_underflow::logged;
 
 use stealtrace_common::event::{Event, EventKind};
 
@@ -40,14 +40,32 @@ impl Case<'_> {
     }
 }
 
+/// What is known of a vCPU when something that waited may be decided.
+#[derive(Clone, Copy)]
+pub struct Open<'a> {
+    /// The vCPU as it was before the next event.
+    pub vcpu: &'a Vcpu,
+    /// Threads by id.
+    pub threads: &'a Threads,
+    /// The next event; None if nothing follows.
+    pub next: Option<(EventKind, &'a Event)>,
+}
+
+impl Open<'_> {
+    /// Does nothing follow that could decide more?
+    fn is_over(&self) -> bool {
+        matches!(self.next, None | Some((EventKind::Destroyed, _)))
+    }
+}
+
 /// One rule: a pure function of an event and what was known before it.
 pub struct Rule {
     /// Its id, as findings carry it.
     pub id: &'static str,
     /// The finding, if the event is one.
     pub judge: fn(Case<'_>) -> Option<Finding>,
-    /// The finding about a vCPU that no further event will settle, for rules that wait.
-    pub at_end: Option<fn(&Vcpu) -> Option<Finding>>,
+    /// The findings about earlier events that waited for more, for rules that wait.
+    pub settle: Option<fn(Open<'_>) -> Vec<Finding>>,
     /// For people.
     pub explanation: Explanation,
 }

@@ -4,16 +4,15 @@
 use stealtrace_common::{
     event::{Event, EventKind},
     kvm::{self, KVM_RUN},
-    steal::StealDelta,
 };
 
-use super::{API, Case, Explanation, REWORK, Rule, steal_over_charge};
+use super::{API, Case, Explanation, Open, REWORK, Rule, steal_over_charge};
 use crate::model::{Finding, HandOff, Severity, Thread, Value, Vcpu};
 
 pub(crate) const RULE: Rule = Rule {
     id: "runner-hand-off",
     judge,
-    at_end: Some(unfinished),
+    settle: Some(settle),
     explanation: Explanation {
         what: "KVM_RUN moved to another thread",
         why: "KVM subtracts last_steal, which is the old runner's, from the new runner's run_delay: the guest's \
@@ -27,20 +26,19 @@ pub(crate) const RULE: Rule = Rule {
 };
 
 fn judge(case: Case<'_>) -> Option<Finding> {
-    let Case { vcpu, event, kind, .. } = case;
-    match kind {
-        EventKind::Ioctl => disabled(vcpu, event).or_else(|| unfinished(vcpu)),
-        EventKind::Update if underflows(event) || steal_over_charge::over_charged(event) => None,
-        EventKind::Update | EventKind::Destroyed => unfinished(vcpu),
-        EventKind::Created
-        | EventKind::Load
-        | EventKind::MsrWrite
-        | EventKind::Call
-        | EventKind::Return
-        | EventKind::Seen
-        | EventKind::Repaired
-        | EventKind::Unrepaired => None,
-    }
+    (case.kind == EventKind::Ioctl).then(|| disabled(case.vcpu, case.event))?
+}
+
+/// The update that follows tells what the hand-off did.
+fn settle(open: Open<'_>) -> Vec<Finding> {
+    let is_decided = match open.next {
+        Some((EventKind::Update, update)) => {
+            !update.delta().is_underflow() && !steal_over_charge::over_charged(open.vcpu, update)
+        }
+        Some((EventKind::Ioctl, _)) => true,
+        _ => open.is_over(),
+    };
+    if is_decided { unfinished(open.vcpu).into_iter().collect() } else { Vec::new() }
 }
 
 /// A hand-off with the MSR disabled, which can do no harm.
@@ -56,10 +54,6 @@ fn disabled(vcpu: &Vcpu, event: &Event) -> Option<Finding> {
 fn unfinished(vcpu: &Vcpu) -> Option<Finding> {
     let HandOff { from, run } = vcpu.hand_off.as_ref()?;
     Some(finding(Severity::Warning, vcpu, from, run))
-}
-
-fn underflows(update: &Event) -> bool {
-    StealDelta::between(update.last_steal_before_ns, update.run_delay_ns).is_underflow()
 }
 
 fn finding(severity: Severity, vcpu: &Vcpu, from: &Thread, run: &Event) -> Finding {

@@ -12,7 +12,7 @@ use crate::model::{Finding, Severity, Thread, Value};
 pub(crate) const RULE: Rule = Rule {
     id: "steal-backwards",
     judge,
-    at_end: None,
+    settle: None,
     explanation: Explanation {
         what: "KVM's own update lowered the guest's counter, without an underflow that explains it",
         why: "Steal time never shrinks; a guest that sees it shrink counts the whole next tick as stolen.",

@@ -12,7 +12,7 @@ use crate::model::{Finding, Severity, Value};
 pub(crate) const RULE: Rule = Rule {
     id: "steal-poisoned",
     judge,
-    at_end: None,
+    settle: None,
     explanation: Explanation {
         what: "a guest counter that is impossible when first seen: 2^63 ns or more, or far above the host's uptime",
         why: "The corruption happened before the trace began, or on the host the guest came from. The guest counts \

@@ -12,7 +12,7 @@ use crate::model::{Finding, Severity, Value};
 pub(crate) const RULE: Rule = Rule {
     id: "steal-rewound",
     judge,
-    at_end: None,
+    settle: None,
     explanation: Explanation {
         what: "the guest's counter changed between two of KVM's updates",
         why: "Ordinary: loading a snapshot brings old memory back, and a booting guest zeroes the area. It explains a \

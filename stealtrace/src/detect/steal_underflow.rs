@@ -2,28 +2,43 @@
 //! A counter that went backwards without wrapping is this finding's evidence, not a finding of its own.
 
 use stealtrace_common::{
-    event::{Event, EventKind, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN},
+    event::{Event, EventKind, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN, STEAL_LAST_KNOWN},
     steal::StealDelta,
 };
 
-use super::{Case, Explanation, FIX, REPORT, REWORK, Rule};
-use crate::model::{Finding, Severity, Thread, Value, Vcpu};
+use super::{Case, Explanation, FIX, Open, REPORT, REWORK, Rule};
+use crate::model::{Finding, HandOff, Severity, Thread, Value, Vcpu};
 
 pub(crate) const RULE: Rule = Rule {
     id: "steal-underflow",
     judge,
-    at_end: None,
+    settle: Some(settle),
     explanation: Explanation {
         what: "KVM consumed a negative steal delta: the runner's run_delay was below last_steal",
         why: "The guest's steal counter wraps to nearly 2^64 ns or goes backwards. Linux guests then count every \
               tick as stolen until the counter catches up: top shows 100 % steal, CPU time stands still.",
         evidence: "The update itself: last_steal before and after, and the guest's counter before and after. A \
                    warning if the guest's counter did not change, which means that a later load overwrote it.",
-        advice: "keep each vCPU on one thread (VMM) and run Linux 4.4 or later (host), or `stealtrace guard`; reboot \
-                 the guest or reset its counter (`guard --heal`); or hide the feature (QEMU: -cpu ...,-kvm-steal-time)",
+        advice: "keep each vCPU on one thread (VMM), restores included; `stealtrace verify` tells what of that this \
+                 host's kernel needs; reboot the guest or reset its counter (`guard --heal`); or hide the feature (QEMU: \
+                 -cpu ...,-kvm-steal-time)",
         references: &[REPORT, FIX, REWORK],
     },
 };
+
+/// On kernels with the bug of 2015, whatever their number.
+const RESTORED: &str = "this host's kernel copies the run_delay of whoever restores the steal MSR: update it (fixed in \
+                        4.4), or let the thread that runs the vCPU restore it (VMM); reboot the guest or reset its \
+                        counter (`guard --heal`)";
+
+/// By the next load, on the same kernels.
+const OVERWRITTEN: &str = "nothing for this guest now; the next may reach it: issue vCPU ioctls on the vCPU's own thread \
+                           (VMM), or update this host's kernel, which charges them to the guest (fixed in 4.4)";
+
+/// No kernel up to 7.3 clamps the difference.
+const HANDED_OFF: &str = "keep each vCPU on one thread for life (VMM), or run `stealtrace guard`: no Linux makes a \
+                          hand-off sound; reboot the guest or reset its counter (`guard --heal`); or hide the feature \
+                          (QEMU: -cpu ...,-kvm-steal-time)";
 
 /// Did the negative delta get into the guest's counter?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,48 +52,93 @@ enum Reach {
 }
 
 fn judge(case: Case<'_>) -> Option<Finding> {
-    let delta = StealDelta::between(case.event.last_steal_before_ns, case.event.run_delay_ns);
-    if case.kind != EventKind::Update || !delta.is_underflow() {
+    let Case { vcpu, event, kind, .. } = case;
+    if kind != EventKind::Update || !event.delta().is_underflow() || is_unsettled(event) {
         return None;
     }
-    underflow(case.vcpu, case.event, case.last_steal_of().as_ref())
-}
-
-/// The finding about a negative delta, blaming the thread whose run_delay was in last_steal.
-pub(crate) fn underflow(vcpu: &Vcpu, event: &Event, blamed: Option<&Thread>) -> Option<Finding> {
     let reach = reach(event);
     if reach == Reach::Overwritten && event.ioctl == 0 {
         return None; // KVM loads a vCPU once more to destroy it; no guest is left to see it
     }
+    Some(finding(vcpu, vcpu.hand_off.as_ref(), event, case.last_steal_of().as_ref(), reach))
+}
+
+/// An underflow in a guest's area that could not be read yet. The next update tells: it replaces the delta on kernels
+/// that keep it until guest entry, and where none does the counter shows it.
+pub(crate) fn is_unsettled(event: &Event) -> bool {
+    event.delta().is_underflow() && !event.has(STEAL_AFTER_KNOWN) && event.ioctl != 0
+}
+
+fn settle(open: Open<'_>) -> Vec<Finding> {
+    let Some(unsettled) = &open.vcpu.unsettled else {
+        return Vec::new();
+    };
+    let reach = match open.next {
+        Some((EventKind::Update, next)) => reach_shown_by(next),
+        _ if open.is_over() => Reach::Unknown,
+        _ => return Vec::new(),
+    };
+    let blamed = open.threads.find(unsettled.event.last_steal_tid);
+    vec![finding(open.vcpu, unsettled.hand_off.as_ref(), &unsettled.event, blamed.as_ref(), reach)]
+}
+
+/// Did the underflow before this update reach the guest? An update that underflows too answers for itself.
+fn reach_shown_by(next: &Event) -> Reach {
+    let is_impossible = next.steal_after_ns.cast_signed() < 0;
+    match (next.has(STEAL_AFTER_KNOWN), is_impossible && !next.delta().is_underflow()) {
+        (false, _) => Reach::Unknown,
+        (true, true) => Reach::Reached,
+        (true, false) => Reach::Overwritten,
+    }
+}
+
+/// The finding about an underflow that a log shows.
+pub(crate) fn logged(vcpu: &Vcpu, event: &Event, blamed: Option<&Thread>) -> Finding {
+    finding(vcpu, None, event, blamed, Reach::Unknown)
+}
+
+/// The finding about a negative delta, blaming the thread whose run_delay was in last_steal.
+fn finding(
+    vcpu: &Vcpu,
+    hand_off: Option<&HandOff>,
+    event: &Event,
+    blamed: Option<&Thread>,
+    reach: Reach,
+) -> Finding {
     let severity = match reach {
         Reach::Reached | Reach::Unknown => Severity::Error,
         Reach::Overwritten => Severity::Warning,
     };
-    let cause = match &vcpu.hand_off {
+    let cause = match hand_off {
         Some(hand_off) => format!(" took KVM_RUN over from {} and", hand_off.from),
         None => String::new(),
     };
-    let what = format!(
-        "{}{cause} consumed a negative steal delta; {}",
-        Thread::caller(event),
-        consequence(event, reach)
-    );
-    let delta = StealDelta::between(event.last_steal_before_ns, event.run_delay_ns);
-    let known = |flag, ns| event.has(flag).then_some(ns);
-    Some(
-        Finding::new(RULE.id, severity, vcpu, event, what)
-            .with("last_steal_of", blamed.into())
-            .with("run_delay", Value::Ns(event.run_delay_ns))
-            .with("last_steal", Value::Ns(event.last_steal_before_ns))
-            .with("delta", Value::SignedNs(delta.signed_ns()))
-            .with("steal_before", known(STEAL_BEFORE_KNOWN, event.steal_before_ns).into())
-            .with("steal_after", known(STEAL_AFTER_KNOWN, event.steal_after_ns).into())
-            .with("reached_guest", Value::Text(reached_word(reach).to_owned()))
-            .with(
-                "steal_backwards",
-                Value::Text(yes_no(reach == Reach::Reached && went_backwards(event)).to_owned()),
-            ),
-    )
+    let caller = Thread::caller(event);
+    let what = format!("{caller}{cause} consumed a negative steal delta; {}", consequence(event, reach));
+    let backwards = reach == Reach::Reached && went_backwards(event);
+    Finding { advice: advice(vcpu, event, reach), ..Finding::new(RULE.id, severity, vcpu, event, what) }
+        .with("last_steal_of", blamed.into())
+        .with("run_delay", Value::Ns(event.run_delay_ns))
+        .with("last_steal", Value::Ns(event.last_steal_before_ns))
+        .with("delta", Value::SignedNs(event.delta().signed_ns()))
+        .with("steal_before", before_ns(event).into())
+        .with("steal_after", event.has(STEAL_AFTER_KNOWN).then_some(event.steal_after_ns).into())
+        .with("reached_guest", Value::Text(reached_word(reach).to_owned()))
+        .with("steal_backwards", Value::Text(yes_no(backwards).to_owned()))
+}
+
+/// What to do depends on who brought it about; empty for the rule's own.
+fn advice(vcpu: &Vcpu, event: &Event, reach: Reach) -> &'static str {
+    let by = event.last_steal_tid;
+    if reach == Reach::Overwritten {
+        OVERWRITTEN
+    } else if by == 0 {
+        ""
+    } else if vcpu.copied_by == Some(by) {
+        RESTORED
+    } else {
+        HANDED_OFF
+    }
 }
 
 /// Is it not known whether this underflow reached the guest?
@@ -87,11 +147,23 @@ pub(crate) fn is_unsure(finding: &Finding) -> bool {
     finding.evidence.iter().any(|(name, value)| *name == "reached_guest" && *value == unknown)
 }
 
+/// The guest's counter before: read; or what the update before left there, if KVM added the delta to just that; or what
+/// KVM must have added it to for the counter to be impossible now.
+fn before_ns(event: &Event) -> Option<u64> {
+    let added_to = event.steal_after_ns.wrapping_sub(event.delta().wrapped_ns());
+    let is_left = event.has(STEAL_LAST_KNOWN) && added_to == event.steal_last_ns;
+    let is_impossible = event.steal_after_ns.cast_signed() < 0 && added_to.cast_signed() >= 0;
+    if event.has(STEAL_BEFORE_KNOWN) {
+        Some(event.steal_before_ns)
+    } else {
+        (event.has(STEAL_AFTER_KNOWN) && (is_left || is_impossible)).then_some(added_to)
+    }
+}
+
 fn reach(event: &Event) -> Reach {
-    let [before_known, after_known] = [STEAL_BEFORE_KNOWN, STEAL_AFTER_KNOWN].map(|flag| event.has(flag));
-    let before_ns = if before_known { event.steal_before_ns } else { 0 };
-    let lowered = StealDelta::between(before_ns, event.steal_after_ns).is_underflow();
-    match (before_known, after_known, lowered) {
+    let before = before_ns(event);
+    let lowered = StealDelta::between(before.unwrap_or(0), event.steal_after_ns).is_underflow();
+    match (before.is_some(), event.has(STEAL_AFTER_KNOWN), lowered) {
         (_, true, true) => Reach::Reached, // whatever it was before, no sound counter shows this
         (true, true, false) => Reach::Overwritten, // the counter stayed, or grew by what a later update charged
         _ => Reach::Unknown,
@@ -99,7 +171,7 @@ fn reach(event: &Event) -> Reach {
 }
 
 fn went_backwards(event: &Event) -> bool {
-    event.steal_after_ns < event.steal_before_ns
+    before_ns(event).is_some_and(|before| event.steal_after_ns < before)
 }
 
 fn consequence(event: &Event, reach: Reach) -> &'static str {
@@ -107,7 +179,8 @@ fn consequence(event: &Event, reach: Reach) -> &'static str {
         Reach::Overwritten => "overwritten before it reached the guest",
         Reach::Reached if went_backwards(event) => "the guest's steal went backwards",
         Reach::Reached => "the guest's steal wrapped below zero",
-        Reach::Unknown => "the guest's steal before or after could not be read",
+        Reach::Unknown if event.has(STEAL_AFTER_KNOWN) => "the guest's steal before it could not be read",
+        Reach::Unknown => "the guest's steal after it could not be read",
     }
 }
 
@@ -125,11 +198,14 @@ const fn yes_no(yes: bool) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use stealtrace_common::event::{Event, STEAL_AFTER_KNOWN};
+    use stealtrace_common::{
+        event::{Event, STEAL_AFTER_KNOWN, STEAL_LAST_KNOWN},
+        kvm::KVM_RUN,
+    };
 
     use super::RULE;
     use crate::{
-        detect::testing::{Script, judge},
+        detect::testing::{Script, judge, judge_all, judge_at_end},
         model::{Finding, Severity, Thread, Value},
     };
 
@@ -176,6 +252,52 @@ mod tests {
         let finding = judge(&RULE, &[Event { flags: STEAL_AFTER_KNOWN, ..update }]).expect("fires");
         assert_eq!(field(&finding, "reached_guest"), &Value::Text("yes".to_owned()));
         assert_eq!(field(&finding, "steal_backwards"), &Value::Text("no".to_owned()));
+    }
+
+    #[test]
+    fn what_was_before_is_known_from_the_update_that_left_it_or_from_arithmetic() {
+        let mut s = Script::enabled();
+        let unread = Event { flags: STEAL_AFTER_KNOWN, ..s.update(2, 100, 900, (0, 200)) };
+        let left = |ns| Event { flags: STEAL_AFTER_KNOWN | STEAL_LAST_KNOWN, steal_last_ns: ns, ..unread };
+        let before = |event| field(&judge(&RULE, &[event]).expect("fires"), "steal_before").clone();
+        assert_eq!(before(left(1000)), Value::Ns(1000));
+        assert_eq!(before(left(1001)), Value::Unknown, "something else was added, too");
+        assert_eq!(before(unread), Value::Unknown);
+        let wrapped = Event { steal_after_ns: 0u64.wrapping_sub(300), ..unread };
+        assert_eq!(before(wrapped), Value::Ns(500), "only from there the delta leads here");
+        let plugged_in_again = judge(&RULE, &[left(1000)]).expect("fires");
+        assert_eq!(field(&plugged_in_again, "reached_guest"), &Value::Text("yes".to_owned()));
+        assert_eq!(field(&plugged_in_again, "steal_backwards"), &Value::Text("yes".to_owned()));
+    }
+
+    #[test]
+    fn an_underflow_in_an_area_not_read_yet_is_settled_by_the_next_update() {
+        let mut s = Script::enabled();
+        let unread = Event { flags: 0, ..s.update(2, 100, 900, (0, 0)) };
+        assert!(judge(&RULE, &[unread]).is_none(), "it waits");
+        let settled = |next: Event| judge_all(&RULE, &[unread, next]);
+        let [overwritten] = &settled(s.update(3, 500, 100, (0, 400)))[..] else { panic!("one finding") };
+        assert_eq!((overwritten.severity, overwritten.caller.tid), (Severity::Warning, 2));
+        let [reached] = &settled(s.update(3, 500, 100, (0, 0u64.wrapping_sub(400))))[..] else {
+            panic!("one")
+        };
+        assert_eq!((reached.severity, reached.caller.tid), (Severity::Error, 2));
+        let both = settled(s.update(3, 50, 100, (0, 0u64.wrapping_sub(50))));
+        let told: Vec<_> = both.iter().map(|finding| (finding.caller.tid, finding.severity)).collect();
+        assert_eq!(told, [(2, Severity::Warning), (3, Severity::Error)], "the second replaced the first");
+        assert_eq!(judge_at_end(&RULE, &[unread]).len(), 1, "unknown, but told");
+    }
+
+    #[test]
+    fn advice_fits_what_brought_it_about() {
+        let mut s = Script::enabled();
+        let update = Event { last_steal_tid: 1, ..s.update(2, 100, 900, (1000, 200)) };
+        let advice = |events: &[Event]| judge(&RULE, events).expect("fires").advice;
+        let handed_off = advice(&[s.ioctl(1, KVM_RUN), s.ioctl(2, KVM_RUN), update]);
+        assert!(handed_off.contains("guard") && !handed_off.contains("4.4"), "{handed_off}");
+        let restored = advice(&[s.restore(1, 900, (0, 900)), update]);
+        assert!(restored.contains("4.4"), "{restored}");
+        assert_eq!(advice(&[Event { last_steal_tid: 0, ..update }]), "", "the rule's own");
     }
 
     #[test]

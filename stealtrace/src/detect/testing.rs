@@ -5,13 +5,14 @@ use stealtrace_common::{
     kvm::{KVM_RUN, KVM_SET_MSRS},
 };
 
-use super::{Case, Rule};
+use super::{Case, Open, Rule};
 use crate::model::{Finding, Threads, Vcpu, VcpuName};
 
 pub(crate) const GET_LAPIC: u32 = 0x8400_ae8e;
 pub(crate) const MSR_ON: u64 = 0x1000 | 1;
 
 /// Makes the events of one vCPU, each a microsecond after the one before.
+#[derive(Clone)]
 pub(crate) struct Script {
     generation: u64,
     time_ns: u64,
@@ -57,6 +58,11 @@ impl Script {
         self.event(EventKind::Destroyed, tid, 0)
     }
 
+    /// The runner is no more.
+    pub(crate) fn runner_ended(&mut self, tid: u32) -> Event {
+        self.event(EventKind::RunnerEnded, tid, 0)
+    }
+
     pub(crate) fn ioctl(&mut self, tid: u32, ioctl: u32) -> Event {
         self.event(EventKind::Ioctl, tid, ioctl)
     }
@@ -94,15 +100,37 @@ impl Script {
     }
 }
 
-/// What one rule says about the last of these events, after the others have been learned.
+/// The first that one rule says at the last of these events, after the others have been learned.
 pub(crate) fn judge(rule: &Rule, events: &[Event]) -> Option<Finding> {
-    let (last, earlier) = events.split_last()?;
-    let mut vcpu = Vcpu::first_seen(VcpuName::default());
-    let mut threads = Threads::default();
-    threads.learn(last);
-    for event in earlier {
+    judge_all(rule, events).into_iter().next()
+}
+
+/// All that it says.
+pub(crate) fn judge_all(rule: &Rule, events: &[Event]) -> Vec<Finding> {
+    let Some((event, earlier)) = events.split_last() else { return Vec::new() };
+    let (vcpu, mut threads) = learned(earlier);
+    threads.learn(event);
+    let (vcpu, threads, kind) = (&vcpu, &threads, kind(event));
+    let settled = rule.settle.map(|settle| settle(Open { vcpu, threads, next: Some((kind, event)) }));
+    let judged = (rule.judge)(Case { vcpu, threads, event, kind });
+    settled.into_iter().flatten().chain(judged).collect()
+}
+
+/// What it says where nothing follows.
+pub(crate) fn judge_at_end(rule: &Rule, events: &[Event]) -> Vec<Finding> {
+    let (vcpu, threads) = learned(events);
+    rule.settle.map(|settle| settle(Open { vcpu: &vcpu, threads: &threads, next: None })).unwrap_or_default()
+}
+
+fn learned(events: &[Event]) -> (Vcpu, Threads) {
+    let (mut vcpu, mut threads) = (Vcpu::first_seen(VcpuName::default()), Threads::default());
+    for event in events {
         threads.learn(event);
-        vcpu.learn(EventKind::from_u32(event.kind)?, event);
+        vcpu.learn(kind(event), event);
     }
-    (rule.judge)(Case { vcpu: &vcpu, threads: &threads, event: last, kind: EventKind::from_u32(last.kind)? })
+    (vcpu, threads)
+}
+
+fn kind(event: &Event) -> EventKind {
+    EventKind::from_u32(event.kind).expect("scripts have kinds")
 }

@@ -10,7 +10,7 @@ use stealtrace_common::{
 
 use super::{Line, Reader, Sink};
 use crate::{
-    detect::underflow,
+    detect::logged,
     model::{Thread, Vcpu, VcpuKey, VcpuName},
 };
 
@@ -81,12 +81,11 @@ impl Systemtap {
         }
         let event = event(parts, numbers);
         let vcpu = Vcpu::first_seen(VcpuName::default());
-        match underflow(&vcpu, &event, self.owner(parts.tid, numbers.last_steal_ns).as_ref()) {
-            Some(finding) if delta.is_underflow() => {
-                sink.finding(VcpuKey { address: 0, generation: parts.tid.into() }, finding)
-            }
-            _ => Ok(()),
+        if !delta.is_underflow() {
+            return Ok(());
         }
+        let finding = logged(&vcpu, &event, self.owner(parts.tid, numbers.last_steal_ns).as_ref());
+        sink.finding(VcpuKey { address: 0, generation: parts.tid.into() }, finding)
     }
 
     /// The thread whose run_delay that is.

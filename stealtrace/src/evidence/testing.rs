@@ -45,5 +45,7 @@ pub(crate) fn read(kind: Kind, text: &str) -> Kept {
         }
     }
     reader.end(&mut kept).expect("nothing is written");
+    let waited = kept.engine.finish();
+    kept.findings.extend(waited);
     kept
 }

@@ -68,9 +68,13 @@ pub struct Finding {
     pub what: String,
     /// The rule's own evidence, in order.
     pub evidence: Vec<Field>,
+    /// Is there nothing to it but the ioctl? Then the same thread's others on the vCPU are one story for people.
+    pub about_ioctl: bool,
     /// What to do.
     pub advice: &'static str,
-    /// How often so far (the same rule, vCPU, caller, ioctl).
+    /// How it came about, where the rule tells ways apart.
+    pub cause: &'static str,
+    /// How often so far (the same rule, cause, vCPU, caller, ioctl).
     pub count: u64,
 }
 
@@ -87,7 +91,9 @@ impl Finding {
             ioctl: event.ioctl,
             what,
             evidence: Vec::new(),
+            about_ioctl: false,
             advice: "",
+            cause: "",
             count: 1,
         }
     }

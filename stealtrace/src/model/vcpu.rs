@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt};
 
 use rustc_hash::FxHashMap;
 use stealtrace_common::{
-    event::{Event, EventKind, HOST_INITIATED},
+    event::{Event, EventKind, HOST_INITIATED, STEAL_AFTER_KNOWN},
     kvm::{self, KVM_RUN},
 };
 
@@ -107,6 +107,24 @@ impl Restore {
     }
 }
 
+/// The steal MSR was enabled, by the VMM or the guest.
+#[derive(Clone, Copy, Debug)]
+pub struct Enabling {
+    /// Thread that did it.
+    pub tid: u32,
+    /// Its run_delay then, or a moment before.
+    pub run_delay_ns: u64,
+}
+
+/// An underflow of which it is not known yet whether it reached the guest.
+#[derive(Clone, Debug)]
+pub struct Unsettled {
+    /// The update.
+    pub event: Event,
+    /// The hand-off that led to it.
+    pub hand_off: Option<HandOff>,
+}
+
 /// KVM_RUN moved to another thread while the steal MSR was enabled.
 #[derive(Clone, Debug)]
 pub struct HandOff {
@@ -129,6 +147,17 @@ pub struct Vcpu {
     pub hand_off: Option<HandOff>,
     /// A restore that no KVM_RUN has followed yet.
     pub unrun_restore: Option<Restore>,
+    /// Has the runner ended?
+    pub runner_ended: bool,
+    /// ioctls by threads that did not create it, while nobody runs it, and how often: whoever runs it next is no
+    /// stranger.
+    pub strangers: FxHashMap<(u32, u32), (Event, u64)>,
+    /// Thread whose run_delay the kernel copied into `last_steal` when it restored the steal MSR.
+    pub copied_by: Option<u32>,
+    /// The last enabling of the steal MSR.
+    pub enabling: Option<Enabling>,
+    /// An underflow that the next update settles.
+    pub unsettled: Option<Box<Unsettled>>,
     /// ioctls by thread id and number.
     pub ioctls: FxHashMap<(u32, u32), u64>,
     /// Steal updates seen.
@@ -147,6 +176,11 @@ impl Vcpu {
             runner: None,
             hand_off: None,
             unrun_restore: None,
+            runner_ended: false,
+            strangers: FxHashMap::default(),
+            copied_by: None,
+            enabling: None,
+            unsettled: None,
             ioctls: FxHashMap::default(),
             updates: 0,
             findings: 0,
@@ -160,6 +194,7 @@ impl Vcpu {
             EventKind::Ioctl => self.learn_ioctl(event),
             EventKind::MsrWrite => self.learn_msr_write(event),
             EventKind::Update => self.learn_update(event),
+            EventKind::RunnerEnded => self.runner_ended = true,
             EventKind::Load
             | EventKind::Destroyed
             | EventKind::Call
@@ -170,16 +205,37 @@ impl Vcpu {
         }
     }
 
+    /// The thread that runs it, as far as is known, if that still lives.
+    #[must_use]
+    pub fn living_runner(&self) -> Option<&Thread> {
+        self.runner.as_ref().filter(|_| !self.runner_ended)
+    }
+
+    /// Is this thread its creator or runner?
+    #[must_use]
+    pub fn is_owned_by(&self, tid: u32) -> bool {
+        [&self.creator, &self.runner].into_iter().flatten().any(|owner| owner.tid == tid)
+    }
+
     fn learn_ioctl(&mut self, event: &Event) {
         if event.ioctl == KVM_RUN {
             self.learn_run(event);
+        } else if self.living_runner().is_none() && !self.is_owned_by(event.caller_tid) {
+            self.learn_stranger(event);
         }
         *self.ioctls.entry((event.caller_tid, event.ioctl)).or_default() += 1;
+    }
+
+    fn learn_stranger(&mut self, event: &Event) {
+        let (_, times) = self.strangers.entry((event.caller_tid, event.ioctl)).or_insert((*event, 0));
+        *times += 1;
     }
 
     fn learn_run(&mut self, event: &Event) {
         self.unrun_restore = None;
         self.hand_off = None;
+        self.runner_ended = false;
+        self.strangers.clear();
         if self.runner.as_ref().is_none_or(|runner| runner.tid != event.caller_tid) {
             let from = self.runner.replace(Thread::caller(event));
             self.hand_off =
@@ -188,15 +244,23 @@ impl Vcpu {
     }
 
     fn learn_msr_write(&mut self, event: &Event) {
-        if event.has(HOST_INITIATED) && kvm::msr_enabled(event.msr_val) {
+        if !kvm::msr_enabled(event.msr_val) {
+            return;
+        }
+        self.enabling = Some(Enabling { tid: event.caller_tid, run_delay_ns: event.run_delay_ns });
+        if event.has(HOST_INITIATED) {
             let restore = Restore::from_event(event);
+            self.copied_by = restore.copied().then_some(event.caller_tid);
             self.unrun_restore = Some(restore);
         }
     }
 
     fn learn_update(&mut self, event: &Event) {
         self.updates = self.updates.max(event.updates.into());
-        self.hand_off = None;
+        self.copied_by = None;
+        let hand_off = self.hand_off.take();
+        let unsettled = event.delta().is_underflow() && !event.has(STEAL_AFTER_KNOWN) && event.ioctl != 0;
+        self.unsettled = unsettled.then(|| Box::new(Unsettled { event: *event, hand_off }));
         if self.runner.is_none() && event.version_before != event.version_after {
             self.runner = Some(Thread::caller(event)); // only guest entry advances the version
         }

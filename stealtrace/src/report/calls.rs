@@ -98,6 +98,7 @@ impl<W: Write> Reporter for Calls<W> {
                 | EventKind::Created
                 | EventKind::Destroyed
                 | EventKind::Seen
+                | EventKind::RunnerEnded
                 | EventKind::Repaired
                 | EventKind::Unrepaired,
             )

@@ -1,7 +1,7 @@
 //! Text: a line per event, `**` before those that a rule objects to, findings as lines of their own, a table at the end.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Write},
 };
 
@@ -15,20 +15,24 @@ use super::{Clock, Reporter, table, units};
 use crate::{
     detect::Judgement,
     ioctl,
-    model::{Finding, Severity, Summary, Thread, Value, VcpuSummary},
+    model::{Finding, Severity, Summary, Thread, Value, VcpuName, VcpuSummary},
 };
 
 pub(crate) struct Text<W> {
     clock: Clock,
     color: bool,
-    /// Rules whose advice was printed.
+    /// Advice that was printed.
     advised: BTreeSet<&'static str>,
+    alike: BTreeMap<Alike, BTreeSet<String>>,
     out: W,
 }
 
+/// Findings that differ in their ioctl only: the first has its line at once, the others one line together at the end.
+type Alike = (VcpuName, Severity, &'static str, Thread);
+
 impl<W: Write> Text<W> {
     pub(crate) fn new(clock: Clock, color: bool, out: W) -> Self {
-        Self { clock, color, advised: BTreeSet::new(), out }
+        Self { clock, color, advised: BTreeSet::new(), alike: BTreeMap::new(), out }
     }
 
     pub(super) fn out(&mut self) -> &mut W {
@@ -59,6 +63,14 @@ impl<W: Write> Reporter for Text<W> {
     }
 
     fn finding(&mut self, finding: &Finding) -> io::Result<()> {
+        if finding.about_ioctl {
+            let alike = (finding.vcpu, finding.severity, finding.rule, finding.caller.clone());
+            if let Some(ioctls) = self.alike.get_mut(&alike) {
+                ioctls.insert(ioctl::name(finding.ioctl).into_owned());
+                return Ok(());
+            }
+            self.alike.insert(alike, BTreeSet::new());
+        }
         let severity = paint(&format!("{:>7}", finding.severity), color_of(finding.severity), self.color);
         writeln!(
             self.out,
@@ -68,7 +80,7 @@ impl<W: Write> Reporter for Text<W> {
             finding.what,
             evidence(finding),
         )?;
-        if self.advised.insert(finding.rule) {
+        if self.advised.insert(finding.advice) {
             writeln!(self.out, "         do: {}", finding.advice)?;
         }
         Ok(())
@@ -80,6 +92,12 @@ impl<W: Write> Reporter for Text<W> {
 
     fn summary(&mut self, summary: &Summary) -> io::Result<()> {
         let out = &mut self.out;
+        for ((vcpu, severity, rule, caller), ioctls) in
+            self.alike.iter().filter(|(_, ioctls)| !ioctls.is_empty())
+        {
+            let ioctls: Vec<_> = ioctls.iter().map(String::as_str).collect();
+            writeln!(out, "{severity:>7}: {rule} on vCPU {vcpu} by {caller}, also: {}", ioctls.join(", "))?;
+        }
         if !summary.vcpus.is_empty() {
             writeln!(out, "{}", vcpu_table(summary))?;
         }
@@ -128,6 +146,7 @@ fn details(event: &Event) -> String {
     match EventKind::from_u32(event.kind) {
         Some(EventKind::Created) => "created".to_owned(),
         Some(EventKind::Destroyed) => "destroyed".to_owned(),
+        Some(EventKind::RunnerEnded) => "runner ended".to_owned(),
         Some(EventKind::Ioctl) => format!("ioctl   {ioctl}  {numbers}"),
         Some(EventKind::Load) => format!("load    {ioctl}  {numbers}"),
         Some(EventKind::MsrWrite) => format!(
