@@ -168,9 +168,9 @@ pub struct Verify {
     #[arg(long, value_enum, default_value_t = VerifyFormat::Table)]
     #[expect(missing_docs, reason = "clap would show it")]
     pub format: VerifyFormat,
-    /// What this kernel should be; sound passes for fixed
-    #[arg(long, value_enum, default_value_t = Class::Fixed)]
-    pub expect: Class,
+    /// What this kernel should be, and be shown to be; sound passes for fixed [default: fixed]
+    #[arg(long, value_enum)]
+    pub expect: Option<Class>,
     /// Let an over-charge count also where kernels of that class are known for it
     #[arg(long)]
     pub strict: bool,
@@ -431,7 +431,11 @@ impl Verify {
     pub fn options(self) -> VerifyOptions {
         VerifyOptions {
             scenarios: self.scenarios,
-            expectation: Expectation { class: self.expect, strict: self.strict },
+            expectation: Expectation {
+                class: self.expect.unwrap_or(Class::Fixed),
+                asked: self.expect.is_some(),
+                strict: self.strict,
+            },
             repeat: self.repeat,
             seed: self.seed.unwrap_or_else(|| fastrand::u32(..).into()), // short enough to type
             rounds: self.rounds,

@@ -3,7 +3,7 @@
 mod tracer;
 mod verdict;
 
-pub use verdict::{Expectation, Status, Verdict};
+pub use verdict::{Agreement, Expectation, Status, Verdict};
 
 use std::io::Write;
 
@@ -112,7 +112,7 @@ fn attempt(
     }
     let witness = tracer.as_deref_mut().map(|tracer| tracer as &mut dyn Witness);
     let played = (scenario.play)(&mut Play { seed, rounds, witness });
-    let told = tracer.and_then(|tracer| tracer.harm());
+    let told = tracer.map(Tracer::testimony);
     Ok(verdict::Attempt { played, told })
 }
 
@@ -185,14 +185,19 @@ impl Verified {
         if self.lost > 0 {
             return Some(format!("the second witness lost {} events", self.lost));
         }
+        if let Some(unseen) = self.verdicts.iter().find(|verdict| verdict.agreement == Agreement::Blind) {
+            return Some(format!("the second witness saw no vCPU in {}", unseen.scenario.id));
+        }
+        if self.verdicts.iter().all(|verdict| verdict.observation.skipped.is_some()) {
+            return Some("nothing could be played".to_owned());
+        }
         let unproved = self.verdicts.iter().find(|verdict| match self.status(verdict) {
             Status::Inconclusive => true,
             Status::Skipped => verdict.scenario.decides.is_some(),
             Status::Passed | Status::Failed => false,
         });
         let Some(unproved) = unproved else {
-            return (self.class().is_none() && self.decides())
-                .then(|| "what was seen fits no class".to_owned());
+            return self.unconfirmed();
         };
         Some(match &unproved.observation.skipped {
             Some(_) => format!("{} could not be played, and the class depends on it", unproved.scenario.id),
@@ -201,6 +206,21 @@ impl Verified {
                 unproved.scenario.id, unproved.attempts
             ),
         })
+    }
+
+    /// Why the verdicts, all as expected, do not say what the kernel is.
+    fn unconfirmed(&self) -> Option<String> {
+        let Expectation { class, asked, .. } = self.expectation;
+        if self.class().is_none() && self.decides() {
+            return Some("what was seen fits no class".to_owned());
+        }
+        let missing = |decides: &&Decides| !self.verdicts.iter().any(|verdict| verdict.settles(**decides));
+        let missing = class.needs().iter().find(missing).filter(|_| asked)?;
+        let deciding = SCENARIOS.iter().find(|scenario| scenario.decides == Some(*missing))?;
+        Some(format!(
+            "nothing that was played tells whether this kernel is {class}; play {} too",
+            deciding.id
+        ))
     }
 
     /// What a script should know.
@@ -218,7 +238,7 @@ impl Verified {
 
 #[cfg(test)]
 mod tests {
-    use super::{Expectation, Status, Verdict, Verified, select};
+    use super::{Agreement, Expectation, Status, Verdict, Verified, select};
     use crate::{
         exit::Exit,
         vmm::scenario::{Class, Fault, Harm, Observation, Scenario},
@@ -236,14 +256,14 @@ mod tests {
             attempts: 1,
             played: 1,
             harmful: 0,
-            disagreement: None,
+            agreement: Agreement::Agree,
             took: std::time::Duration::ZERO,
         }
     }
 
     fn verified(expect: Class, strict: bool, verdicts: Vec<Verdict>) -> Verified {
         Verified {
-            expectation: Expectation { class: expect, strict },
+            expectation: Expectation { class: expect, asked: true, strict },
             seed: 1,
             witness: Err("none".to_owned()),
             lost: 0,
@@ -298,14 +318,40 @@ mod tests {
     fn a_skipped_scenario_is_not_passed_and_harmless_where_no_class_depends_on_it() {
         let mut skipped = verdict("no-cpuid-bit", Harm::None);
         skipped.observation.skipped = Some("not enforced".to_owned());
-        let verified = verified(Class::Fixed, false, vec![skipped]);
-        assert_eq!((verified.count(Status::Passed), verified.exit()), (0, Exit::Clean));
+        let mut with = kernel(Class::Fixed, Harm::None, Harm::Corrupt);
+        with.verdicts.push(skipped.clone());
+        assert_eq!((with.count(Status::Passed), with.exit()), (3, Exit::Clean));
+        let only = verified(Class::Fixed, false, vec![skipped]);
+        assert_eq!((only.count(Status::Passed), only.exit()), (0, Exit::Inconclusive));
+    }
+
+    #[test]
+    fn only_what_tells_classes_apart_confirms_one_that_was_asked_for() {
+        for class in [Class::Affected, Class::Fixed, Class::Sound] {
+            let mut alone = verified(class, false, vec![verdict(ALONE, Harm::None)]);
+            assert_eq!(alone.exit(), Exit::Inconclusive, "{class}");
+            assert!(alone.inconclusive().is_some_and(|why| why.contains(RESTORE)), "{class}");
+            alone.expectation.asked = false;
+            assert_eq!(alone.exit(), Exit::Clean, "{class}");
+        }
+        let restore = |class| verified(class, false, vec![verdict(RESTORE, Harm::None)]).exit();
+        assert_eq!((restore(Class::Fixed), restore(Class::Sound)), (Exit::Clean, Exit::Inconclusive));
+    }
+
+    #[test]
+    fn a_witness_that_saw_nothing_proves_nothing() {
+        let mut blind = kernel(Class::Fixed, Harm::None, Harm::Corrupt);
+        blind.verdicts[0].agreement = Agreement::Blind;
+        assert_eq!(blind.exit(), Exit::Inconclusive);
     }
 
     #[test]
     fn an_over_charge_counts_only_where_unexpected_or_strictly() {
-        let exit =
-            |id: &str, strict| verified(Class::Fixed, strict, vec![verdict(id, Harm::OverCharged)]).exit();
+        let exit = |id: &str, strict| {
+            let mut verified = verified(Class::Fixed, strict, vec![verdict(id, Harm::OverCharged)]);
+            verified.expectation.asked = false;
+            verified.exit()
+        };
         assert_eq!(exit("first-run-charge", false), Exit::Clean);
         assert_eq!(exit("first-run-charge", true), Exit::Found);
         assert_eq!(exit("housekeeping-from-main", false), Exit::Found);

@@ -5,11 +5,12 @@ use std::process;
 use anyhow::Result;
 use stealtrace_common::target::Volume;
 
+use super::verdict::Testimony;
 use crate::{
     backend::{self, BackendKind, EbpfBackend, Plan, Processes},
-    detect::{Engine, steal_underflow},
+    detect::{Engine, steal_over_charge, steal_underflow},
     kernel::KernelFacts,
-    model::Severity,
+    model::{Finding, Severity},
     vmm::scenario::{Harm, Reports, Witness},
 };
 
@@ -22,8 +23,27 @@ pub(super) struct Tracer {
     kind: BackendKind,
     backend: EbpfBackend,
     engine: Engine,
+    told: Told,
+}
+
+/// What its findings were, beyond their number.
+#[derive(Default)]
+struct Told {
     /// Corruptions of which it is not known whether they reached the guest.
     unsure: u64,
+    /// Over-charges of a first run, and others.
+    first_runs: u64,
+    over_charges: u64,
+}
+
+impl Told {
+    fn learn(&mut self, finding: &Finding) {
+        let over_charge = finding.rule == steal_over_charge::RULE.id && finding.severity == Severity::Warning;
+        let first_run = over_charge && finding.cause == steal_over_charge::FIRST_RUN;
+        self.unsure += u64::from(steal_underflow::is_unsure(finding));
+        self.first_runs += u64::from(first_run);
+        self.over_charges += u64::from(over_charge && !first_run);
+    }
 }
 
 impl Tracer {
@@ -34,7 +54,12 @@ impl Tracer {
         let kind = backend::choose(wanted, &facts)?;
         let this = Processes::These(vec![process::id()]);
         let plan = Plan::of(kind, this, Volume::Edges, RING_BYTES);
-        Ok(Self { kind, backend: EbpfBackend::attach(&plan, &facts)?, engine: Engine::default(), unsure: 0 })
+        Ok(Self {
+            kind,
+            backend: EbpfBackend::attach(&plan, &facts)?,
+            engine: Engine::default(),
+            told: Told::default(),
+        })
     }
 
     pub(super) const fn kind(&self) -> BackendKind {
@@ -45,17 +70,21 @@ impl Tracer {
     pub(super) fn begin(&mut self) {
         self.drain();
         self.engine = Engine::default();
-        self.unsure = 0;
+        self.told = Told::default();
     }
 
-    /// The worst it has to say of the scenario that just ended, if it can say.
-    pub(super) fn harm(&mut self) -> Option<Harm> {
+    /// What it has to say of the scenario that just ended.
+    pub(super) fn testimony(&mut self) -> Testimony {
         self.drain();
-        self.engine.finish();
+        self.engine.finish().iter().for_each(|finding| self.told.learn(finding));
+        let Told { unsure, first_runs, over_charges } = self.told;
         match self.corruptions() {
-            0 if self.engine.count("steal-over-charge", Severity::Warning) > 0 => Some(Harm::OverCharged),
-            0 => Some(Harm::None),
-            corruptions => (corruptions > self.unsure).then_some(Harm::Corrupt),
+            _ if self.engine.saw_nothing() => Testimony::Blind,
+            0 if over_charges > 0 => Testimony::Saw(Harm::OverCharged),
+            0 if first_runs > 0 => Testimony::FirstRun,
+            0 => Testimony::Saw(Harm::None),
+            corruptions if corruptions > unsure => Testimony::Saw(Harm::Corrupt),
+            _ => Testimony::Unsure,
         }
     }
 
@@ -68,10 +97,9 @@ impl Tracer {
     }
 
     fn drain(&mut self) {
-        let Self { backend, engine, unsure, .. } = self;
+        let Self { backend, engine, told, .. } = self;
         let judge = |event: &_| {
-            let found = engine.judge(event).told;
-            *unsure += found.iter().filter(|finding| steal_underflow::is_unsure(finding)).count() as u64;
+            engine.judge(event).told.iter().for_each(|finding| told.learn(finding));
             true
         };
         backend.drain(usize::MAX, judge);

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Result;
 
-use crate::vmm::scenario::{Class, Decides, Fault, Harm, Observation, Scenario};
+use crate::vmm::scenario::{Class, Decides, Fault, Harm, Observation, Scenario, Tally};
 
 /// A runner that is rescheduled every time is not alone on its CPU.
 const MOST_ATTEMPTS: u32 = 20;
@@ -17,6 +17,8 @@ const MOST_ATTEMPTS: u32 = 20;
 pub struct Expectation {
     /// Its class.
     pub class: Class,
+    /// Was that asked for by name? Then it must be confirmed.
+    pub asked: bool,
     /// Does an over-charge count where kernels of the class are known for it?
     pub strict: bool,
 }
@@ -60,12 +62,39 @@ impl fmt::Display for Status {
 pub(super) struct Attempt {
     /// What the VMM saw.
     pub(super) played: Result<Observation>,
-    /// What the second witness reported, if there is one and it can tell.
-    pub(super) told: Option<Harm>,
+    /// What the second witness says, if there is one.
+    pub(super) told: Option<Testimony>,
+}
+
+/// What the second witness says of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Testimony {
+    /// It saw no vCPU, so it has nothing to say.
+    Blind,
+    /// It saw a corruption, but not whether that reached the guest.
+    Unsure,
+    /// It saw this.
+    Saw(Harm),
+    /// It saw nothing but a first run that charged its thread's past, which most scenarios do not judge.
+    FirstRun,
+}
+
+/// How the witnesses' stories go together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Agreement {
+    /// There is nothing to compare: no second witness, nothing played, a fault that is not about steal, or a
+    /// corruption of which the second witness could not see whether it reached the guest.
+    Nothing,
+    /// The second witness saw no vCPU.
+    Blind,
+    /// They agree.
+    Agree,
+    /// They contradict each other: a fault of stealtrace.
+    Disagree(String),
 }
 
 /// The worst that a scenario showed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Verdict {
     /// Which.
     pub scenario: &'static Scenario,
@@ -77,8 +106,8 @@ pub struct Verdict {
     pub played: u32,
     /// Of these, with any harm.
     pub harmful: u32,
-    /// How the witnesses contradict each other, if they do: a fault of stealtrace.
-    pub disagreement: Option<String>,
+    /// How the witnesses' stories go together.
+    pub agreement: Agreement,
     /// How long all of it took.
     pub took: Duration,
 }
@@ -102,7 +131,7 @@ impl Verdict {
         for number in 0..repeat {
             let mut verdict = Self::once(scenario, || play(number))?;
             harmful += u32::from(verdict.observation.harm() != Harm::None);
-            let over = verdict.disagreement.is_some() || verdict.observation.skipped.is_some();
+            let over = verdict.disagrees() || verdict.observation.skipped.is_some();
             (verdict.played, verdict.harmful) = (number + 1, harmful);
             worst = Some(match worst {
                 Some(worst) if worst.rank() > verdict.rank() => Self { played: number + 1, harmful, ..worst },
@@ -122,19 +151,18 @@ impl Verdict {
             attempts += 1;
             let Attempt { played, told } = play()?;
             let observation = played.unwrap_or_else(|error| could_not_play(&error));
-            let disagreement = told.and_then(|told| disagreement(&observation, told));
+            let agreement = Agreement::of(&observation, told);
             let verdict = Self {
                 scenario,
                 observation,
                 attempts,
                 played: 1,
                 harmful: 0,
-                disagreement,
+                agreement,
                 took: Duration::ZERO,
             };
-            let decided = verdict.disagreement.is_some()
-                || verdict.observation.skipped.is_some()
-                || verdict.proves_something();
+            let decided =
+                verdict.disagrees() || verdict.observation.skipped.is_some() || verdict.proves_something();
             if decided || attempts == MOST_ATTEMPTS {
                 return Ok(verdict);
             }
@@ -143,7 +171,13 @@ impl Verdict {
 
     /// What is worth keeping of several.
     fn rank(&self) -> (bool, Harm, bool) {
-        (self.disagreement.is_some(), self.observation.harm(), !self.proves_something())
+        (self.disagrees(), self.observation.harm(), !self.proves_something())
+    }
+
+    /// Do the witnesses contradict each other?
+    #[must_use]
+    pub const fn disagrees(&self) -> bool {
+        matches!(self.agreement, Agreement::Disagree(_))
     }
 
     /// Was harm seen, or would it have been?
@@ -153,10 +187,16 @@ impl Verdict {
         skipped.is_none() && (*conclusive || fault.is_some())
     }
 
+    /// Does it tell this of a kernel?
+    #[must_use]
+    pub fn settles(&self, what: Decides) -> bool {
+        self.scenario.decides == Some(what) && self.proves_something()
+    }
+
     /// What it means.
     #[must_use]
     pub fn status(&self, expectation: Expectation) -> Status {
-        if self.disagreement.is_some() || self.observation.harm() > expectation.worst(self.scenario) {
+        if self.disagrees() || self.observation.harm() > expectation.worst(self.scenario) {
             Status::Failed
         } else if self.observation.skipped.is_some() {
             Status::Skipped
@@ -179,7 +219,7 @@ impl Verdict {
     /// Why, in words.
     #[must_use]
     pub fn why(&self) -> String {
-        if let Some(disagreement) = &self.disagreement {
+        if let Agreement::Disagree(disagreement) = &self.agreement {
             return format!("the witnesses disagree: {disagreement}");
         }
         let Observation { skipped, fault, .. } = &self.observation;
@@ -204,26 +244,45 @@ fn could_not_play(error: &anyhow::Error) -> Observation {
     }
 }
 
-/// How the second witness contradicts the first. Where rounds were compared one by one, that counts.
-fn disagreement(observation: &Observation, told: Harm) -> Option<String> {
-    if let Some(tally) = observation.tally {
-        let (missed, false_reports) = (tally.missed, tally.false_reports);
-        return (missed + false_reports > 0).then(|| {
-            format!(
-                "the tracer missed {missed} of {} corruptions, and reported {false_reports} that were none",
-                tally.seen
-            )
-        });
+impl Agreement {
+    /// Where rounds were compared one by one, that counts.
+    fn of(observation: &Observation, told: Option<Testimony>) -> Self {
+        let Some(told) = told.filter(|_| observation.skipped.is_none()) else {
+            return Self::Nothing;
+        };
+        match (observation.tally, observation.harm_to_steal(), told) {
+            (_, _, Testimony::Blind) => Self::Blind,
+            (Some(tally), _, _) => Self::of_rounds(tally),
+            (None, None, _) | (None, _, Testimony::Unsure) => Self::Nothing,
+            (None, Some(seen), Testimony::Saw(told)) if seen != told => {
+                Self::contradict(observation, seen, told)
+            }
+            (None, Some(seen @ Harm::Corrupt), Testimony::FirstRun) => {
+                Self::contradict(observation, seen, Harm::OverCharged)
+            }
+            (None, Some(_), Testimony::Saw(_) | Testimony::FirstRun) => Self::Agree,
+        }
     }
-    let seen = observation.harm_to_steal().filter(|_| observation.skipped.is_none())?;
-    (seen != told).then(|| format!("the VMM saw steal {seen} ({}), the tracer {told}", observation.saw))
+
+    fn of_rounds(Tally { seen, missed, false_reports, .. }: Tally) -> Self {
+        if missed + false_reports == 0 {
+            return Self::Agree;
+        }
+        Self::Disagree(format!(
+            "the tracer missed {missed} of {seen} corruptions, and reported {false_reports} that were none"
+        ))
+    }
+
+    fn contradict(observation: &Observation, seen: Harm, told: Harm) -> Self {
+        Self::Disagree(format!("the VMM saw steal {seen} ({}), the tracer {told}", observation.saw))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use anyhow::anyhow;
 
-    use super::{Attempt, MOST_ATTEMPTS, Verdict, disagreement};
+    use super::{Agreement, Attempt, MOST_ATTEMPTS, Testimony, Verdict};
     use crate::vmm::scenario::{Fault, Harm, Observation, SCENARIOS, Tally};
 
     fn seen(harm: Harm, conclusive: bool) -> Observation {
@@ -263,29 +322,50 @@ mod tests {
 
     #[test]
     fn the_witnesses_must_say_the_same() {
-        for (saw, told, agree) in [
-            (Harm::Corrupt, Harm::Corrupt, true),
-            (Harm::None, Harm::None, true),
-            (Harm::None, Harm::Corrupt, false),
-            (Harm::Corrupt, Harm::None, false),
-            (Harm::Corrupt, Harm::OverCharged, false),
-            (Harm::Broken, Harm::Corrupt, true), // not about steal
+        let agreement = |saw, told| match Agreement::of(&seen(saw, true), Some(told)) {
+            Agreement::Agree => "agree",
+            Agreement::Disagree(_) => "disagree",
+            Agreement::Blind => "blind",
+            Agreement::Nothing => "nothing",
+        };
+        for (saw, told, how) in [
+            (Harm::Corrupt, Testimony::Saw(Harm::Corrupt), "agree"),
+            (Harm::None, Testimony::Saw(Harm::None), "agree"),
+            (Harm::None, Testimony::Saw(Harm::Corrupt), "disagree"),
+            (Harm::Corrupt, Testimony::Saw(Harm::None), "disagree"),
+            (Harm::Corrupt, Testimony::Saw(Harm::OverCharged), "disagree"),
+            (Harm::None, Testimony::FirstRun, "agree"), // a charge that most scenarios do not look at
+            (Harm::OverCharged, Testimony::FirstRun, "agree"),
+            (Harm::Corrupt, Testimony::FirstRun, "disagree"),
+            (Harm::Broken, Testimony::Saw(Harm::Corrupt), "nothing"), // not about steal
+            (Harm::Corrupt, Testimony::Unsure, "nothing"),
+            (Harm::None, Testimony::Blind, "blind"),
         ] {
-            assert_eq!(disagreement(&seen(saw, true), told).is_none(), agree, "{saw} {told}");
+            assert_eq!(agreement(saw, told), how, "{saw} {told:?}");
         }
         let masked = Observation { aside: Harm::Corrupt, ..seen(Harm::None, true) };
-        assert!(disagreement(&masked, Harm::Corrupt).is_none());
-        assert!(disagreement(&masked, Harm::None).is_some());
+        let of = |told| Agreement::of(&masked, Some(Testimony::Saw(told)));
+        assert_eq!(of(Harm::Corrupt), Agreement::Agree);
+        assert!(matches!(of(Harm::None), Agreement::Disagree(_)));
+    }
+
+    #[test]
+    fn nothing_played_and_nobody_watching_is_no_agreement() {
+        let skipped = Observation { skipped: Some("no".to_owned()), ..Observation::default() };
+        assert_eq!(Agreement::of(&skipped, Some(Testimony::Saw(Harm::None))), Agreement::Nothing);
+        assert_eq!(Agreement::of(&seen(Harm::None, true), None), Agreement::Nothing);
     }
 
     #[test]
     fn rounds_are_compared_one_by_one() {
-        let tally = |missed, false_reports| {
+        let agreement = |missed, false_reports, told| {
             let tally = Tally { seen: 9, missed, false_reports, ..Tally::default() };
-            Observation { tally: Some(tally), ..seen(Harm::Corrupt, true) }
+            Agreement::of(&Observation { tally: Some(tally), ..seen(Harm::Corrupt, true) }, Some(told))
         };
-        assert!(disagreement(&tally(0, 0), Harm::Corrupt).is_none());
-        assert!(disagreement(&tally(1, 0), Harm::Corrupt).is_some());
-        assert!(disagreement(&tally(0, 1), Harm::Corrupt).is_some());
+        let saw = Testimony::Saw(Harm::Corrupt);
+        assert_eq!(agreement(0, 0, saw), Agreement::Agree);
+        assert!(matches!(agreement(1, 0, saw), Agreement::Disagree(_)));
+        assert!(matches!(agreement(0, 1, saw), Agreement::Disagree(_)));
+        assert_eq!(agreement(9, 0, Testimony::Blind), Agreement::Blind);
     }
 }

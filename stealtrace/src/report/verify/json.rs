@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::VerifyReporter;
 use crate::{
-    verify::{Status, Verdict, Verified},
+    verify::{Agreement, Status, Verdict, Verified},
     vmm::scenario::Scenario,
 };
 
@@ -14,6 +14,15 @@ use crate::{
 const SCHEMA: u32 = 1;
 
 pub(super) struct Json<W>(pub(super) W);
+
+/// None where there is nothing to compare.
+const fn agree(agreement: &Agreement) -> Option<bool> {
+    match agreement {
+        Agreement::Agree => Some(true),
+        Agreement::Disagree(_) => Some(false),
+        Agreement::Nothing | Agreement::Blind => None,
+    }
+}
 
 impl<W: Write> VerifyReporter for Json<W> {
     fn begin(&mut self, scenarios: &[&Scenario]) -> io::Result<()> {
@@ -42,7 +51,7 @@ impl<W: Write> VerifyReporter for Json<W> {
             "observed": observation.skipped.is_none().then(|| observation.harm().to_string()),
             "status": so_far.status(verdict).to_string().to_lowercase(),
             "why": verdict.why(),
-            "witnesses_agree": so_far.witness.as_ref().ok().map(|_| verdict.disagreement.is_none()),
+            "witnesses_agree": agree(&verdict.agreement),
             "attempts": verdict.attempts,
             "played": verdict.played,
             "harmful": verdict.harmful,

@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use clap::ValueEnum;
 
 use crate::{
-    verify::{Verdict, Verified},
+    verify::{Agreement, Verdict, Verified},
     vmm::scenario::Scenario,
 };
 
@@ -74,8 +74,16 @@ fn class_sentence(verified: &Verified) -> Option<String> {
 fn witness_sentence(verified: &Verified) -> String {
     match &verified.witness {
         Ok(backend) => {
-            let agree = verified.verdicts.iter().filter(|verdict| verdict.disagreement.is_none()).count();
-            format!("second witness: the {backend} backend; agrees on {agree} of {}", verified.verdicts.len())
+            let count = |is: fn(&Agreement) -> bool| {
+                verified.verdicts.iter().filter(|verdict| is(&verdict.agreement)).count()
+            };
+            let agree = count(|agreement| *agreement == Agreement::Agree);
+            let silent = count(|agreement| matches!(agreement, Agreement::Nothing | Agreement::Blind));
+            let silent = if silent > 0 { format!(", nothing to compare in {silent}") } else { String::new() };
+            format!(
+                "second witness: the {backend} backend; agrees on {agree} of {}{silent}",
+                verified.verdicts.len()
+            )
         }
         Err(why) => format!("no second witness: {why}"),
     }

@@ -29,6 +29,15 @@ impl Class {
         }
     }
 
+    /// What must be known of a kernel to say that it is at least this.
+    #[must_use]
+    pub const fn needs(self) -> &'static [Decides] {
+        match self {
+            Self::Affected | Self::Fixed => &[Decides::Restore],
+            Self::Sound => &[Decides::Restore, Decides::HandOff],
+        }
+    }
+
     /// In one sentence.
     #[must_use]
     pub const fn sentence(self) -> &'static str {
