@@ -119,7 +119,7 @@ pub struct Inspect {
     /// Look again after this time, until Ctrl-C
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub watch: Option<Duration>,
-    /// Where open files cannot be looked at: how long to wait for vCPUs to do something before the first look
+    /// Time between the two looks that a judgement takes; 0s for one look
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
     pub wait: Duration,
     #[arg(long, value_enum, default_value_t = DoctorFormat::Table)]

@@ -8,18 +8,19 @@ mod vm;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write,
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Result, bail};
 use stealtrace_common::{
     event::{Event, EventKind},
-    kvm::{KVM_RUN, msr_enabled},
+    kvm::KVM_RUN,
     target::Volume,
 };
 
 use self::{
-    judge::{Judgement, judge},
+    judge::{Judgement, Sight, judge},
     vm::Area,
 };
 use crate::{
@@ -47,7 +48,8 @@ pub struct InspectOptions {
     pub pids: Vec<u32>,
     /// Look again after this time.
     pub watch: Option<Duration>,
-    /// Wait so long for vCPUs to do something, where open files cannot be looked at.
+    /// Between the two looks that a judgement takes; zero for one look. Where open files cannot be looked at, vCPUs have
+    /// so long to do something before the first.
     pub wait: Duration,
     /// How to print.
     pub format: DoctorFormat,
@@ -68,8 +70,13 @@ pub fn inspect(options: &InspectOptions, mut out: impl Write) -> Result<Exit> {
     let mut eyes = Eyes::open(options, &facts)?;
     drop(facts);
     let mut over = eyes.rest(&interrupt, if eyes.unlisted.is_some() { options.wait } else { Duration::ZERO });
+    let mut earlier = Sights::default();
+    if !options.wait.is_zero() {
+        earlier = eyes.look(&options.pids, &earlier)?.sights();
+        over |= eyes.rest(&interrupt, options.wait);
+    }
     loop {
-        let look = eyes.look(&options.pids)?;
+        let look = eyes.look_twice_if_off(&options.pids, &earlier)?;
         show::show(&look, options.format, &mut out)?;
         match options.watch {
             Some(pause) if !over => over = eyes.rest(&interrupt, pause),
@@ -78,8 +85,12 @@ pub fn inspect(options: &InspectOptions, mut out: impl Write) -> Result<Exit> {
         if process::all_ended(&options.pids) {
             return Ok(look.exit());
         }
+        earlier = look.sights();
     }
 }
+
+/// What an earlier look saw, by process and address of the vCPU.
+type Sights = BTreeMap<(u32, u64), Sight>;
 
 /// What sees vCPUs.
 struct Eyes {
@@ -114,8 +125,18 @@ impl Eyes {
         }
     }
 
+    /// KVM may be about to put a charge into a counter: what is off must still be so a moment later.
+    fn look_twice_if_off(&mut self, pids: &[u32], earlier: &Sights) -> Result<Look> {
+        let look = self.look(pids, earlier)?;
+        if !look.any(|judgement| matches!(judgement, Judgement::Off(_))) {
+            return Ok(look);
+        }
+        thread::sleep(TICK);
+        self.look(pids, earlier)
+    }
+
     /// KVM's side before and after the guests' counters: an update may come between.
-    fn look(&mut self, pids: &[u32]) -> Result<Look> {
+    fn look(&mut self, pids: &[u32], earlier: &Sights) -> Result<Look> {
         if self.unlisted.is_none() {
             self.seen = Seen::default();
         }
@@ -130,8 +151,10 @@ impl Eyes {
                 .is_some_and(|ids| ids.contains(&last.event.vcpu_id.to_string())),
         };
         let now_ns = now_ns()?;
-        let mut vcpus: Vec<_> = self.seen.0.values().filter(wanted).map(|last| row(last, now_ns)).collect();
-        vcpus.sort_by_key(|vcpu| (vcpu.pid, vcpu.id));
+        let mut vcpus: Vec<_> =
+            self.seen.0.values().filter(wanted).map(|last| row(last, now_ns, earlier)).collect();
+        number_vms(&mut vcpus);
+        vcpus.sort_by_key(|vcpu| (vcpu.pid, vcpu.vm, vcpu.id));
         let known: BTreeSet<_> = vcpus.iter().map(|vcpu| (vcpu.pid, vcpu.id.to_string())).collect();
         let unseen = descriptors
             .into_iter()
@@ -230,11 +253,19 @@ struct Look {
 }
 
 impl Look {
+    fn any(&self, is: fn(&Judgement) -> bool) -> bool {
+        self.vcpus.iter().any(|vcpu| is(&vcpu.judgement))
+    }
+
+    /// For the next look.
+    fn sights(&self) -> Sights {
+        self.vcpus.iter().map(|vcpu| (vcpu.key, vcpu.sight.clone())).collect()
+    }
+
     fn exit(&self) -> Exit {
-        let any = |is: fn(&Judgement) -> bool| self.vcpus.iter().any(|vcpu| is(&vcpu.judgement));
-        if any(|judgement| matches!(judgement, Judgement::Poisoned(_))) {
+        if self.any(|judgement| matches!(judgement, Judgement::Poisoned(_) | Judgement::Off(_))) {
             Exit::Found
-        } else if any(|judgement| matches!(judgement, Judgement::Unknown))
+        } else if self.any(|judgement| matches!(judgement, Judgement::Unknown))
             || !self.unseen.is_empty()
             || self.lost > 0
         {
@@ -247,6 +278,12 @@ impl Look {
 
 /// One vCPU.
 struct VcpuRow {
+    key: (u32, u64),
+    /// `struct kvm *`
+    kvm: u64,
+    /// Which of its process's VMs, counted from 1; None if it has only one.
+    vm: Option<u32>,
+    sight: Sight,
     pid: u32,
     comm: String,
     vm_name: Option<String>,
@@ -259,12 +296,22 @@ struct VcpuRow {
     judgement: Judgement,
 }
 
-fn row(last: &Last, now_ns: u64) -> VcpuRow {
+fn row(last: &Last, now_ns: u64, earlier: &Sights) -> VcpuRow {
     let Last { event, runner_tid, area, charged_before_ns, .. } = last;
     let pid = event.vm_tgid;
+    let key = (pid, event.vcpu);
     let runner = runner_tid.map(|tid| Thread { tid, comm: vm::comm(tid) });
-    let steal_ns = area.as_ref().map(|area| area.steal_ns).filter(|_| msr_enabled(event.msr_val));
+    let ago_ns = now_ns.saturating_sub(event.time_ns); // no more than that can have been charged since
+    let sight = Sight {
+        msr_val: event.msr_val,
+        runner_tid: *runner_tid,
+        counter: area.map(|area| (area.steal_ns, area.version)),
+        charged_ns: *charged_before_ns..=event.last_steal_after_ns.saturating_add(ago_ns),
+    };
     VcpuRow {
+        key,
+        kvm: event.vm,
+        vm: None,
         pid,
         comm: vm::comm(pid),
         vm_name: vm::name(pid),
@@ -273,12 +320,21 @@ fn row(last: &Last, now_ns: u64) -> VcpuRow {
         runner,
         msr_val: event.msr_val,
         last_steal_ns: event.last_steal_after_ns,
-        judgement: judge(
-            event.msr_val,
-            steal_ns,
-            *charged_before_ns..=event.last_steal_after_ns,
-            now_ns.saturating_sub(event.time_ns),
-        ),
+        judgement: judge(earlier.get(&key), &sight),
         area: *area,
+        sight,
+    }
+}
+
+/// Tell the VMs of one process apart, in the order of their addresses.
+fn number_vms(vcpus: &mut [VcpuRow]) {
+    let mut vms: BTreeMap<u32, BTreeSet<u64>> = BTreeMap::new();
+    for vcpu in &*vcpus {
+        vms.entry(vcpu.pid).or_default().insert(vcpu.kvm);
+    }
+    for vcpu in vcpus {
+        let of_process = vms.get(&vcpu.pid).filter(|vms| vms.len() > 1);
+        let number = of_process.and_then(|vms| vms.iter().position(|kvm| *kvm == vcpu.kvm));
+        vcpu.vm = number.and_then(|number| u32::try_from(number + 1).ok());
     }
 }

@@ -799,8 +799,10 @@ fn inspect_finds_vcpus_that_do_nothing() {
     }
     for steps in [&*STOCK_6_1, &*STOCK_6_12] {
         let look = &json_lines(&steps.step("inspected").stdout)[0];
-        let healthy = |vcpu: &Value| vcpu["judgement"] == "healthy";
-        assert!(look["vcpus"].as_array().is_some_and(|vcpus| vcpus.iter().all(healthy)), "{look}");
+        let vcpus = look["vcpus"].as_array().expect("a list");
+        let mut judgements: Vec<_> = vcpus.iter().map(|vcpu| &vcpu["judgement"]).collect();
+        judgements.sort_by_key(|judgement| judgement.as_str());
+        assert_eq!(judgements, ["cannot tell", "cannot tell", "sound"], "two do nothing: {look}");
     }
 }
 

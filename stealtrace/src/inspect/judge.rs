@@ -1,101 +1,147 @@
-//! Is a guest's counter what KVM's side says it should be? Pure.
+//! Is a guest's counter sound? One look tells what is impossible; that it counts right takes two. Pure.
 
 use std::ops::RangeInclusive;
 
 use stealtrace_common::kvm::msr_enabled;
 
-/// What is wrong with a counter, and by how much (ns).
+/// What one look saw of a vCPU.
+#[derive(Clone, Debug)]
+pub(super) struct Sight {
+    pub(super) msr_val: u64,
+    pub(super) runner_tid: Option<u32>,
+    /// The guest's counter and version, if they could be read.
+    pub(super) counter: Option<(u64, u32)>,
+    /// `last_steal` before and after the counter was read, and what may have been charged since.
+    pub(super) charged_ns: RangeInclusive<u64>,
+}
+
+/// What is known of a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Judgement {
     /// The guest has not enabled steal time.
     Disabled,
     /// Its counter cannot be read.
     Unknown,
-    /// It is what KVM charged.
-    Healthy,
-    /// It is less than KVM charged: the guest rebooted or re-plugged the CPU, or an underflow lowered it.
-    Behind(u64),
-    /// It is more than KVM charged: brought along from another host, or an over-charge.
-    OverCharged(u64),
-    /// It went below zero: more than 2^63, which is 292 years.
+    /// It is not impossible, and there were not two looks between which it was charged and nothing else happened.
+    Untold,
+    /// Between two looks it grew by what its runner waited.
+    Sound,
+    /// Between two looks it grew by so much more, or less, than its runner waited (ns).
+    Off(i64),
+    /// It went so far below zero (ns): more than 2^63, which is 292 years.
     Poisoned(u64),
 }
 
 /// The two sides are not read at one moment.
 const TOLERANCE_NS: u64 = 1_000_000;
 
-/// KVM has charged so much in all, if nothing else touched the counter: `last_steal` before and after the guest's
-/// counter was read. That was so long ago, and no more than that time can have been charged since.
-pub(super) fn judge(
-    msr_val: u64,
-    steal_ns: Option<u64>,
-    charged_ns: RangeInclusive<u64>,
-    ago_ns: u64,
-) -> Judgement {
-    let Some(steal_ns) = steal_ns.filter(|_| msr_enabled(msr_val)) else {
-        return if msr_enabled(msr_val) { Judgement::Unknown } else { Judgement::Disabled };
+/// Judge this look, with an earlier one of the same vCPU if there was one.
+pub(super) fn judge(earlier: Option<&Sight>, now: &Sight) -> Judgement {
+    match now.counter {
+        _ if !msr_enabled(now.msr_val) => Judgement::Disabled,
+        None => Judgement::Unknown,
+        Some((steal_ns, _)) if steal_ns.cast_signed() < 0 => Judgement::Poisoned(steal_ns.wrapping_neg()),
+        Some(counter) => earlier.map_or(Judgement::Untold, |earlier| compare(earlier, now, counter)),
+    }
+}
+
+/// What `last_steal` says is a charge only while one thread runs the vCPU, and the guest's counter shows it only while
+/// nobody else sets it: a guest that reboots or a VMM that loads a snapshot lowers it.
+fn compare(earlier: &Sight, now: &Sight, (steal_ns, version): (u64, u32)) -> Judgement {
+    let same = earlier.msr_val == now.msr_val && earlier.runner_tid == now.runner_tid;
+    let Some((steal_before_ns, version_before)) = earlier.counter.filter(|_| same) else {
+        return Judgement::Untold;
     };
-    let (least, most) = charged_ns.into_inner();
-    if steal_ns.cast_signed() < 0 {
-        Judgement::Poisoned(most.wrapping_sub(steal_ns))
-    } else if steal_ns.saturating_add(TOLERANCE_NS) < least {
-        Judgement::Behind(least - steal_ns)
-    } else if steal_ns > most.saturating_add(ago_ns).saturating_add(TOLERANCE_NS) {
-        Judgement::OverCharged(steal_ns - most)
+    let Some(grew_ns) = steal_ns.checked_sub(steal_before_ns).filter(|_| version != version_before) else {
+        return Judgement::Untold;
+    };
+    let least = now.charged_ns.start().saturating_sub(*earlier.charged_ns.end());
+    let most = now.charged_ns.end().saturating_sub(*earlier.charged_ns.start());
+    let nearest = grew_ns.clamp(least, most.max(least));
+    if grew_ns.abs_diff(nearest) <= TOLERANCE_NS {
+        Judgement::Sound
     } else {
-        Judgement::Healthy
+        Judgement::Off(grew_ns.wrapping_sub(nearest).cast_signed())
     }
 }
 
 impl Judgement {
-    /// One word.
+    /// In a word or few.
     pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Disabled => "disabled",
             Self::Unknown => "unknown",
-            Self::Healthy => "healthy",
-            Self::Behind(_) => "behind",
-            Self::OverCharged(_) => "over-charged",
+            Self::Untold => "cannot tell",
+            Self::Sound => "sound",
+            Self::Off(_) => "off",
             Self::Poisoned(_) => "poisoned",
         }
     }
 
     /// By how much, where that says something.
-    pub(super) const fn amount_ns(self) -> Option<u64> {
+    pub(super) const fn amount_ns(self) -> Option<i64> {
         match self {
-            Self::Disabled | Self::Unknown | Self::Healthy => None,
-            Self::Behind(ns) | Self::OverCharged(ns) | Self::Poisoned(ns) => Some(ns),
+            Self::Disabled | Self::Unknown | Self::Untold | Self::Sound => None,
+            Self::Off(ns) => Some(ns),
+            Self::Poisoned(ns) => Some(ns.cast_signed().wrapping_neg()),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Judgement, judge};
+    use super::{Judgement, Sight, judge};
 
     const SECOND: u64 = 1_000_000_000;
 
-    #[test]
-    fn each_state_is_told_from_the_others() {
-        let enabled = |steal| judge(0x1041, Some(steal), 5 * SECOND..=5 * SECOND, 0);
-        assert_eq!(enabled(5 * SECOND), Judgement::Healthy);
-        assert_eq!(enabled(5 * SECOND + 1000), Judgement::Healthy);
-        assert_eq!(enabled(2 * SECOND), Judgement::Behind(3 * SECOND));
-        assert_eq!(enabled(9 * SECOND), Judgement::OverCharged(4 * SECOND));
-        assert_eq!(enabled(0xffff_ffff_a9c1_85a5), Judgement::Poisoned(5 * SECOND + 1_446_935_131));
-        assert_eq!(judge(0x1041, None, 0..=0, 0), Judgement::Unknown);
-        assert_eq!(judge(0x1040, Some(7), 0..=0, 0), Judgement::Disabled);
+    fn sight(steal_ns: u64, version: u32, last_steal_ns: u64) -> Sight {
+        Sight {
+            msr_val: 0x1041,
+            runner_tid: Some(7),
+            counter: Some((steal_ns, version)),
+            charged_ns: last_steal_ns..=last_steal_ns,
+        }
     }
 
     #[test]
-    fn a_guest_that_came_from_a_host_that_is_up_for_longer_is_not_poisoned() {
-        let brought = 400 * 86_400 * SECOND;
-        assert_eq!(judge(0x1041, Some(brought), 0..=SECOND, 0), Judgement::OverCharged(brought - SECOND));
+    fn one_look_tells_only_what_is_impossible() {
+        let alone = |sight: Sight| judge(None, &sight);
+        assert_eq!(alone(sight(0xffff_ffff_a9c1_85a5, 2, 0)), Judgement::Poisoned(1_446_935_131));
+        assert_eq!(alone(Sight { counter: None, ..sight(0, 2, 0) }), Judgement::Unknown);
+        assert_eq!(alone(Sight { msr_val: 0x1040, ..sight(7, 2, 0) }), Judgement::Disabled);
+        // After a hand-off they agree by accident, after a migration they do not.
+        assert_eq!(alone(sight(5 * SECOND, 2, 5 * SECOND)), Judgement::Untold);
+        assert_eq!(alone(sight(9 * SECOND, 2, 5 * SECOND)), Judgement::Untold);
     }
 
     #[test]
-    fn an_update_between_the_looks_or_since_is_no_fault() {
-        assert_eq!(judge(0x1041, Some(7 * SECOND), 5 * SECOND..=9 * SECOND, 0), Judgement::Healthy);
-        assert_eq!(judge(0x1041, Some(7 * SECOND), 5 * SECOND..=5 * SECOND, 3 * SECOND), Judgement::Healthy);
+    fn two_looks_tell_whether_it_counts_right_wherever_it_stands() {
+        let first = sight(50 * SECOND, 2, 5 * SECOND);
+        let then = |grew, charged| judge(Some(&first), &sight(50 * SECOND + grew, 4, 5 * SECOND + charged));
+        assert_eq!(then(SECOND, SECOND), Judgement::Sound);
+        assert_eq!(then(0, 0), Judgement::Sound);
+        assert_eq!(then(SECOND + 1000, SECOND), Judgement::Sound);
+        assert_eq!(then(3 * SECOND, SECOND), Judgement::Off(2_000_000_000));
+        assert_eq!(then(0, SECOND), Judgement::Off(-1_000_000_000));
+    }
+
+    #[test]
+    fn an_update_between_reading_the_two_sides_is_no_fault() {
+        let first = sight(0, 2, 5 * SECOND);
+        let now = Sight { charged_ns: 5 * SECOND..=9 * SECOND, ..sight(2 * SECOND, 4, 0) };
+        assert_eq!(judge(Some(&first), &now), Judgement::Sound);
+    }
+
+    #[test]
+    fn nothing_follows_where_something_else_happened_or_nothing_did() {
+        let first = sight(5 * SECOND, 2, 5 * SECOND);
+        for now in [
+            sight(5 * SECOND, 2, 5 * SECOND),                              // not updated
+            sight(SECOND, 4, 6 * SECOND),                                  // a reboot, a snapshot
+            Sight { runner_tid: Some(8), ..sight(SECOND * 6, 4, SECOND) }, // handed over
+            Sight { msr_val: 0x2041, ..sight(6 * SECOND, 4, 6 * SECOND) }, // another area
+        ] {
+            assert_eq!(judge(Some(&first), &now), Judgement::Untold);
+        }
     }
 }

@@ -1,6 +1,6 @@
-//! A look as a table, or as one JSON object.
+//! A look as text for 80 columns, or as one JSON object.
 
-use std::io::Write;
+use std::io::{self, Write};
 
 use anyhow::Result;
 use serde_json::json;
@@ -10,75 +10,103 @@ use stealtrace_common::{
 };
 
 use super::{Judgement, Look, VcpuRow};
-use crate::{
-    doctor::DoctorFormat,
-    model::Thread,
-    report::{seconds, table, wrap},
-};
+use crate::{doctor::DoctorFormat, model::Thread, report::exact};
 
 pub(super) fn show(look: &Look, format: DoctorFormat, out: &mut impl Write) -> Result<()> {
     match format {
-        DoctorFormat::Table => show_table(look, out),
-        DoctorFormat::Json => Ok(writeln!(out, "{}", object(look))?),
+        DoctorFormat::Table => show_text(look, out)?,
+        DoctorFormat::Json => writeln!(out, "{}", object(look))?,
     }
+    Ok(())
 }
 
-fn show_table(look: &Look, out: &mut impl Write) -> Result<()> {
-    let mut rows = table(["VM", "vCPU", "runner", "MSR", "guest's steal", "KVM's side", "judgement"]);
-    for vcpu in &look.vcpus {
-        rows.add_row([
-            vm(vcpu),
-            vcpu.id.to_string(),
-            vcpu.runner.as_ref().map_or_else(|| "?".to_owned(), Thread::to_string),
-            msr(vcpu),
-            area(vcpu),
-            kvm_side(vcpu),
-            judgement(vcpu.judgement),
-        ]);
+fn show_text(look: &Look, out: &mut impl Write) -> io::Result<()> {
+    if look.vcpus.is_empty() && look.unseen.is_empty() {
+        return writeln!(out, "no VM is running here");
     }
-    wrap(&mut rows);
-    writeln!(out, "{rows}")?;
+    for vcpus in look.vcpus.chunk_by(|one, next| (one.pid, one.vm) == (next.pid, next.vm)) {
+        if let Some(first) = vcpus.first() {
+            writeln!(out, "{}", vm(first))?;
+        }
+        vcpus.iter().try_for_each(|vcpu| show_vcpu(vcpu, out))?;
+    }
     for (pid, id) in &look.unseen {
         writeln!(out, "not seen yet: vCPU {id} of process {pid} has issued no ioctl since we look")?;
     }
     if look.lost > 0 {
         writeln!(out, "lost: {} events", look.lost)?;
     }
-    if let Some(reason) = look.unlisted.as_ref().filter(|_| !look.unseen.is_empty()) {
-        writeln!(out, "an iterator over open files would show it: {reason}")?;
+    match look.unlisted.as_ref().filter(|_| !look.unseen.is_empty()) {
+        Some(reason) => writeln!(out, "an iterator over open files would show it: {reason}"),
+        None => Ok(()),
     }
-    Ok(())
 }
 
+/// `VM web1, qemu-system-x86(4711)`; which of its process's VMs, where it has several.
 fn vm(vcpu: &VcpuRow) -> String {
-    match &vcpu.vm_name {
-        Some(name) => format!("{name}\n{}({})", vcpu.comm, vcpu.pid),
-        None => format!("{}({})", vcpu.comm, vcpu.pid),
+    let name = vcpu.vm_name.as_ref().map_or_else(String::new, |name| format!(" {name},"));
+    let which = vcpu.vm.map_or_else(String::new, |vm| format!(", its VM {vm}"));
+    format!("VM{name} {}({}){which}", vcpu.comm, vcpu.pid)
+}
+
+fn show_vcpu(vcpu: &VcpuRow, out: &mut impl Write) -> io::Result<()> {
+    let runner = vcpu.runner.as_ref().map_or_else(|| "not run yet".to_owned(), |by| format!("run by {by}"));
+    writeln!(out, "  vCPU {:<4} {:<12} {runner}", vcpu.id, vcpu.judgement.word())?;
+    if let Some(why) = why(vcpu.judgement) {
+        writeln!(out, "            {why}")?;
+    }
+    writeln!(out, "            guest's steal {}", steal(vcpu))?;
+    writeln!(
+        out,
+        "            KVM's last_steal {}, runner's run_delay {}",
+        exact(vcpu.last_steal_ns),
+        run_delay(vcpu)
+    )?;
+    let (enabled, address) = (enabled(vcpu), vcpu.msr_val & MSR_ADDRESS);
+    write!(out, "            MSR {:#x}: {enabled}, area at {address:#x}", vcpu.msr_val)?;
+    match vcpu.area {
+        Some(area) => {
+            let preempted = if area.preempted == 0 { "" } else { ", preempted" };
+            writeln!(out, ", version {}, flags {}{preempted}", area.version, area.flags)
+        }
+        None => writeln!(out),
     }
 }
 
-fn msr(vcpu: &VcpuRow) -> String {
-    let enabled = if msr_enabled(vcpu.msr_val) { "enabled" } else { "disabled" };
-    format!("{:#x}\n{enabled}, {:#x}", vcpu.msr_val, vcpu.msr_val & MSR_ADDRESS)
+/// In words, where the judgement's own does not say it.
+fn why(judgement: Judgement) -> Option<String> {
+    match judgement {
+        Judgement::Off(ns) => {
+            let than = if ns < 0 { "less" } else { "more" };
+            Some(format!(
+                "grew by {} {than} than its runner waited, between two looks",
+                exact(ns.unsigned_abs())
+            ))
+        }
+        Judgement::Poisoned(ns) => Some(format!("the guest's steal is {} below zero", exact(ns))),
+        Judgement::Untold => Some("possible, but not charged between two looks".to_owned()),
+        Judgement::Unknown => Some("the guest's counter cannot be read".to_owned()),
+        Judgement::Disabled | Judgement::Sound => None,
+    }
 }
 
-fn area(vcpu: &VcpuRow) -> String {
-    let Some(area) = vcpu.area else { return "?".to_owned() };
-    format!(
-        "{} ns\n{:#x} = {}\nversion {}, flags {}, preempted {}",
-        area.steal_ns,
-        area.steal_ns,
-        seconds(area.steal_ns),
-        area.version,
-        area.flags,
-        area.preempted
-    )
+fn steal(vcpu: &VcpuRow) -> String {
+    match vcpu.area {
+        None => "?".to_owned(),
+        Some(area) if area.steal_ns.cast_signed() < 0 => {
+            format!("{} ns ({:#x})", area.steal_ns, area.steal_ns)
+        }
+        Some(area) => exact(area.steal_ns),
+    }
 }
 
-fn kvm_side(vcpu: &VcpuRow) -> String {
-    let run_delay = vcpu.run_delay_ns.map_or_else(|| "?".to_owned(), |ns| format!("{ns} ns"));
-    let off = ahead_of_libvirt(vcpu).map_or_else(|| "?".to_owned(), |ns| format!("{ns:+} ns"));
-    format!("last_steal {} ns\nrun_delay {run_delay}\nguest's steal to that {off}", vcpu.last_steal_ns)
+/// libvirt's `vcpu.N.delay`.
+fn run_delay(vcpu: &VcpuRow) -> String {
+    vcpu.run_delay_ns.map_or_else(|| "?".to_owned(), exact)
+}
+
+const fn enabled(vcpu: &VcpuRow) -> &'static str {
+    if msr_enabled(vcpu.msr_val) { "enabled" } else { "disabled" }
 }
 
 /// The guest's counter less what libvirt's `vcpu.N.delay` says.
@@ -86,19 +114,12 @@ fn ahead_of_libvirt(vcpu: &VcpuRow) -> Option<i64> {
     Some(StealDelta::between(vcpu.run_delay_ns?, vcpu.area?.steal_ns).signed_ns())
 }
 
-fn judgement(judgement: Judgement) -> String {
-    match judgement.amount_ns() {
-        Some(ns) => format!("{}\nby {ns} ns", judgement.word()),
-        None => judgement.word().to_owned(),
-    }
-}
-
 fn object(look: &Look) -> serde_json::Value {
     let vcpus: Vec<_> = look.vcpus.iter().map(vcpu_object).collect();
     let unseen: Vec<_> = look.unseen.iter().map(|(pid, id)| json!({"vm_pid": pid, "vcpu_id": id})).collect();
     json!({
         "type": "inspect",
-        "schema": 1,
+        "schema": 2,
         "vcpus": vcpus,
         "not_seen": unseen,
         "no_iterator": look.unlisted,
@@ -109,11 +130,12 @@ fn object(look: &Look) -> serde_json::Value {
 fn vcpu_object(vcpu: &VcpuRow) -> serde_json::Value {
     json!({
         "vm_pid": vcpu.pid,
+        "vm": vcpu.vm,
         "vm_comm": vcpu.comm,
         "vm_name": vcpu.vm_name,
         "vcpu_id": vcpu.id,
         "runner_tid": vcpu.runner.as_ref().map(|runner| runner.tid),
-        "runner": vcpu.runner.as_ref().map(|runner| &runner.comm),
+        "runner": vcpu.runner.as_ref().map(|Thread { comm, .. }| comm),
         "msr": vcpu.msr_val,
         "msr_enabled": msr_enabled(vcpu.msr_val),
         "area_guest_address": vcpu.msr_val & MSR_ADDRESS,

@@ -12,7 +12,7 @@ use std::io::{self, Write};
 use clap::ValueEnum;
 use stealtrace_common::event::Event;
 
-pub(crate) use self::units::seconds;
+pub(crate) use self::units::exact;
 pub use self::verify::{VerifyFormat, VerifyReporter, verify_reporter};
 
 use self::clock::Clock;

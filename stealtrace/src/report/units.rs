@@ -5,6 +5,21 @@ pub(crate) fn ns(ns: u64) -> String {
     if ns > i64::MAX.cast_unsigned() { format!("{ns} ns ({ns:#x})") } else { format!("{ns} ns") }
 }
 
+/// To the last nanosecond, in the unit in which it is read most easily: `302.359902 ms`.
+pub(crate) fn exact(ns: u64) -> String {
+    let (unit, digits, scale) = match ns {
+        0..1_000 => return format!("{ns} ns"),
+        1_000..1_000_000 => ("µs", 3, 1_000),
+        1_000_000..1_000_000_000 => ("ms", 6, 1_000_000),
+        1_000_000_000.. => ("s", 9, 1_000_000_000),
+    };
+    let fraction = format!("{:0digits$}", ns % scale);
+    match fraction.trim_end_matches('0') {
+        "" => format!("{} {unit}", ns / scale),
+        fraction => format!("{}.{fraction} {unit}", ns / scale),
+    }
+}
+
 /// `0.183422 s`
 pub(crate) fn seconds(ns: u64) -> String {
     format!("{}.{:06} s", ns / 1_000_000_000, ns % 1_000_000_000 / 1000)
@@ -12,7 +27,22 @@ pub(crate) fn seconds(ns: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{ns, seconds};
+    use super::{exact, ns, seconds};
+
+    #[test]
+    fn nothing_is_rounded_away() {
+        for (ns, shown) in [
+            (0, "0 ns"),
+            (999, "999 ns"),
+            (1_000, "1 µs"),
+            (151_126, "151.126 µs"),
+            (302_359_902, "302.359902 ms"),
+            (27_748_495_200, "27.7484952 s"),
+            (1_000_000_001, "1.000000001 s"),
+        ] {
+            assert_eq!(exact(ns), shown);
+        }
+    }
 
     #[test]
     fn a_wrapped_number_shows_its_bits() {
