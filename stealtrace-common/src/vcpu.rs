@@ -31,8 +31,10 @@ pub struct VcpuState {
     pub open: Snapshot,
     /// What was true when the kernel's update function was entered, if it was.
     pub update: Snapshot,
-    /// When `open` was taken.
+    /// When `open` was taken, but for the guest's counter in it.
     pub open_time_ns: u64,
+    /// When the guest's counter in `open` was.
+    pub counter_time_ns: u64,
     /// When the last update, or the enabling of the MSR, happened (tracepoint backend: when its ioctl began); while
     /// [`QuietVcpu`] was in use, [`QuietVcpu::since_ns`]; 0 if not known.
     pub last_update_ns: u64,
@@ -58,6 +60,8 @@ pub struct VcpuState {
     pub last_steal_tid: u32,
     /// Updates seen.
     pub updates: u32,
+    /// The area's version then.
+    pub steal_last_version: u32,
     /// 1 if `steal_last_ns` is known.
     pub steal_last_known: u32,
     /// 1 if an update's guest counter was read before.
@@ -68,6 +72,8 @@ pub struct VcpuState {
     pub handed_over: u32,
     /// 1 if the last update was an underflow of which it is not known whether it reached the guest.
     pub unsettled: u32,
+    /// No padding is left to chance.
+    pub reserved: u32,
 }
 
 /// What is enough to see that nothing happened: where only edges are reported, most ioctls of most vCPUs find here
@@ -93,6 +99,10 @@ pub struct QuietVcpu {
     pub ioctl: u32,
     /// 1 if the steal MSR was written since.
     pub msr_written: u32,
+    /// 1 if another thread entered an ioctl since `tid` was last told of.
+    pub mingled: u32,
+    /// No padding is left to chance.
+    pub reserved: u32,
     /// Ioctls entered of which there was nothing to tell, by all vCPUs that had the slot.
     pub entered: u64,
     /// Times a vCPU was let go of and there was nothing to tell.
@@ -131,14 +141,18 @@ pub struct ThreadState {
     pub vcpu: u64,
     /// When it was entered.
     pub time_ns: u64,
-    /// What was true then; of a thread that is in [`QuietVcpu`] only run_delay.
+    /// What was true then; only run_delay if `unlooked`.
     pub entered: Snapshot,
     /// The ioctl's number; 0 outside of any (tracepoint backend).
     pub ioctl: u32,
     /// Position of the steal MSR in KVM_SET_MSRS' list, counted from 1; 0 if it is not in it.
     pub msr_position: u32,
+    /// 1 if there was nothing to tell of its entry, so that nothing was read (tracepoint backend).
+    pub unlooked: u32,
+    /// No padding is left to chance.
+    pub reserved: u32,
 }
 
 const _: () = assert!(size_of::<Snapshot>() == 40);
-const _: () = assert!(size_of::<VcpuState>() == 8 + 8 + 40 + 40 + 4 * 8 + 14 * 4);
-const _: () = assert!(size_of::<ThreadState>() == 8 + 8 + 40 + 8);
+const _: () = assert!(size_of::<VcpuState>() == 8 + 8 + 40 + 40 + 5 * 8 + 16 * 4);
+const _: () = assert!(size_of::<ThreadState>() == 8 + 8 + 40 + 16);

@@ -29,6 +29,9 @@ pub(crate) struct Stay<'a> {
     pub(crate) after: &'a Snapshot,
     /// The update, if there was one, happened at this moment or later.
     pub(crate) since_ns: u64,
+    /// Is what changed in the guest's counter this stay's doing? Only running the guest changes it, and where ioctls of
+    /// several threads overlap (tracepoint backend), another's exit may show it first.
+    pub(crate) counts: bool,
 }
 
 /// A thread entered an ioctl. The vCPU may be in another thread's hands: only `runner` and `handed_over` change.
@@ -51,11 +54,17 @@ pub(crate) fn entered(probe: Probe, caller: Caller, state: &mut VcpuState, threa
 /// thread's ioctl, or was scheduled out itself, at the last put.
 #[inline(always)]
 pub(crate) fn opened(thread: &ThreadState, state: &VcpuState) -> Snapshot {
-    if state.open_time_ns > thread.time_ns {
-        Snapshot { run_delay_ns: thread.entered.run_delay_ns, ..state.open }
-    } else {
-        thread.entered
-    }
+    let entered = &thread.entered;
+    let held = if state.open_time_ns > thread.time_ns { &state.open } else { entered };
+    let counter = if state.counter_time_ns > thread.time_ns { &state.open } else { entered };
+    with_counter(&Snapshot { run_delay_ns: entered.run_delay_ns, ..*held }, counter)
+}
+
+/// The same with the guest's counter as it is there.
+#[inline(always)]
+pub(crate) fn with_counter(snapshot: &Snapshot, counter: &Snapshot) -> Snapshot {
+    let Snapshot { steal_ns, version, readable, .. } = *counter;
+    Snapshot { steal_ns, version, readable, ..*snapshot }
 }
 
 /// The same for a thread whose entry was not looked at: everything is as at the last put, but for the guest's
@@ -86,11 +95,16 @@ pub(crate) fn left(state: &mut VcpuState, stay: &Stay<'_>) {
     if updated(stay.before, stay.after) && !enabling {
         consumed(state, stay);
     }
-    state.open = *stay.after;
-    state.open_time_ns = now_ns();
+    let now_ns = now_ns();
+    let counter = if stay.counts { *stay.after } else { state.open };
+    state.open = with_counter(stay.after, &counter);
+    state.open_time_ns = now_ns;
+    if stay.counts {
+        state.counter_time_ns = now_ns;
+    }
     state.msr_write = MsrWrite::None as u32;
     state.updating = 0;
-    quiet::settle(stay.vcpu, state);
+    quiet::settle(stay.vcpu, stay.caller, state);
 }
 
 #[inline(always)]
@@ -134,12 +148,20 @@ fn consumed(state: &mut VcpuState, stay: &Stay<'_>) {
     let msr_val = if kvm::msr_enabled(after.msr_val) { after.msr_val } else { before.msr_val };
     let after = &read::with_area(after, stay.vcpu, msr_val); // a guest may have disabled it since
     state.updates += 1;
+    let last_known = state.steal_last_known;
+    if !stay.counts || advanced(state, before) {
+        state.steal_last_known = 0;
+    }
     let underflows = StealDelta::between(before.last_steal_ns, before.run_delay_ns).is_underflow();
     if !only_edges() || underflows || is_edge(state, stay) {
         emit(stay.probe, EventKind::Update, stay.caller, stay.vcpu, stay.ioctl, state, before, after);
     }
     state.last_update_ns = stay.since_ns;
-    counted(state, after, msr_val);
+    if stay.counts {
+        counted(state, after, msr_val);
+    } else {
+        state.steal_last_known = last_known;
+    }
     state.steal_read |= after.readable;
     state.last_steal_tid = stay.caller.tid;
     state.enabled_anew = 0;
@@ -147,11 +169,19 @@ fn consumed(state: &mut VcpuState, stay: &Stay<'_>) {
     state.unsettled = u32::from(underflows && after.readable == 0);
 }
 
+/// Did KVM itself update the area since, unseen? It did so within another thread's ioctl (tracepoint backend); whoever
+/// else writes there brings an older version back, or leaves it alone.
+#[inline(always)]
+fn advanced(state: &VcpuState, before: &Snapshot) -> bool {
+    before.readable != 0 && before.version.wrapping_sub(state.steal_last_version).cast_signed() > 0
+}
+
 /// KVM left the guest's counter like this, in the area of this MSR value.
 #[inline(always)]
 pub(crate) fn counted(state: &mut VcpuState, after: &Snapshot, msr_val: u64) {
     state.steal_last_ns = after.steal_ns;
     state.steal_last_msr = msr_val;
+    state.steal_last_version = after.version;
     state.steal_last_known = after.readable;
 }
 

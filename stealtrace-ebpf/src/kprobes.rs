@@ -170,6 +170,7 @@ fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64) {
         before: &before,
         after: &after,
         since_ns: now_ns(),
+        counts: true,
     };
     facts::left(state, &stay);
 }

@@ -36,6 +36,7 @@ pub(crate) fn enters(vcpu: u64, tid: u32, ioctl: u32) -> bool {
         return false;
     };
     if quiet.tid != tid {
+        quiet.mingled = 1;
         return false;
     }
     quiet.ioctl = ioctl;
@@ -85,6 +86,12 @@ pub(crate) fn ioctl(vcpu: u64, tid: u32) -> Option<u32> {
     if quiet.tid == tid { Some(quiet.ioctl) } else { None }
 }
 
+/// Did another thread's ioctl overlap with what the quiet thread did? Then nobody saw the counter in between.
+#[inline(always)]
+pub(crate) fn is_mingled(vcpu: u64) -> bool {
+    find(vcpu).is_some_and(|quiet| quiet.mingled != 0)
+}
+
 /// Do this thread's updates show when it lets go? Not beside a write of the MSR, with which some kernels copy.
 #[inline(always)]
 pub(crate) fn updates(vcpu: u64, tid: u32) -> bool {
@@ -115,7 +122,7 @@ pub(crate) fn since_ns(vcpu: u64) -> Option<u64> {
 
 /// Everything was told: from here on this is how it looks if nothing happens.
 #[inline(always)]
-pub(crate) fn settle(vcpu: u64, state: &VcpuState) {
+pub(crate) fn settle(vcpu: u64, caller: Caller, state: &VcpuState) {
     let Some(slot) = slot(vcpu) else {
         return;
     };
@@ -132,6 +139,7 @@ pub(crate) fn settle(vcpu: u64, state: &VcpuState) {
         runner: state.runner,
         ioctl: state.ioctl,
         msr_written: 0,
+        mingled: if caller.tid == state.runner { 0 } else { slot.mingled },
         ..*slot
     };
 }

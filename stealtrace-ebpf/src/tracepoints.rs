@@ -76,6 +76,7 @@ fn enter([fd, ioctl, argument]: [u64; 3]) {
         thread.vcpu = vcpu;
         thread.ioctl = ioctl;
         thread.time_ns = now_ns();
+        thread.unlooked = u32::from(quiet);
         if quiet {
             thread.entered.run_delay_ns = read::run_delay_ns();
         } else if vcpu != 0 {
@@ -133,9 +134,16 @@ fn report_changes(caller: Caller, thread: &ThreadState, ret: i64) {
     let Some(state) = vcpu_state(Probe::SysExit, caller, vcpu) else {
         return;
     };
-    let quiet = quiet::ioctl(vcpu, caller.tid).is_some() && thread.msr_position == 0;
     let after = read::snapshot(vcpu);
-    let mut opened = if quiet { facts::opened_unseen(state, &after) } else { facts::opened(thread, state) };
+    let mut opened = if thread.unlooked == 0 {
+        facts::opened(thread, state)
+    } else {
+        let mut unseen = facts::opened_unseen(state, &after);
+        if quiet::is_mingled(vcpu) || quiet::ioctl(vcpu, caller.tid).is_none() {
+            unseen.readable = 0;
+        }
+        unseen
+    };
     opened.run_delay_ns = thread.entered.run_delay_ns;
     let mut before = opened;
     let msr_write = msr_write(thread, ret, &before, &after);
@@ -152,6 +160,10 @@ fn report_changes(caller: Caller, thread: &ThreadState, ret: i64) {
         }
     }
     let (ioctl, since_ns) = (thread.ioctl, thread.time_ns);
+    let counts = ioctl == KVM_RUN;
+    if !counts {
+        before = facts::with_counter(&before, &after);
+    }
     let stay = Stay {
         probe: Probe::SysExit,
         caller,
@@ -162,6 +174,7 @@ fn report_changes(caller: Caller, thread: &ThreadState, ret: i64) {
         before: &before,
         after: &after,
         since_ns,
+        counts,
     };
     facts::left(state, &stay);
 }

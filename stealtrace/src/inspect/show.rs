@@ -44,9 +44,12 @@ fn show_text(look: &Look, out: &mut impl Write) -> io::Result<()> {
 
 /// `VM web1, qemu-system-x86(4711)`; which of its process's VMs, where it has several.
 fn vm(vcpu: &VcpuRow) -> String {
-    let name = vcpu.vm_name.as_ref().map_or_else(String::new, |name| format!(" {name},"));
-    let which = vcpu.vm.map_or_else(String::new, |vm| format!(", its VM {vm}"));
-    format!("VM{name} {}({}){which}", vcpu.comm, vcpu.pid)
+    let process = format!("{}({})", vcpu.comm, vcpu.pid);
+    match (&vcpu.vm_name, vcpu.vm) {
+        (_, Some(vm)) => format!("VM {vm} of {process}"),
+        (Some(name), None) => format!("VM {name}, {process}"),
+        (None, None) => format!("VM {process}"),
+    }
 }
 
 fn show_vcpu(vcpu: &VcpuRow, out: &mut impl Write) -> io::Result<()> {

@@ -1,7 +1,11 @@
 //! Load: vCPU ioctls flat out, for benchmarks of whatever watches them.
 
 use std::{
-    sync::Barrier,
+    os::fd::RawFd,
+    sync::{
+        Barrier,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -26,6 +30,8 @@ pub enum Work {
     Run,
     /// KVM_GET_REGS, and KVM_RUN now and then
     Mixed,
+    /// KVM_RUN, while another thread reads the vCPU's state all the time
+    Hounded,
     /// A VM with a vCPU that runs once and is destroyed
     Churn,
 }
@@ -111,11 +117,34 @@ fn one(work: Work, poison: bool, time: Duration, start: &Barrier) -> Result<Done
         let area = vcpu.steal_area();
         vcpu.set_steal_area(StealArea { steal_ns: u64::MAX - 1_000_000_000, ..area });
     }
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        if work == Work::Hounded {
+            let (fd, done) = (vcpu.descriptor(), &done);
+            scope.spawn(move || hound(fd, done));
+        }
+        let called = call_for(work, &mut vcpu, time);
+        done.store(true, Ordering::Relaxed);
+        called
+    })
+}
+
+/// Read a vCPU's state until it is done.
+fn hound(fd: RawFd, done: &AtomicBool) {
+    const KVM_GET_MP_STATE: libc::c_ulong = 0x8004_ae98;
+    while !done.load(Ordering::Relaxed) {
+        let mut state = 0_u32; // struct kvm_mp_state
+        // SAFETY: the descriptor is open as long as its vCPU, which outlives this thread; the buffer is valid.
+        unsafe { libc::ioctl(fd, KVM_GET_MP_STATE, &raw mut state) };
+    }
+}
+
+fn call_for(work: Work, vcpu: &mut Vcpu, time: Duration) -> Result<Done> {
     let batch = if matches!(work, Work::Churn | Work::Mixed) { 1 } else { BATCH };
     let (began, mut calls) = (Instant::now(), 0);
     while began.elapsed() < time {
         for _ in 0..batch {
-            call(work, &mut vcpu)?;
+            call(work, vcpu)?;
         }
         calls += batch;
     }
@@ -125,7 +154,7 @@ fn one(work: Work, poison: bool, time: Duration, start: &Barrier) -> Result<Done
 fn call(work: Work, vcpu: &mut Vcpu) -> Result<()> {
     match work {
         Work::GetRegs => vcpu.read_registers(),
-        Work::Run => vcpu.run(),
+        Work::Run | Work::Hounded => vcpu.run(),
         Work::Mixed => (0..READS_A_RUN).try_for_each(|_| vcpu.read_registers()).and_then(|()| vcpu.run()),
         Work::Churn => Vm::new()?.create_vcpu(0)?.run(),
     }

@@ -1,6 +1,9 @@
 //! A VM of one memory slot, and vCPUs that can be moved from thread to thread.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    os::fd::{AsRawFd as _, RawFd},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use kvm_bindings::{
@@ -234,6 +237,12 @@ impl Vcpu {
     /// When KVM refuses.
     pub fn read_registers(&self) -> Result<()> {
         self.fd.get_regs().map(drop).context("get registers")
+    }
+
+    /// Its descriptor, for threads that only read from it.
+    #[must_use]
+    pub fn descriptor(&self) -> RawFd {
+        self.fd.as_raw_fd()
     }
 
     /// Bring an older steal area back, as loading a snapshot does.
