@@ -24,6 +24,11 @@ impl Charge {
         self.after.steal_ns.wrapping_sub(self.before.steal_ns).cast_signed()
     }
 
+    /// Would this much show as an over-charge? Not on a host so busy that as much time has passed.
+    pub(super) fn would_show(&self, too_much_ns: u64) -> bool {
+        u128::from(too_much_ns) > self.passed.as_nanos()
+    }
+
     pub(super) fn harm(&self) -> Harm {
         self.fault().map_or(Harm::None, |fault| fault.harm)
     }
@@ -84,6 +89,11 @@ impl Growth {
         Self { charge: Charge { before, ..self.charge }, ..self }
     }
 
+    /// The thread ran the vCPU in between, too.
+    pub(super) fn through_runs(self, first: &Watched, last: &Watched) -> Self {
+        Self { undisturbed: first.after.preemptions == last.after.preemptions, ..self }
+    }
+
     pub(super) fn steal_ns(&self) -> u64 {
         self.charge.grew_ns().cast_unsigned()
     }
@@ -111,6 +121,14 @@ impl Growth {
                     self.steal_ns()
                 ))
             })
+        })
+    }
+
+    /// What a runner that was rescheduled waited and the guest was not charged.
+    pub(super) fn lost(&self) -> Option<Fault> {
+        (!self.conclusive()).then(|| Fault {
+            harm: Harm::UnderCharged,
+            what: format!("charged {} ns of {} ns that the thread waited", self.steal_ns(), self.least_ns),
         })
     }
 
@@ -197,6 +215,32 @@ mod tests {
         let growth = Growth::between(&ran(1000, 100, 1), &last);
         assert!(!growth.conclusive());
         assert!(growth.fault().is_none());
+    }
+
+    #[test]
+    fn what_a_rescheduled_runner_loses_is_an_under_charge_and_more_is_still_a_fault() {
+        let (first, rescheduled) = (ran(1000, 100, 1), |steal| ran(1500, steal, 9));
+        let growth =
+            |steal| Growth::between(&first, &rescheduled(steal)).through_runs(&first, &rescheduled(steal));
+        assert_eq!(growth(300).lost().map(|fault| fault.harm), Some(Harm::UnderCharged));
+        assert_eq!(growth(300).fault(), None);
+        assert_eq!((growth(600).lost(), growth(600).fault()), (None, None));
+        assert_eq!(growth(601).fault().map(|fault| fault.harm), Some(Harm::Broken));
+        assert_eq!(growth(99).fault().map(|fault| fault.harm), Some(Harm::Corrupt));
+    }
+
+    #[test]
+    fn less_is_a_fault_of_a_runner_that_was_never_rescheduled() {
+        let (first, last) = (ran(1000, 100, 1), ran(1500, 300, 1));
+        let growth = Growth::between(&first, &last).through_runs(&first, &last);
+        assert_eq!((growth.lost(), growth.fault().map(|fault| fault.harm)), (None, Some(Harm::Broken)));
+    }
+
+    #[test]
+    fn an_over_charge_shows_only_if_less_time_has_passed() {
+        let charge = Charge { before: area(0), after: area(0), passed: Duration::from_nanos(1000) };
+        assert!(charge.would_show(1001));
+        assert!(!charge.would_show(1000));
     }
 
     #[test]

@@ -87,6 +87,9 @@ impl Expects {
     pub(super) const RESTORE: Self = Self { affected: Harm::Corrupt, ..Self::NO_HARM };
     /// Linux before 4.4 charges the past once more after any thread's ioctl.
     pub(super) const FOREIGN_IOCTL: Self = Self { affected: Harm::OverCharged, ..Self::NO_HARM };
+    /// Linux before 4.4 assigns what a thread has waited, at every load, and adds it at the next entry: a runner that is
+    /// scheduled out between the two is charged only for its last wait.
+    pub(super) const RESCHEDULED: Self = Self { affected: Harm::UnderCharged, ..Self::NO_HARM };
     /// No kernel up to 6.18 tells the old runner's run_delay from the new one's.
     pub(super) const HAND_OFF_DOWN: Self =
         Self { affected: Harm::Corrupt, fixed: Harm::Corrupt, sound: Harm::None };
@@ -137,6 +140,7 @@ mod tests {
             Expects::NO_HARM,
             Expects::RESTORE,
             Expects::FOREIGN_IOCTL,
+            Expects::RESCHEDULED,
             Expects::HAND_OFF_DOWN,
             Expects::HAND_OFF_UP,
             Expects::FIRST_RUN,

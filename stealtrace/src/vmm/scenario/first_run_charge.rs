@@ -24,6 +24,7 @@ fn play(_: &mut Play<'_>) -> Result<Observation> {
         vcpu.restore_steal_msr()?;
         let ran = Watched::run(&mut vcpu)?;
         let charge = Charge::of(&ran, since);
-        Ok(Observation::new(charge.saw(), charge.fault(), ran.undisturbed()))
+        let conclusive = ran.undisturbed() && charge.would_show(ran.before.run_delay_ns);
+        Ok(Observation::new(charge.saw(), charge.fault(), conclusive))
     })
 }

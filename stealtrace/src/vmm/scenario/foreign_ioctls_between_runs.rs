@@ -29,10 +29,13 @@ fn play(_: &mut Play<'_>) -> Result<Observation> {
     let (mut fault, mut conclusive) = (None, true);
     for _ in 0..RUNS {
         (vcpu, ()) = other.lend(vcpu, |vcpu| vcpu.read_and_write_back())?;
+        let its_own_ns = other.act(run_delay_ns)?;
         let ran;
         (vcpu, ran) = runner.lend(vcpu, Watched::run)?;
-        fault = worse(fault, Charge::of(&ran, since).fault());
-        conclusive &= ran.undisturbed();
+        let charge = Charge::of(&ran, since);
+        fault = worse(fault, charge.fault());
+        conclusive &=
+            ran.undisturbed() && charge.would_show(ran.before.run_delay_ns.saturating_sub(its_own_ns));
         since = ran.began;
         seen.push(show(ran.area_after));
     }

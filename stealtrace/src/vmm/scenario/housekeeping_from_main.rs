@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use super::{
-    Expects, Observation, Play, Scenario, apart,
+    Charge, Expects, Observation, Play, Scenario, apart,
     run_hand_off_down::{run_and_wait, taken_over},
 };
 use crate::vmm::{StageThread, Watched, run_delay_ns};
@@ -26,5 +26,9 @@ fn play(_: &mut Play<'_>) -> Result<Observation> {
         return Ok(Observation::unprepared());
     }
     let (vcpu, ()) = housekeeper.lend(vcpu, |vcpu| vcpu.read_registers())?;
-    taken_over(&runner, vcpu, since, Watched::run)
+    let its_own_ns = housekeeper.act(run_delay_ns)?;
+    let would_show = |ran: &Watched, charge: &Charge| {
+        charge.would_show(ran.before.run_delay_ns.saturating_sub(its_own_ns))
+    };
+    taken_over(&runner, vcpu, since, Watched::run, would_show)
 }

@@ -121,6 +121,8 @@ pub enum Harm {
     /// Nothing.
     #[default]
     None,
+    /// It was charged less than its thread waited.
+    UnderCharged,
     /// It was charged more than the time that passed.
     OverCharged,
     /// Its counter went backwards or wrapped below zero.
@@ -133,6 +135,7 @@ impl fmt::Display for Harm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::None => "sound",
+            Self::UnderCharged => "under-charged",
             Self::OverCharged => "over-charged",
             Self::Corrupt => "corrupt",
             Self::Broken => "broken",
@@ -209,11 +212,13 @@ impl Observation {
         self.fault.as_ref().map_or(Harm::None, |fault| fault.harm)
     }
 
-    /// Everything that was done to steal, judged or not; None where steal is not what is wrong.
+    /// Everything that was done to steal, judged or not; None where steal is not what is wrong. What a guest is not
+    /// charged the other witness does not report.
     #[must_use]
     pub fn harm_to_steal(&self) -> Option<Harm> {
         match self.harm() {
             Harm::Broken => None,
+            Harm::UnderCharged => Some(self.aside),
             harm => Some(harm.max(self.aside)),
         }
     }
@@ -270,5 +275,10 @@ mod tests {
         assert_eq!((masked.harm(), masked.harm_to_steal()), (Harm::None, Some(Harm::Corrupt)));
         let broken = Observation { fault: Some(Fault::broken("x")), ..Observation::default() };
         assert_eq!(broken.harm_to_steal(), None);
+        let lost = Observation {
+            fault: Some(Fault { harm: Harm::UnderCharged, what: String::new() }),
+            ..Observation::default()
+        };
+        assert_eq!((lost.harm(), lost.harm_to_steal()), (Harm::UnderCharged, Some(Harm::None)));
     }
 }

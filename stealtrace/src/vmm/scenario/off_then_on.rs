@@ -21,7 +21,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 fn play(_: &mut Play<'_>) -> Result<Observation> {
     StageThread::spawn("vcpu0")?.act(|| {
-        let (mut vcpu, _) = enabled_and_run()?;
+        let (mut vcpu, charged) = enabled_and_run()?;
         vcpu.write_steal_msr(0)?;
         let left = vcpu.steal_area();
         wait_more(WAIT)?;
@@ -33,6 +33,8 @@ fn play(_: &mut Play<'_>) -> Result<Observation> {
         let charge = Charge::of(&ran, since);
         let touched =
             (found != left).then(|| Fault::broken(format!("while disabled {left:?} became {found:?}")));
-        Ok(Observation::new(charge.saw(), touched.or_else(|| charge.fault()), ran.undisturbed()))
+        let would_show = charge.would_show(ran.before.run_delay_ns - charged.after.run_delay_ns);
+        let conclusive = ran.undisturbed() && would_show;
+        Ok(Observation::new(charge.saw(), touched.or_else(|| charge.fault()), conclusive))
     })
 }

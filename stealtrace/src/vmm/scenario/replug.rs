@@ -36,5 +36,5 @@ pub(super) fn plugged_again(
     if !apart(waited_ns, new.act(run_delay_ns)?) {
         return Ok(Observation::unprepared());
     }
-    taken_over(&new, vcpu, since, run)
+    taken_over(&new, vcpu, since, run, |ran, _| apart(waited_ns, ran.after.run_delay_ns))
 }

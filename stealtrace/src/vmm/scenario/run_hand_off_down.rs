@@ -23,10 +23,11 @@ fn play(_: &mut Play<'_>) -> Result<Observation> {
     let old = StageThread::spawn("vcpu0-old")?;
     let (vcpu, since) = old.act(run_and_wait)?;
     let new = StageThread::spawn("vcpu0-new")?; // fresh: no part of the wait is its own
-    if !apart(old.act(run_delay_ns)?, new.act(run_delay_ns)?) {
+    let waited_ns = old.act(run_delay_ns)?;
+    if !apart(waited_ns, new.act(run_delay_ns)?) {
         return Ok(Observation::unprepared());
     }
-    taken_over(&new, vcpu, since, Watched::run)
+    taken_over(&new, vcpu, since, Watched::run, |ran, _| apart(waited_ns, ran.after.run_delay_ns))
 }
 
 /// By a thread: far more run_delay than a fresh one has, all of it honestly charged. Also when it ran last: what
@@ -44,14 +45,18 @@ pub(super) fn run_and_wait_in(vm: &Vm) -> Result<(Vcpu, Instant)> {
     Ok((vcpu, since))
 }
 
-/// Whatever thread runs it, the guest's steal grows by no more than the time that passes.
+/// Whatever thread runs it, the guest's steal grows by no more than the time that passes. Would it have shown
+/// otherwise? On a busy host a fresh thread may have waited as long as the old one, or as much time may have passed as
+/// would be charged too much.
 pub(super) fn taken_over(
     by: &StageThread,
     vcpu: Vcpu,
     since: Instant,
     run: fn(&mut Vcpu) -> Result<Watched>,
+    would_show: impl FnOnce(&Watched, &Charge) -> bool,
 ) -> Result<Observation> {
     let (_vcpu, ran) = by.lend(vcpu, run)?;
     let charge = Charge::of(&ran, since);
-    Ok(Observation::new(charge.saw(), charge.fault(), ran.undisturbed()))
+    let conclusive = ran.undisturbed() && would_show(&ran, &charge);
+    Ok(Observation::new(charge.saw(), charge.fault(), conclusive))
 }

@@ -26,10 +26,12 @@ fn play(_: &mut Play<'_>) -> Result<Observation> {
     }
     let (_vcpu, ran) = new.lend(vcpu, Watched::run)?;
     let charge = Charge::of(&ran, old.began);
+    let would_show = charge.would_show(ran.before.run_delay_ns.saturating_sub(old.after.run_delay_ns));
+    let saw = charge.saw();
     let fault = charge.fault().map(|fault| {
         if fault.harm == Harm::OverCharged { the_difference(&old, &ran, charge, fault) } else { fault }
     });
-    Ok(Observation::new(charge.saw(), fault, ran.undisturbed()))
+    Ok(Observation::new(saw, fault, ran.undisturbed() && would_show))
 }
 
 /// An over-charge is the difference of the runners' run_delays; anything else has another cause.
