@@ -106,11 +106,11 @@ pub fn summary(lines: &[Value]) -> &Value {
 pub struct Script(String);
 
 impl Script {
-    /// Run this, apart from the others, and keep what it prints.
+    /// Run this, apart from the others, and keep what it prints. The lab is told its name, for the case that it hangs.
     pub fn step(&mut self, name: &str, command: &str) {
         let Self(script) = self;
         script.push_str(&format!(
-            "echo '@@@ {name}'\n( {command}\n) 2> /tmp/stderr\necho \"@@@ exit $?\"\ncat /tmp/stderr\n"
+            "echo 'step {name}' > /dev/ttyS3\necho '@@@ {name}'\n( {command}\n) 2> /tmp/stderr\necho \"@@@ exit $?\"\ncat /tmp/stderr\n"
         ));
     }
 
@@ -122,7 +122,9 @@ impl Script {
     #[expect(clippy::panic, reason = "a lab that fails is a failed test, with everything it said")]
     pub fn run(&self, kernel: &str) -> BTreeMap<String, Run> {
         let Self(script) = self;
-        let lab = run(xtask().args(["lab", "run", kernel, "--timeout", "600", "--", "sh", "-c", script]));
+        let lab = run(xtask()
+            .args(["lab", "run", kernel, "--timeout", "3600", "--expect-output"])
+            .args(["--", "sh", "-c", script]));
         if lab.code != 0 {
             panic!("lab run {kernel} exited with {}:\n{}\n{}", lab.code, lab.stdout, lab.stderr);
         }

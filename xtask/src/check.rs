@@ -1,29 +1,48 @@
 //! Every check and test, those that fail fastest first. What cannot run here is said, and never counted as passed.
 
-use std::{env, path::Path, process::Command, time::Instant};
+use std::{
+    env,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     build, cache,
+    lab::slot,
+    ledger::Ledger,
     process::{run, say},
     setup,
 };
 
+/// Tests that boot emulated machines, which share the CPUs: the longest first.
+const EMULATED: [(&str, &str); 3] = [("a real VMM", "qemu_guest"), ("lab", "lab"), ("matrix", "matrix")];
+
+/// How often to look for what the parts noted.
+const NEWS: Duration = Duration::from_secs(1);
+
 /// Run them all; 0 if all that can run here passed.
 pub(crate) fn check() -> Result<u8> {
     let start = Instant::now();
-    step("format", cargo().args(["fmt", "--all", "--check"]))?;
-    step("lints", cargo().args(["clippy", "--quiet", "--locked", "--all-targets", "--", "-D", "warnings"]))?;
-    step("lints, kernel side", &mut setup::toolchain()?.clippy(&cache::root()?, &cache::target()?))?;
-    step("unit tests", cargo().args(["test", "--quiet", "--locked", "--lib", "--bins"]))?;
+    let run = Run { ledger: Ledger::begin()?, slots: cache::target()?.join("slots") };
+    run.step("format", cargo().args(["fmt", "--all", "--check"]))?;
+    run.step(
+        "lints",
+        cargo().args(["clippy", "--quiet", "--locked", "--all-targets", "--", "-D", "warnings"]),
+    )?;
+    run.step("lints, kernel side", &mut setup::toolchain()?.clippy(&cache::root()?, &cache::target()?))?;
+    run.step("unit tests", cargo().args(["test", "--quiet", "--locked", "--lib", "--bins"]))?;
     let binary = build::dist()?;
-    step("command line", &mut outside(&binary, "cli")?)?;
-    step("files", &mut outside(&binary, "analyze")?)?;
-    let skipped = native(&binary)?;
-    step("lab", &mut outside(&binary, "lab")?)?;
-    step("a real VMM", &mut outside(&binary, "qemu_guest")?)?;
-    step("matrix", alone(&mut outside(&binary, "matrix")?))?;
+    run.step("command line", &mut run.outside(&binary, "cli")?)?;
+    run.step("files", &mut run.outside(&binary, "analyze")?)?;
+    let skipped = run.native(&binary)?;
+    run.emulated(&binary)?;
+    run.ledger.told()?.iter().for_each(|line| say(line));
     say(&format!("everything that can run here passed in {} s", start.elapsed().as_secs()));
     if let Some(reason) = skipped {
         say(&format!("NOT RUN: native tests: {reason}"));
@@ -31,37 +50,98 @@ pub(crate) fn check() -> Result<u8> {
     Ok(0)
 }
 
-/// Tests that trace this very machine; the reason if they cannot run here.
-fn native(binary: &Path) -> Result<Option<String>> {
-    if !Path::new("/dev/kvm").exists() {
-        return Ok(Some("this machine has no /dev/kvm".to_owned()));
-    }
-    let doctor = Command::new(binary).arg("doctor").output()?;
-    if !doctor.status.success() {
-        return Ok(Some("stealtrace cannot trace this machine; `stealtrace doctor` says why".to_owned()));
-    }
-    step("native", alone(&mut outside(binary, "native")?))?;
-    Ok(None)
+/// One run of everything.
+struct Run {
+    ledger: Ledger,
+    /// Where the emulators' slots are.
+    slots: PathBuf,
 }
 
-fn step(name: &str, command: &mut Command) -> Result<()> {
-    say(&format!("=== {name}"));
-    run(command)
+/// A part that ran beside others, and what it printed.
+struct Ended {
+    name: &'static str,
+    output: Output,
+    took: Duration,
+}
+
+impl Ended {
+    /// Show what it printed; its name if it failed.
+    fn show(&self) -> Result<Option<&'static str>> {
+        let Self { name, output, took } = self;
+        say(&format!("=== {name}: {} s", took.as_secs()));
+        io::stdout().write_all(&output.stdout).context("show the tests' output")?;
+        io::stderr().write_all(&output.stderr).context("show the tests' output")?;
+        Ok((!output.status.success()).then_some(*name))
+    }
+}
+
+impl Run {
+    fn step(&self, name: &str, command: &mut Command) -> Result<()> {
+        say(&format!("=== {name}"));
+        let start = Instant::now();
+        run(command)?;
+        say(&format!("=== {name}: {} s", start.elapsed().as_secs()));
+        Ok(())
+    }
+
+    /// Tests that trace this very machine; the reason if they cannot run here.
+    fn native(&self, binary: &Path) -> Result<Option<String>> {
+        if !Path::new("/dev/kvm").exists() {
+            return Ok(Some("this machine has no /dev/kvm".to_owned()));
+        }
+        let doctor = Command::new(binary).arg("doctor").output()?;
+        if !doctor.status.success() {
+            return Ok(Some("stealtrace cannot trace this machine; `stealtrace doctor` says why".to_owned()));
+        }
+        self.step("native", alone(&mut self.outside(binary, "native")?))?;
+        Ok(None)
+    }
+
+    /// Beside each other; what each prints is shown when it ends.
+    fn emulated(&self, binary: &Path) -> Result<()> {
+        run(cargo().args(["test", "--quiet", "--locked", "--package", "stealtrace-tests", "--no-run"]))?;
+        let parts = EMULATED.map(|(name, test)| self.outside(binary, test).map(|command| (name, command)));
+        let (sender, ended) = mpsc::channel();
+        for part in parts {
+            let ((name, mut command), sender) = (part?, sender.clone());
+            say(&format!("=== {name}: begins"));
+            let start = Instant::now();
+            thread::spawn(move || {
+                let output = command.output();
+                let _given_up =
+                    sender.send(output.map(|output| Ended { name, output, took: start.elapsed() }));
+            });
+        }
+        drop(sender);
+        let mut failed = Vec::new();
+        loop {
+            match ended.recv_timeout(NEWS) {
+                Ok(part) => failed.extend(part.context("run a part of the tests")?.show()?),
+                Err(RecvTimeoutError::Timeout) => self.ledger.tell_news(),
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+        Ok(())
+    }
+
+    /// One file of the tests package, told where the binary and the lab are.
+    fn outside(&self, binary: &Path, test: &str) -> Result<Command> {
+        let (ledger, file) = self.ledger.variable();
+        let mut command = cargo();
+        command
+            .args(["test", "--locked", "--package", "stealtrace-tests", "--test", test])
+            .env("STEALTRACE", binary)
+            .env("XTASK", env::current_exe()?)
+            .env(ledger, file)
+            .env(slot::VARIABLE, &self.slots)
+            .current_dir(cache::root()?);
+        Ok(command)
+    }
 }
 
 fn cargo() -> Command {
     Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-}
-
-/// One file of the tests package, told where the binary and the lab are.
-fn outside(binary: &Path, test: &str) -> Result<Command> {
-    let mut command = cargo();
-    command
-        .args(["test", "--locked", "--package", "stealtrace-tests", "--test", test])
-        .env("STEALTRACE", binary)
-        .env("XTASK", env::current_exe()?)
-        .current_dir(cache::root()?);
-    Ok(command)
 }
 
 /// One test at a time: each takes the whole machine, or sees all that runs on it.

@@ -35,7 +35,8 @@ pub(crate) fn demo() -> Result<()> {
         let words =
             format!("stealtrace trace -- stealtrace verify --no-trace --expect {} {SCENARIOS}", act.expect);
         let command: Vec<_> = words.split(' ').map(str::to_owned).collect();
-        let code = lab::run_in(lab::find(act.kernel)?, &command, lab::Clock::Real, Duration::from_secs(300))?;
+        let how = (lab::Clock::Real, lab::Counts::Life);
+        let code = lab::run_in(lab::find(act.kernel)?, &command, how, Duration::from_secs(300))?;
         ensure!(code == 1, "stealtrace trace exited with {code} on {}, not with 1 (findings)", act.kernel);
     }
     Ok(())

@@ -7,6 +7,7 @@ mod check;
 mod debian;
 mod demo;
 mod lab;
+mod ledger;
 mod process;
 mod setup;
 

@@ -28,6 +28,7 @@ mount -t securityfs securityfs /sys/kernel/security
 mount -t tracefs tracefs /sys/kernel/tracing
 mount -t tmpfs tmp /tmp
 for port in 1 2 3; do stty -F /dev/ttyS$port raw -echo; done
+BEATS
 for module in $(cat /modules/order); do insmod /modules/$module.ko || echo "insmod $module failed"; done
 ACTION
 poweroff -f
@@ -40,6 +41,25 @@ code=$?
 sync
 echo "exit $code" > /dev/ttyS3
 sleep 1"#;
+
+/// Says now and then that it lives and what was written, and what everybody does when asked. The kernel's threads are
+/// many and mostly idle: of those only a line.
+const BEATS: &str = r#"echo 1 > /proc/sys/kernel/sysrq
+report() {
+    echo "== threads: id, name, state, ns run and waited, where it sleeps, system call"
+    for task in /proc/[0-9]*/task/[0-9]*; do
+        echo "${task##*/} $(sed 's/.*(\(.*\)) \(.\).*/\1 \2/' $task/stat) $(cut -d' ' -f1-2 $task/schedstat)"             "$(cat $task/wchan) $(cat $task/syscall)"
+        [ -z "$(tr -d '\000' < $task/cmdline)" ] || sed 's/^/        /' $task/stack
+    done
+    echo "== interrupts and files"
+    cat /proc/uptime /proc/loadavg /proc/interrupts
+    ls -l /tmp /report 2> /dev/null
+    for file in /tmp/console /report/*; do
+        [ -f "$file" ] && echo "== the end of $file" && tail -n 30 "$file"
+    done
+}
+(while sleep 3; do echo "alive $(stat -c '%n %s' /tmp/* | cksum)"; done > /dev/ttyS3 2> /dev/null) &
+(while read -r ask; do report > /dev/ttyS0 2>&1; echo reported > /dev/ttyS3; done < /dev/ttyS3) &"#;
 
 const SHELL: &str = "setsid -c sh < /dev/ttyS0 > /dev/ttyS0 2>&1";
 
@@ -63,6 +83,7 @@ pub(crate) fn write(
     kernel: &KernelFiles,
     stealtrace: &Path,
     action: &Action,
+    beats: bool,
     extras: &[Extra],
 ) -> Result<()> {
     let mut archive = Archive::with_busybox(file)?;
@@ -76,11 +97,12 @@ pub(crate) fn write(
     };
     // The lab guest's serial line is a terminal; what it leads to may not be.
     let color = if io::stdout().is_terminal() { "" } else { "export NO_COLOR=1" };
+    let beats = if beats { BEATS } else { "" };
     archive.add("command", PROGRAM, script.as_bytes(), (0, 0))?;
     archive.add(
         "init",
         PROGRAM,
-        INIT.replace("ACTION", action).replace("COLOR", color).as_bytes(),
+        INIT.replace("ACTION", action).replace("COLOR", color).replace("BEATS", beats).as_bytes(),
         (0, 0),
     )?;
     archive.finish()
@@ -168,6 +190,9 @@ const APPLETS: &[&str] = &[
     "ln",
     "touch",
     "mkfifo",
+    "stat",
+    "cksum",
+    "xargs",
 ];
 
 fn add_modules(archive: &mut Archive<impl Write>, kernel: &KernelFiles) -> Result<()> {

@@ -2,15 +2,19 @@
 //! Needs no root and no hardware virtualization.
 
 mod emulator;
+mod hang;
 mod initramfs;
 mod kernels;
 mod matrix;
 mod modules;
 mod package;
+mod progress;
 mod qemu;
 mod qemu_guest;
 mod serial;
+pub(crate) mod slot;
 mod verify;
+mod watch;
 
 use std::time::Duration;
 
@@ -18,11 +22,11 @@ use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
 use comfy_table::{Table, presets};
 
-use crate::{build, process::say};
+use crate::{build, ledger};
 
 use self::kernels::{KERNELS, Kernel};
-use self::qemu::{Boot, Outcome};
-pub(crate) use self::{emulator::Qemu, qemu::Clock};
+pub(crate) use self::{emulator::Qemu, progress::Counts, qemu::Clock};
+use self::{qemu::Boot, watch::Outcome};
 
 /// What to do in the lab.
 #[derive(Subcommand)]
@@ -39,6 +43,10 @@ pub(crate) enum Verb {
         /// Let an instruction take a nanosecond, on one CPU: times are instruction counts, the same on every run
         #[arg(long)]
         icount: bool,
+        /// A minute in which the command writes nothing, nor any file in /tmp, is a hang; else only one in which the
+        /// lab guest itself stands still
+        #[arg(long)]
+        expect_output: bool,
         /// The command; `stealtrace` is on PATH
         #[arg(last = true)]
         command: Vec<String>,
@@ -62,9 +70,10 @@ pub(crate) enum Verb {
 pub(crate) fn run(verb: Verb) -> Result<u8> {
     match verb {
         Verb::List => list(),
-        Verb::Run { kernel, timeout, icount, command } => {
+        Verb::Run { kernel, timeout, icount, expect_output, command } => {
             let clock = if icount { Clock::Instructions } else { Clock::Real };
-            run_in(find(&kernel)?, &command, clock, Duration::from_secs(timeout))
+            let counts = if expect_output { Counts::Work } else { Counts::Life };
+            run_in(find(&kernel)?, &command, (clock, counts), Duration::from_secs(timeout))
         }
         Verb::Verify(options) => verify::verify(&options),
         Verb::QemuGuest { kernel } => qemu_guest::run(find(&kernel)?),
@@ -84,11 +93,16 @@ fn list() -> Result<u8> {
 }
 
 /// Boot a kernel, run a command in it; its exit code. A hang is tried once more, and said.
-pub(crate) fn run_in(kernel: &Kernel, command: &[String], clock: Clock, timeout: Duration) -> Result<u8> {
+pub(crate) fn run_in(
+    kernel: &Kernel,
+    command: &[String],
+    (clock, counts): (Clock, Counts),
+    timeout: Duration,
+) -> Result<u8> {
     if command.is_empty() {
         bail!("no command; try `cargo xtask lab run {} -- stealtrace doctor`", kernel.name);
     }
-    run_boot(kernel, &Boot::command(command).by(clock), timeout)
+    run_boot(kernel, &Boot::command(command).counting(counts).by(clock), timeout)
 }
 
 /// The same for any boot.
@@ -97,7 +111,7 @@ fn run_boot(kernel: &Kernel, boot: &Boot, timeout: Duration) -> Result<u8> {
     match boot.run(timeout)? {
         Outcome::Exited(code) => Ok(code),
         Outcome::Hung(how) => {
-            say(&format!("RETRY: {} {how}; console: {}", kernel.name, boot.console().display()));
+            ledger::retry(&format!("{} {how}", kernel.name));
             match boot.run(timeout)? {
                 Outcome::Exited(code) => Ok(code),
                 Outcome::Hung(how) | Outcome::Died(how) => fail(kernel, &boot, &how),

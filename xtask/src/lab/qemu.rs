@@ -1,12 +1,10 @@
-//! One boot of a lab guest: start QEMU, wait for "booted", wait for "exit N", tell hangs and deaths apart.
+//! One boot of a lab guest: start QEMU, copy what the command prints, watch it to its end.
 
 use std::{
-    fs,
-    io::{self, BufRead as _, BufReader},
+    fs, io,
+    os::unix::{net::UnixStream, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::mpsc::{self, Receiver, RecvTimeoutError},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -14,20 +12,22 @@ use anyhow::{Context as _, Result};
 
 use super::{
     emulator::Qemu,
+    hang,
     initramfs::{self, Action, Extra},
     package::KernelFiles,
-    serial::{Port, copy},
+    progress::Counts,
+    serial::{Port, Written, copy},
+    slot::{Length, Slot},
+    watch::{Outcome, Watch, lines, watch},
 };
-use crate::{cache, process::say};
-
-/// A boot takes about 5 s; a machine busy with other things may need more.
-const BOOT_TIMEOUT: Duration = Duration::from_secs(90);
+use crate::{cache, ledger, process::say};
 
 /// What the lab guest does, and how its time passes.
 pub(crate) struct Boot {
     action: Action,
     clock: Clock,
     cpus: u8,
+    counts: Counts,
     extras: Vec<Extra>,
 }
 
@@ -42,8 +42,13 @@ pub(crate) enum Clock {
 
 impl Boot {
     /// A shell for the user.
-    pub(crate) const SHELL: Self =
-        Self { action: Action::Shell, clock: Clock::Real, cpus: 2, extras: Vec::new() };
+    pub(crate) const SHELL: Self = Self {
+        action: Action::Shell,
+        clock: Clock::Real,
+        cpus: 2,
+        counts: Counts::Nothing,
+        extras: Vec::new(),
+    };
 
     /// One command.
     pub(crate) fn command(command: &[String]) -> Self {
@@ -53,13 +58,20 @@ impl Boot {
 
     /// A shell script, and files that it needs.
     pub(crate) fn script(script: String, extras: Vec<Extra>) -> Self {
-        Self { action: Action::Script(script), clock: Clock::Real, cpus: 2, extras }
+        Self { action: Action::Script(script), clock: Clock::Real, cpus: 2, counts: Counts::Life, extras }
+    }
+
+    /// The same, where this counts as progress.
+    pub(crate) fn counting(self, counts: Counts) -> Self {
+        Self { counts, ..self }
     }
 
     /// The same by this clock.
     pub(crate) fn by(self, clock: Clock) -> Self {
-        let cpus = if clock == Clock::Instructions { 1 } else { self.cpus };
-        Self { clock, cpus, ..self }
+        match clock {
+            Clock::Real => Self { clock, ..self },
+            Clock::Instructions => Self { clock, cpus: 1, counts: Counts::Nothing, ..self },
+        }
     }
 
     /// The same on one CPU. On two, a Linux guest of the lab guest sooner or later misses a wake-up and hangs: the
@@ -74,16 +86,6 @@ fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// How a boot ended.
-pub(crate) enum Outcome {
-    /// The command's exit code.
-    Exited(u8),
-    /// Nothing happened any more.
-    Hung(String),
-    /// The lab guest ended before the command did.
-    Died(String),
-}
-
 /// Everything a boot needs; can be run more than once.
 pub(crate) struct Machine {
     image: PathBuf,
@@ -93,6 +95,7 @@ pub(crate) struct Machine {
     name: String,
     clock: Clock,
     cpus: u8,
+    counts: Counts,
 }
 
 impl Machine {
@@ -109,8 +112,10 @@ impl Machine {
             name: name.to_owned(),
             clock: boot.clock,
             cpus: boot.cpus,
+            counts: boot.counts,
         };
-        initramfs::write(&machine.initramfs, kernel, stealtrace, &boot.action, &boot.extras)?;
+        let beats = boot.counts != Counts::Nothing;
+        initramfs::write(&machine.initramfs, kernel, stealtrace, &boot.action, beats, &boot.extras)?;
         Ok(machine)
     }
 
@@ -131,30 +136,62 @@ impl Machine {
         out: impl io::Write + Send + 'static,
         err: impl io::Write + Send + 'static,
     ) -> Result<Outcome> {
+        let _slot = Slot::take(self.length())?;
+        let began = Instant::now();
         say(&format!("booting {}", self.name));
-        fs::create_dir_all(&self.sockets)?;
-        let [stdout, stderr, control] =
-            ["stdout", "stderr", "control"].map(|port| Port::listen(&self.sockets.join(port)));
-        let (stdout, stderr, control) = (stdout?, stderr?, control?);
-        let mut qemu = self.qemu()?;
-        qemu.arg("-display").arg("none").arg("-monitor").arg("none");
-        qemu.arg("-serial").arg(format!("file:{}", self.console.display()));
-        for port in [&stdout, &stderr, &control] {
-            qemu.args(["-serial", &port.argument()]);
-        }
-        let log = fs::File::create(self.console.with_extension("qemu"))?; // software emulation warns of what it lacks
-        let mut guest =
-            Guest(qemu.stdin(Stdio::null()).stderr(log).spawn().context("start qemu-system-x86_64")?);
-        let [stdout, stderr, control] = [stdout, stderr, control].map(|port| port.accept(&mut guest.0));
-        let said = || fs::read_to_string(self.console.with_extension("qemu")).unwrap_or_default();
-        let control = control.with_context(|| said().trim().to_owned())?;
-        let copies = [copy(stdout?, out), copy(stderr?, err)];
-        let outcome = watch(&lines(control), timeout);
+        let Started { mut guest, stdout, stderr, control, monitor } = self.start()?;
+        let written = Written::default();
+        let copies = [copy(stdout, out, written.clone()), copy(stderr, err, written.clone())];
+        let heard = lines(control.try_clone()?);
+        let outcome = watch(&Watch {
+            name: &self.name,
+            counts: self.counts,
+            timeout,
+            control: &heard,
+            written,
+            console: &self.console,
+            emulator: guest.0.id(),
+        });
+        let outcome = match outcome {
+            Outcome::Hung(how) => {
+                let asked = hang::Asked { heard: &heard, control, monitor, console: &self.console };
+                Outcome::Hung(hang::tell(asked, &self.name, &how))
+            }
+            ended => ended,
+        };
         guest.end();
+        ledger::lived(&self.name, began.elapsed());
         for copy in copies {
             let _panicked = copy.join();
         }
         Ok(outcome)
+    }
+
+    /// QEMU, connected to us.
+    fn start(&self) -> Result<Started> {
+        fs::create_dir_all(&self.sockets)?;
+        let listen = |port| Port::listen(&self.sockets.join(port));
+        let ports = [listen("stdout")?, listen("stderr")?, listen("control")?];
+        let monitor = listen("monitor")?;
+        let mut qemu = self.qemu()?;
+        qemu.arg("-display").arg("none").args(["-monitor", &monitor.argument()]);
+        qemu.arg("-serial").arg(format!("file:{}", self.console.display()));
+        for port in &ports {
+            qemu.args(["-serial", &port.argument()]);
+        }
+        let log = self.console.with_extension("qemu"); // software emulation warns of what it lacks
+        qemu.stdin(Stdio::null()).stderr(fs::File::create(&log)?);
+        end_with_us(&mut qemu);
+        let mut guest = Guest(qemu.spawn().context("start qemu-system-x86_64")?);
+        let said = || fs::read_to_string(&log).unwrap_or_default().trim().to_owned();
+        let monitor = monitor.accept(&mut guest.0).with_context(said)?;
+        let [stdout, stderr, control] = ports.map(|port| port.accept(&mut guest.0));
+        Ok(Started { guest, stdout: stdout?, stderr: stderr?, control: control?, monitor })
+    }
+
+    /// Who demands work of a lab guest has minutes of it.
+    fn length(&self) -> Length {
+        if self.counts == Counts::Work { Length::Long } else { Length::Short }
     }
 
     /// Boot with the console on the terminal.
@@ -195,6 +232,26 @@ impl Drop for Machine {
     }
 }
 
+/// Whoever kills us does not leave an emulator that takes a CPU for ever.
+fn end_with_us(qemu: &mut Command) {
+    // SAFETY: the closure runs between fork and exec and makes one system call.
+    unsafe {
+        qemu.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        });
+    }
+}
+
+/// QEMU, and the other ends of its ports.
+struct Started {
+    guest: Guest,
+    stdout: UnixStream,
+    stderr: UnixStream,
+    control: UnixStream,
+    monitor: UnixStream,
+}
+
 /// QEMU; ended when dropped.
 struct Guest(Child);
 
@@ -208,50 +265,5 @@ impl Guest {
 impl Drop for Guest {
     fn drop(&mut self) {
         self.end();
-    }
-}
-
-fn lines(control: std::os::unix::net::UnixStream) -> Receiver<String> {
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        for line in BufReader::new(control).lines().map_while(Result::ok) {
-            if sender.send(line).is_err() {
-                return;
-            }
-        }
-    });
-    receiver
-}
-
-/// Booting, then running, then exited; anything else is a hang or a death.
-fn watch(control: &Receiver<String>, timeout: Duration) -> Outcome {
-    match wait_for(control, "booted", BOOT_TIMEOUT) {
-        Ok(_) => {}
-        Err(RecvTimeoutError::Timeout) => {
-            return Outcome::Hung(format!("did not boot within {BOOT_TIMEOUT:?}"));
-        }
-        Err(RecvTimeoutError::Disconnected) => {
-            return Outcome::Died("died while booting".to_owned());
-        }
-    }
-    match wait_for(control, "exit ", timeout) {
-        Ok(code) => {
-            code.trim().parse().map_or_else(|_| Outcome::Died(format!("said exit {code:?}")), Outcome::Exited)
-        }
-        Err(RecvTimeoutError::Timeout) => Outcome::Hung(format!("did not finish within {timeout:?}")),
-        Err(RecvTimeoutError::Disconnected) => {
-            Outcome::Died("died (panic?) before the command ended".to_owned())
-        }
-    }
-}
-
-/// What follows this word on the first line that begins with it.
-fn wait_for(control: &Receiver<String>, word: &str, patience: Duration) -> Result<String, RecvTimeoutError> {
-    let end = Instant::now() + patience;
-    loop {
-        let line = control.recv_timeout(end.saturating_duration_since(Instant::now()))?;
-        if let Some(rest) = line.strip_prefix(word) {
-            return Ok(rest.to_owned());
-        }
     }
 }

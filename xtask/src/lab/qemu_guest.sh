@@ -1,40 +1,34 @@
 # A Linux guest's life under Debian's QEMU, as its own monitor, stealtrace and the guest see it.
-# Exit 1: they do not agree. Exit 3: a step did not come to its end.
+# Exit 1: they do not agree. Exit 3: the guest rebooted by itself.
+# A step that does not come to its end is the lab's to notice: nothing is written to /tmp any more. What is written all
+# the time, whether the guest goes on or not, goes to /report: it is shown then, and is no progress.
 
 code=0
+mkdir /report
+
+# step WHAT: what the lab says of a hang, and of what takes long.
+step() { echo "step $1" > /dev/ttyS3; }
 
 # Wait until a file has this so often.
-until_seen() {
-    for second in $(seq 240); do
-        [ "$(grep -c "$2" $1)" -ge ${3:-1} ] && return
-        sleep 1
-    done
-    stuck "$1 has no $2"
-}
+until_seen() { until [ "$(grep -c "$2" $1)" -ge ${3:-1} ]; do sleep 0.2; done; }
 
 # Wait until a file has this once more than now.
 next_seen() { until_seen $1 "$2" $(($(grep -c "$2" $1) + 1)); }
-
-stuck() {
-    echo "STUCK: $1"
-    tail -n 60 /tmp/console /tmp/monitor /tmp/qemu /tmp/says
-    exit 3
-} >&2
 
 # What QEMU is told once, for both of its lives.
 start() {
     rm -f /tmp/m.in /tmp/m.out
     mkfifo /tmp/m.in /tmp/m.out
-    : > /tmp/monitor
-    cat /tmp/m.out >> /tmp/monitor &
+    : > /report/monitor
+    cat /tmp/m.out >> /report/monitor &
     exec 3<> /tmp/m.in
     qemu-system-x86_64 -L /q -accel kvm -cpu host -machine pc -m 256 -nodefaults -display none -vga none \
         -name guest=lab,debug-threads=on -smp 1,sockets=2,cores=1,threads=1,maxcpus=2 -device $SECOND \
         -kernel /q/vmlinuz -initrd /q/guest.cpio -append "console=ttyS0 loglevel=0 panic=-1 mitigations=off" \
         -chardev file,id=console,path=/tmp/console,append=on -serial chardev:console \
-        -monitor pipe:/tmp/m "$@" > /tmp/qemu 2>&1 &
+        -monitor pipe:/tmp/m "$@" > /report/qemu 2>&1 &
     qemu=$!
-    until_seen /tmp/monitor "$PROMPT"
+    until_seen /report/monitor "$PROMPT"
 }
 
 SECOND=host-x86_64-cpu,id=second,socket-id=1,core-id=0,thread-id=0
@@ -43,29 +37,25 @@ PROMPT="(qemu) "
 
 # Done when the monitor waits for the next command.
 monitor() {
-    : > /tmp/monitor
+    : > /report/monitor
     echo "$1" >&3
-    until_seen /tmp/monitor "$PROMPT"
+    until_seen /report/monitor "$PROMPT"
 }
 
 # What the monitor answers.
 ask() {
     monitor "$1"
-    tr -d '\r' < /tmp/monitor
+    tr -d '\r' < /report/monitor
 }
 
 # Ask the monitor until it says so.
-until_told() {
-    for second in $(seq 240); do
-        ask "$1" | grep -q "$2" && return
-        sleep 1
-    done
-    stuck "'$1' never says '$2'"
-}
+until_told() { until ask "$1" | grep -q "$2"; do sleep 0.2; done; }
 
 # begin NAME: from here on this part of the guest's life is watched.
 begin() {
     echo "== $1"
+    part=$1
+    step "$part"
     : > /tmp/says
     stealtrace trace --findings-only --min-severity warning > /tmp/findings 2> /tmp/says &
     watcher=$!
@@ -74,8 +64,9 @@ begin() {
 
 # end: a guest that stands still, as everybody sees it; then what was found since it began.
 end() {
+    step "$part: what everybody says of it"
     : > /tmp/says
-    stealtrace trace --format json > /tmp/events 2> /tmp/says &
+    stealtrace trace --format json > /report/events 2> /tmp/says &
     tracer=$!
     until_seen /tmp/says tracing
     next_seen /tmp/console ^beat
@@ -83,7 +74,7 @@ end() {
     kill -INT $tracer
     wait $tracer
     stealtrace inspect --wait 100ms --format json | tr '{' '\n' | grep '"vcpu_id"' > /tmp/vcpus
-    ! grep '"msr":0,' /tmp/vcpus || stuck "the guest is in its firmware: it rebooted by itself"
+    ! grep '"msr":0,' /tmp/vcpus || rebooted
     ask "info cpus" > /tmp/threads
     tr -d '\r' < /tmp/console | awk '{ said = said $0 "\n" } /^beat/ { last = said; said = "" } END { printf last }' > /tmp/own
     for vcpu in 0 1; do compare $vcpu; done
@@ -98,6 +89,12 @@ end() {
     [ $(wc -l < /tmp/vcpus) = 2 ] || differs "inspect sees $(wc -l < /tmp/vcpus) vCPUs"
 }
 
+rebooted() {
+    echo "the guest is in its firmware: it rebooted by itself"
+    tail -n 60 /tmp/console /report/*
+    exit 3
+} >&2
+
 reset() {
     monitor system_reset
     next_seen /tmp/console "guest up"
@@ -105,10 +102,11 @@ reset() {
 }
 
 replug() {
+    step "$part: device_del"
     monitor "device_del second"
     next_seen /tmp/console "cpus 1"
+    step "$part: device_add"
     monitor "device_add $SECOND"
-    next_seen /tmp/console "cpus 2"
     next_seen /tmp/console "cpus 2"
 }
 
@@ -121,7 +119,7 @@ differs() {
 compare() {
     vcpu=$1
     grep "\"vcpu_id\":$vcpu," /tmp/vcpus > /tmp/vcpu
-    grep '"type":"update"' /tmp/events | grep "\"vcpu_id\":$vcpu," | tail -n 1 > /tmp/update
+    grep '"type":"update"' /report/events | grep "\"vcpu_id\":$vcpu," | tail -n 1 > /tmp/update
     thread=$(sed -n "s/.*CPU #$vcpu: thread_id=\([0-9]*\).*/\1/p" /tmp/threads)
     set -- $(ask "xp /4xw $(numbers vcpu area_guest_address)" | sed -n 's/^[0-9a-f]*: \(0x.*\)/\1/p')
     [ $# = 4 ] || { differs "vCPU $vcpu: xp says '$*'"; return; }

@@ -6,6 +6,10 @@ use std::{
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
     process::Child,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -58,11 +62,31 @@ impl Port {
     }
 }
 
+/// How much was copied, over all ports of a lab guest.
+#[derive(Clone, Default)]
+pub(crate) struct Written(Arc<AtomicU64>);
+
+impl Written {
+    /// Bytes so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn count(&self, bytes: usize) {
+        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
 /// Copy what the port says, as it says it, until QEMU ends.
-pub(crate) fn copy(mut port: UnixStream, mut to: impl Write + Send + 'static) -> JoinHandle<()> {
+pub(crate) fn copy(
+    mut port: UnixStream,
+    mut to: impl Write + Send + 'static,
+    written: Written,
+) -> JoinHandle<()> {
     thread::spawn(move || {
         let mut buffer = [0; 4096];
         while let Ok(length @ 1..) = port.read(&mut buffer) {
+            written.count(length);
             if write_all(&mut to, &buffer[..length]).is_err() {
                 return; // a closed pipe is the reader's wish
             }

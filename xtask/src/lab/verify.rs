@@ -18,9 +18,10 @@ use super::{
     kernels::KERNELS,
     matrix,
     package::{self, KernelFiles},
-    qemu::{Boot, Machine, Outcome},
+    qemu::{Boot, Machine},
+    watch::Outcome,
 };
-use crate::{build, process::say};
+use crate::{build, ledger, process::say};
 
 /// A whole verify takes half a minute; a machine busy with other things may need more.
 const TIMEOUT: Duration = Duration::from_secs(300);
@@ -243,7 +244,7 @@ fn play(mut wanted: Vec<String>, boot: &mut dyn FnMut(&[String]) -> Result<Boote
             Outcome::Hung(how) | Outcome::Died(how) => how,
         };
         if !told.planned && may_retry {
-            say(&format!("RETRY: the kernel {how} before its first scenario"));
+            ledger::retry(&format!("the kernel {how} before its first scenario"));
             may_retry = false;
             continue;
         }
