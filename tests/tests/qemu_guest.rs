@@ -48,8 +48,21 @@ fn threads_and_counters_are_what_qemus_monitor_says() {
 fn booting_restoring_and_reset_corrupt_nothing_on_a_fixed_kernel() {
     for name in [BOOT, RESTORE, RESET, RESET_AGAIN] {
         let part = part(name);
-        assert!(part.contains("trace exits with 0") && part.contains("guest exits with 0"), "{part}");
+        assert!(part.contains("trace exits with 0"), "{part}");
+        assert_nothing_wrapped(part);
     }
+}
+
+/// A guest that boots slowly on a busy host is charged all of that wait at its first run: more than it is up for. That
+/// is KVM's own, the trace says so when it happens, and nothing wrapped.
+fn assert_nothing_wrapped(part: &str) {
+    let errors = lines(part, "error: steal-poisoned: guest CPU");
+    for error in &errors {
+        let ticks = error.split("steal_ticks=").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+        assert!(ticks.is_some_and(|ticks: u64| ticks < 1_000_000), "{error}"); // 2^64 ns are 1844674407370
+        assert!(!lines(part, "warning: steal-over-charge on").is_empty(), "{part}");
+    }
+    assert_eq!(errors.is_empty(), part.contains("guest exits with 0"), "{part}");
 }
 
 #[test]
@@ -59,14 +72,22 @@ fn waiting_for_a_busy_host_is_no_over_charge() {
     }
 }
 
-/// QEMU keeps the descriptor of a CPU that is unplugged, and runs it on a new thread when it is plugged in again.
+/// QEMU keeps the descriptor of a CPU that is unplugged, and runs it on a new thread when it is plugged in again. The
+/// counter heals as that thread waits, which a CPU that has little to do hardly does: it is still wrapped when everybody
+/// looks at it, however long that takes. What the trace found was recorded when it happened.
 #[test]
 fn a_replugged_cpu_is_corrupt_and_the_guest_sees_it() {
     let part = part(REPLUG);
     let [error] = lines(part, "error: steal-underflow on")[..] else { panic!("one error: {part}") };
     assert!(error.contains("/1/1 at"), "not of vCPU 1: {error}");
-    assert!(error.contains("CPU 1/KVM(") && error.contains("steal_after=1844674"), "{error}");
-    assert!(!lines(part, "inspect: the same")[1].contains("healthy"), "{part}");
+    assert!(error.contains("CPU 1/KVM(") && error.contains("reached_guest=yes"), "{error}");
+    let number =
+        |name: &str| error.split(name).nth(1).and_then(|rest| rest.split(' ').next()?.parse::<i128>().ok());
+    let [delta, run_delay, last_steal] =
+        ["delta=", "run_delay=", "last_steal="].map(|name| number(name).expect(name));
+    assert!(delta < 0 && delta == run_delay - last_steal, "{error}");
+    assert!(number("steal_after=") > Some(1 << 63), "the guest's counter wrapped: {error}");
+    assert!(lines(part, "inspect: the same")[1].contains("poisoned"), "{part}");
     assert!(part.contains("trace exits with 1") && part.contains("guest exits with 1"), "{part}");
 }
 
@@ -75,5 +96,5 @@ fn a_guarded_guest_sees_nothing_of_it() {
     let part = part(GUARDED);
     assert!(part.lines().any(|line| line == "1 repaired, 0 not, lost: 0"), "{part}");
     assert!(!lines(part, "inspect: the same").iter().any(|line| line.contains("poisoned")), "{part}");
-    assert!(part.contains("stealtrace guest exits with 0"), "{part}");
+    assert_nothing_wrapped(part);
 }
