@@ -32,8 +32,10 @@ const SCENARIOS: &str = "same-thread restore-by-main-thread run-hand-off-down";
 pub(crate) fn demo() -> Result<()> {
     for act in ACTS {
         say(&format!("=== {}: {}", act.kernel, act.title));
-        let words =
-            format!("stealtrace trace -- stealtrace verify --no-trace --expect {} {SCENARIOS}", act.expect);
+        let words = format!(
+            "stealtrace trace --findings-only -- stealtrace verify --no-trace --expect {} {SCENARIOS}",
+            act.expect
+        );
         let command: Vec<_> = words.split(' ').map(str::to_owned).collect();
         let how = (lab::Clock::Real, lab::Counts::Life);
         let code = lab::run_in(lab::find(act.kernel)?, &command, how, Duration::from_secs(300))?;

@@ -1,4 +1,4 @@
-//! A table for people; on a terminal the scenario being played shows on stderr.
+//! A table for people; on a terminal the scenario that was played last shows on stderr.
 
 use std::io::{self, IsTerminal as _, Write};
 
@@ -59,8 +59,53 @@ fn outcome(verified: &Verified) -> String {
     )
 }
 
-/// One line on a terminal's stderr, written over the one before.
+/// How progress shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// One line, written over the one before.
+    Rewritten,
+    /// A line each: where results go to a terminal, a trace around this command may write its own in between.
+    Lines,
+    /// Nobody watches.
+    Silent,
+}
+
+impl Progress {
+    const fn on(talk_is_terminal: bool, results_are_terminal: bool) -> Self {
+        match (talk_is_terminal, results_are_terminal) {
+            (true, false) => Self::Rewritten,
+            (true, true) => Self::Lines,
+            (false, _) => Self::Silent,
+        }
+    }
+
+    /// What to write for this line; nothing is left of the last.
+    fn shown(self, line: &str) -> String {
+        match self {
+            Self::Rewritten => format!("\r\x1b[K{line}"),
+            Self::Lines if !line.is_empty() => format!("{line}\n"),
+            Self::Lines | Self::Silent => String::new(),
+        }
+    }
+}
+
+/// On stderr.
 fn progress(line: &str) -> io::Result<()> {
     let mut err = io::stderr();
-    if err.is_terminal() { write!(err, "\r\x1b[K{line}").and_then(|()| err.flush()) } else { Ok(()) }
+    let how = Progress::on(err.is_terminal(), io::stdout().is_terminal());
+    err.write_all(how.shown(line).as_bytes()).and_then(|()| err.flush())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Progress;
+
+    #[test]
+    fn a_terminal_that_gets_results_gets_whole_lines() {
+        let shown = |talk, results| Progress::on(talk, results).shown("playing");
+        assert_eq!(shown(true, true), "playing\n");
+        assert_eq!(shown(true, false), "\r\u{1b}[Kplaying");
+        assert_eq!(shown(false, true), "");
+        assert_eq!(Progress::Lines.shown(""), "");
+    }
 }
