@@ -47,4 +47,36 @@ impl Watched {
     pub const fn undisturbed(&self) -> bool {
         self.before.preemptions == self.after.preemptions
     }
+
+    /// This run and the next as one. What happens to the thread in between disturbs neither: no vCPU is loaded then.
+    #[must_use]
+    pub const fn followed_by(&self, next: &Self) -> Self {
+        let between = next.before.preemptions - self.after.preemptions;
+        let before = SchedStat { preemptions: self.before.preemptions + between, ..self.before };
+        Self { before, area_before: self.area_before, began: self.began, ..*next }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::Watched;
+    use crate::vmm::{SchedStat, StealArea};
+
+    /// A run during which the thread was preempted so often.
+    fn ran(before: u64, after: u64) -> Watched {
+        let stat = |preemptions| SchedStat { run_delay_ns: preemptions, preemptions };
+        let area = StealArea::default();
+        let (before, after) = (stat(before), stat(after));
+        Watched { before, after, area_before: area, area_after: area, began: Instant::now() }
+    }
+
+    #[test]
+    fn a_preemption_between_two_runs_disturbs_neither() {
+        assert!(ran(3, 3).followed_by(&ran(5, 5)).undisturbed());
+        assert!(!ran(3, 4).followed_by(&ran(4, 4)).undisturbed());
+        assert!(!ran(3, 3).followed_by(&ran(3, 4)).undisturbed());
+        assert_eq!(ran(3, 3).followed_by(&ran(5, 5)).before.run_delay_ns, 3);
+    }
 }

@@ -30,5 +30,5 @@ fn run_and_disable() -> Result<(Vcpu, Instant)> {
 /// KVM need not update the area before the next KVM_RUN.
 fn enable_and_run(vcpu: &mut Vcpu) -> Result<Watched> {
     let wrote = Watched::run(vcpu)?;
-    Ok(Watched { before: wrote.before, area_before: wrote.area_before, ..Watched::run(vcpu)? })
+    Ok(wrote.followed_by(&Watched::run(vcpu)?))
 }
