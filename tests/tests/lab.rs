@@ -22,18 +22,22 @@ static STOCK_6_1: LazyLock<&Steps> = LazyLock::new(|| kernel("stock-6.1"));
 static UNFIXED_6_1: LazyLock<&Steps> = LazyLock::new(|| kernel("unfixed-6.1"));
 static STOCK_6_12: LazyLock<&Steps> = LazyLock::new(|| kernel("stock-6.12"));
 
-/// The lab emulates with one thread a boot: two boots at a time on two CPUs.
-const BOOTS: [&[(&str, &str)]; 2] =
-    [&[("stock-6.1", "fixed"), ("stock-6.12", "fixed")], &[("unfixed-6.1", "affected")]];
+/// Each kernel, and its class.
+const BOOTS: [(&str, &str); 3] =
+    [("stock-6.1", "fixed"), ("unfixed-6.1", "affected"), ("stock-6.12", "fixed")];
 
-/// What was done in each kernel, or how its lab failed.
+/// Where only one kernel's word counts, this one is asked.
+const ONE_FOR_ALL: &str = "stock-6.1";
+
+/// What was done in each kernel, or how its lab failed. All at once: `cargo xtask test` sees to it that no more run at a
+/// time than there are CPUs.
 static KERNELS: LazyLock<BTreeMap<&str, Option<Steps>>> = LazyLock::new(|| {
-    let boot = |(kernel, class): &(&'static str, &str)| {
-        (*kernel, panic::catch_unwind(|| Steps::of(kernel, class)).ok())
-    };
     thread::scope(|scope| {
-        let boots = BOOTS.map(|kernels| scope.spawn(move || kernels.iter().map(boot).collect::<Vec<_>>()));
-        boots.into_iter().flat_map(|boots| boots.join().expect("panics are caught")).collect()
+        let boots = BOOTS.map(|(kernel, class)| {
+            let boot = move || panic::catch_unwind(|| Steps::of(kernel, class)).ok();
+            (kernel, scope.spawn(boot))
+        });
+        boots.into_iter().map(|(kernel, boot)| (kernel, boot.join().expect("panics are caught"))).collect()
     })
 });
 
@@ -54,77 +58,29 @@ impl Steps {
     fn of(kernel: &str, class: &str) -> Self {
         let mut script = Script::default();
         script.step("doctor", "stealtrace doctor --format json");
-        for backend in BACKENDS {
-            for scenario in SCENARIOS {
-                // A scenario alone seldom tells a class, which is inconclusive; it is the trace that is looked at.
-                let command = format!(
-                    "stealtrace verify --no-trace --expect {class} {scenario} > /tmp/verify; [ $? = 0 ] || [ $? = 3 ]"
-                );
-                script.step(
-                    &format!("{backend} {scenario}"),
-                    &format!(
-                        "stealtrace trace --format json --backend {backend} --record /tmp/recording -- sh -c '{command}'"
-                    ),
-                );
-                script.step(
-                    &format!("{backend} {scenario}, recorded"),
-                    "stealtrace analyze --format json /tmp/recording",
-                );
-                script.step(
-                    &format!("{backend} {scenario}, edges"),
-                    &format!("stealtrace trace --findings-only --format json --backend {backend} -- sh -c '{command}'"),
-                );
-            }
-        }
+        trace_scenarios(&mut script, class);
         for class in ["affected", "fixed", "sound"] {
             script.step(
                 &format!("expect {class}"),
                 &format!("stealtrace verify --no-trace --expect {class} {DECIDING}"),
             );
         }
-        script.step("text", "stealtrace trace -- stealtrace verify --no-trace run-hand-off-down");
-        script.step("only the command", ONLY_THE_COMMAND);
-        script.step("only the process", ONLY_THE_PROCESS);
         script.step(
             "calls",
             "stealtrace trace --calls --function kvm_no_such -- stealtrace verify --no-trace run-hand-off-down",
         );
         script.step("killed", KILLED);
-        script.step("interrupted", INTERRUPTED);
-        script
-            .step("closed pipe", "stealtrace trace -- stealtrace verify --no-trace same-thread | head -n 1");
         script.step("inspected", INSPECTED);
         script.step("inspected without addresses", &INSPECTED.replace("stealtrace inspect", NO_ADDRESSES));
         script.step("poisoned", POISONED);
-        script.step("guarded", &guarded("", CORRUPTING));
-        script.step("guarded for nothing", &guarded("--over-charge", SOUND));
-        script.step(
-            "guarded from over-charges",
-            &guarded("--over-charge", "run-hand-off-up foreign-ioctls-between-runs random-hand-offs"),
-        );
-        script.step(
-            "guarded dry",
-            "stealtrace guard --dry-run -- stealtrace verify --no-trace run-hand-off-down",
-        );
-        script.step("guard unasked", "stealtrace guard -- stealtrace verify --no-trace run-hand-off-down");
-        script.step("guard killed", GUARD_KILLED);
-        script.step("guard told to end", GUARD_TERMINATED);
-        script.step("guest", "stealtrace guest --interval 100ms --format json");
-        script.step("poisoned guest", POISONED_GUEST);
-        script.step("stuck guest", STUCK_GUEST);
+        guard(&mut script);
         script.step("raw tracepoints", RAW_TRACEPOINTS);
         for backend in BACKENDS {
             script.step(&format!("crowded, {backend}"), &CROWDED.replace("BACKEND", backend));
         }
-        script.step("no command", "stealtrace trace -- /no/such/command");
-        script.step("no type information", NO_BTF);
-        script.step("no function", NO_FUNCTION);
-        script.step("guard, inlined", INLINED);
-        script.step("no kvm", "rmmod kvm_amd kvm; stealtrace trace");
-        script.step("no kvm, verify", "stealtrace verify");
-        script.step("doctor without kvm", "stealtrace doctor");
-        script.step("guard, locked down", LOCKED_DOWN);
-        script.step("confidential", CONFIDENTIAL);
+        if kernel == ONE_FOR_ALL {
+            ask_once(&mut script);
+        }
         Self(script.run(kernel))
     }
 
@@ -137,6 +93,74 @@ impl Steps {
         assert!(!step.stdout.is_empty(), "{backend} {scenario}: {}", step.stderr);
         (step.code, json_lines(&step.stdout))
     }
+}
+
+/// Every scenario with every backend. Two traces watch each run: one reports everything and records it, the one around
+/// it only edges.
+fn trace_scenarios(script: &mut Script, class: &str) {
+    for backend in BACKENDS {
+        for scenario in SCENARIOS {
+            // A scenario alone seldom tells a class, which is inconclusive; it is the trace that is looked at.
+            let verify = format!(
+                "stealtrace verify --no-trace --expect {class} {scenario} > /tmp/verify; [ \\$? = 0 ] || [ \\$? = 3 ]"
+            );
+            script.step(
+                &format!("{backend} {scenario}"),
+                &TRACED_TWICE.replace("BACKEND", backend).replace("VERIFY", &verify),
+            );
+            script
+                .step(&format!("{backend} {scenario}, edges"), "cat /tmp/edges; exit $(cat /tmp/edges.code)");
+            script.step(
+                &format!("{backend} {scenario}, recorded"),
+                "stealtrace analyze --format json /tmp/recording",
+            );
+        }
+    }
+}
+
+const TRACED_TWICE: &str = "\
+stealtrace trace --findings-only --format json --backend BACKEND -- sh -c '
+    stealtrace trace --format json --backend BACKEND --record /tmp/recording -- sh -c \"VERIFY\" > /tmp/all
+    echo $? > /tmp/all.code
+' > /tmp/edges
+echo $? > /tmp/edges.code
+cat /tmp/all
+exit $(cat /tmp/all.code)";
+
+/// The guard, on what corrupts and on what does not.
+fn guard(script: &mut Script) {
+    script.step("guarded", &guarded("", CORRUPTING));
+    script.step("guarded for nothing", &guarded("--over-charge", SOUND));
+    script.step(
+        "guarded from over-charges",
+        &guarded("--over-charge", "run-hand-off-up foreign-ioctls-between-runs random-hand-offs"),
+    );
+    script
+        .step("guarded dry", "stealtrace guard --dry-run -- stealtrace verify --no-trace run-hand-off-down");
+    script.step("guard unasked", "stealtrace guard -- stealtrace verify --no-trace run-hand-off-down");
+    script.step("guard killed", GUARD_KILLED);
+    script.step("guard told to end", GUARD_TERMINATED);
+}
+
+/// What is the same on every kernel. The last steps take kvm away, and end in a lockdown that lasts until the next boot.
+fn ask_once(script: &mut Script) {
+    script.step("text", "stealtrace trace -- stealtrace verify --no-trace run-hand-off-down");
+    script.step("only the command", ONLY_THE_COMMAND);
+    script.step("only the process", ONLY_THE_PROCESS);
+    script.step("interrupted", INTERRUPTED);
+    script.step("closed pipe", "stealtrace trace -- stealtrace verify --no-trace same-thread | head -n 1");
+    script.step("guest", "stealtrace guest --interval 100ms --format json");
+    script.step("poisoned guest", POISONED_GUEST);
+    script.step("stuck guest", STUCK_GUEST);
+    script.step("no command", "stealtrace trace -- /no/such/command");
+    script.step("no type information", NO_BTF);
+    script.step("no function", NO_FUNCTION);
+    script.step("guard, inlined", INLINED);
+    script.step("no kvm", "rmmod kvm_amd kvm; stealtrace trace");
+    script.step("no kvm, verify", "stealtrace verify");
+    script.step("doctor without kvm", "stealtrace doctor");
+    script.step("guard, locked down", LOCKED_DOWN);
+    script.step("confidential", CONFIDENTIAL);
 }
 
 /// A vCPU thread that waits for a CPU mostly in ioctls that do not run the guest; how long, on standard error.
@@ -160,8 +184,8 @@ mount -t debugfs debugfs /sys/kernel/debug
 echo during $(grep -c kvm_vcpu_ioctl /sys/kernel/debug/kprobes/list)
 kill -9 $pid
 wait $pid
-sleep 1
-echo after $(grep -c . /sys/kernel/debug/kprobes/list)
+until [ $(grep -c . /sys/kernel/debug/kprobes/list) = 0 ]; do sleep 0.1; done
+echo after 0
 umount /sys/kernel/debug";
 
 /// Whatever the kernel, these corrupt the guest's counter or leave it as it is.
@@ -176,7 +200,7 @@ const SOUND: &str = "same-thread restore-by-runner handoff-no-msr vcpu-pool gues
 fn guarded(options: &str, scenarios: &str) -> String {
     format!(
         "stealtrace guard --yes {options} --format json -- sh -c \
-         'stealtrace verify --no-trace --rounds 200 --format json {scenarios} > /tmp/verify; true' > /tmp/guard
+         'stealtrace verify --no-trace --rounds 100 --format json {scenarios} > /tmp/verify; true' > /tmp/guard
 code=$?
 cat /tmp/guard /tmp/verify
 exit $code"
@@ -185,24 +209,29 @@ exit $code"
 
 /// SIGKILL again and again while VMs that corrupt are guarded: the VMs go on, and nothing is left.
 const GUARD_KILLED: &str = "\
-stealtrace verify --no-trace --repeat 16 --format json run-hand-off-ping-pong replug > /tmp/verify &
+rm -f /tmp/enough /tmp/repairs /tmp/verify
+(until [ -f /tmp/enough ]; do
+    stealtrace verify --no-trace --format json run-hand-off-ping-pong replug >> /tmp/verify
+done) &
 vm=$!
 kills=0
-while kill -0 $vm 2> /dev/null; do
+until [ $kills -ge 6 ] && grep -q repaired /tmp/repairs && [ -s /tmp/verify ]; do
     : > /tmp/started
     stealtrace guard --yes >> /tmp/repairs 2> /tmp/started &
     guard=$!
-    for tenth in $(seq 100); do grep -qs guarding /tmp/started && break; sleep 0.1; done
+    until grep -qs guarding /tmp/started; do sleep 0.1; done
     sleep 0.$((kills % 9 + 1))
     kill -9 $guard
     wait $guard
     kills=$((kills + 1))
 done
+: > /tmp/enough
 wait $vm
-echo vm $? kills $kills repairs $(grep -c repaired /tmp/repairs)
+echo kills $kills repairs $(grep -c repaired /tmp/repairs)
 mount -t debugfs debugfs /sys/kernel/debug
-echo left $(grep -c . /sys/kernel/debug/kprobes/list)
+until [ $(grep -c . /sys/kernel/debug/kprobes/list) = 0 ]; do sleep 0.1; done
 umount /sys/kernel/debug
+echo left 0
 cat /tmp/verify";
 
 /// Its command is a VM that somebody may want to live on.
@@ -224,7 +253,7 @@ exit $code";
 const INSPECTED: &str = "\
 stealtrace load run --idle 2 --duration 10m > /dev/null &
 vm=$!
-until ls -l /proc/$vm/fd | grep -q kvm-vcpu:1; do sleep 0.1; done
+until [ $(ls -l /proc/$vm/fd | grep -c kvm-vcpu) = 3 ]; do sleep 0.1; done
 sleep 1
 stealtrace inspect --wait 100ms --format json
 code=$?
@@ -243,12 +272,13 @@ stealtrace inspect";
 const POISONED: &str = "\
 stealtrace load run --poison --duration 10m > /dev/null &
 vm=$!
+until ls -l /proc/$vm/fd | grep -q kvm-vcpu; do sleep 0.1; done
 sleep 1
 stealtrace inspect --wait 100ms --format json
 echo before $?
 stealtrace guard --yes --heal --format json > /tmp/healed 2> /tmp/started &
 guard=$!
-for tenth in $(seq 300); do grep -qs written /tmp/healed && break; sleep 0.1; done
+until grep -qs written /tmp/healed; do sleep 0.1; done
 kill -INT $guard
 wait $guard
 echo guard $?
@@ -267,7 +297,8 @@ code=$?
 umount /proc/stat
 exit $code";
 
-/// A guest that shows nothing but steal, as a busy one does that was poisoned.
+/// A guest that shows nothing but steal, as a busy one does that was poisoned: twice the time, so that a look that comes
+/// late or early sees more than enough.
 const STUCK_GUEST: &str = "\
 stat() { printf 'cpu0 5 0 5 5 0 0 0 %08d 0 0\\n' $1 | dd of=/tmp/stat conv=notrunc 2> /dev/null; }
 ticks() { read up idle < /proc/uptime; echo ${up%.*}${up#*.}; }
@@ -275,7 +306,7 @@ rm -f /tmp/stat
 stat 100
 mount -o bind /tmp/stat /proc/stat
 began=$(ticks)
-while sleep 0.1; do stat $((100 + ($(ticks) - began) * 11 / 10)); done &
+while sleep 0.1; do stat $((100 + ($(ticks) - began) * 2)); done &
 writer=$!
 stealtrace guest
 code=$?
@@ -686,15 +717,16 @@ fn guarded_guests_see_nothing_of_a_corruption() {
             assert_eq!(verdict["observed"], "sound", "{scenario}: {verdict}");
         }
         let random = verdicts["random-hand-offs"]["guest_saw"].as_str().unwrap_or_default();
-        assert!(random.starts_with("200 hand-offs, 0 lowered the counter"), "{random}");
+        assert!(random.starts_with("100 hand-offs, 0 lowered the counter"), "{random}");
         for scenario in ["run-hand-off-down", "run-hand-off-ping-pong", "replug"] {
             let counters = counters(&verdicts[scenario]);
             let grown = counters[counters.len() - 1].checked_sub(counters[0]).expect("steal never goes back");
-            assert!(grown < 1_000_000, "{scenario}: {}", verdicts[scenario]); // nobody waited for the vCPU
+            // Not the 300 ms by which the threads differ; on a busy machine a thread may wait for some by itself.
+            assert!(grown < 100_000_000, "{scenario}: {}", verdicts[scenario]);
         }
         let lines = json_lines(&step.stdout);
         let guard = lines.iter().find(|line| line["repaired"].is_u64()).expect("guard counts");
-        assert!(guard["repaired"].as_u64() > Some(60), "half of 200 random hand-offs corrupt: {guard}");
+        assert!(guard["repaired"].as_u64() > Some(30), "half of 100 random hand-offs corrupt: {guard}");
         assert_eq!((&guard["left"], &guard["lost"]), (&Value::from(0), &Value::from(0)));
         let told = lines.iter().filter(|line| line["type"] == "repair" && line["written"] == true).count();
         assert_eq!(Some(told as u64), guard["repaired"].as_u64());
@@ -764,11 +796,12 @@ fn a_guard_that_is_killed_leaves_a_running_guest_and_no_probe() {
         let step = steps.step("guard killed");
         let (ended, seen) = step.stdout.split_once("left 0\n").expect("no probe is left");
         let numbers: Vec<u32> = ended.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-        let [_verdict, kills, repairs] = numbers[..] else { panic!("{}{}", step.stdout, step.stderr) };
+        let [kills, repairs] = numbers[..] else { panic!("{}{}", step.stdout, step.stderr) };
         assert!(kills > 3 && repairs > 0, "{ended}");
-        let verdicts = verdicts(&Run { stdout: seen.to_owned(), ..step.clone() });
-        assert_eq!(verdicts.len(), 2, "{seen}");
-        for verdict in verdicts.values() {
+        let lines = json_lines(seen);
+        let verdicts: Vec<_> = lines.iter().filter(|line| line["type"] == "verdict").collect();
+        assert!(verdicts.len() >= 2, "{seen}");
+        for verdict in verdicts {
             // Counters and versions are whole, guarded or not, even if a hand-off between two guards corrupted one.
             assert_ne!(verdict["observed"], "broken", "{verdict}");
         }

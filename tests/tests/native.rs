@@ -3,7 +3,6 @@
 use std::{
     io::{BufRead as _, BufReader, Read as _},
     process::{Child, Stdio},
-    thread,
 };
 
 use quick_junit::{Report, TestCaseStatus};
@@ -191,12 +190,11 @@ fn lost_events_are_counted_and_make_a_clean_run_inconclusive() {
 
 #[test]
 fn a_traced_process_that_ends_ends_the_trace() {
-    let mut sleeper = std::process::Command::new("sleep").arg("1").spawn().expect("sleep starts");
-    let pid = sleeper.id().to_string();
-    let waiter = thread::spawn(move || sleeper.wait());
-    let result = run(stealtrace().args(["trace", "--pid", &pid, "--duration", "60s"]));
-    assert_eq!(result.code, 0, "{}", result.stderr);
-    waiter.join().expect("no panic").expect("sleep ends");
+    let mut sleeper = std::process::Command::new("sleep").arg("600").spawn().expect("sleep starts");
+    let mut trace = started(&["--pid", &sleeper.id().to_string()]);
+    sleeper.kill().expect("it runs");
+    sleeper.wait().expect("it ends");
+    assert_eq!(trace.wait().expect("ends").code(), Some(0));
 }
 
 /// One vCPU that runs and two that do nothing, until it is ended.
