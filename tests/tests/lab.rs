@@ -670,20 +670,41 @@ fn what_cannot_be_traced_says_why_in_one_line() {
     assert_eq!(STOCK_6_1.step("doctor without kvm").code, 2);
 }
 
-/// Serial lines of the lab carry output and exit codes as they are, and a panic is not a result.
+/// Serial lines of the lab carry output and exit codes as they are, and a panic or a hang is not a result.
 #[test]
 fn the_lab_passes_results_on_and_reports_its_own_failures() {
     LazyLock::force(&KERNELS);
-    let lab = |command: &str| run(xtask().args(["lab", "run", "stock-6.1", "--", "sh", "-c", command]));
+    let lab = |command: &str| lab_that_may_fail(&["--", "sh", "-c", command]);
     let result = lab("printf 'a\\nb'; echo oops >&2; exit 7");
     assert_eq!((result.code, result.stdout.as_str()), (7, "a\nb"));
     assert!(result.stderr.contains("oops"), "{}", result.stderr);
-    let result = lab("echo c > /proc/sysrq-trigger; sleep 60");
+    let result = lab("echo c > /proc/sysrq-trigger; sleep 600");
     assert_eq!(result.code, 125, "{}", result.stderr);
     assert!(result.stderr.contains("console.log"), "{}", result.stderr);
-    let result = run(xtask().args(["lab", "run", "stock-6.1", "--timeout", "3", "--", "sleep", "600"]));
+}
+
+#[test]
+fn a_hang_is_told_with_its_step_and_every_thread_and_tried_again() {
+    LazyLock::force(&KERNELS);
+    let hangs = "echo 'step of sleeping' > /dev/ttyS3; echo last words > /tmp/console; sleep 600";
+    let result = lab_that_may_fail(&["--timeout", "3", "--", "sh", "-c", hangs]);
     assert_eq!(result.code, 125, "{}", result.stderr);
-    assert!(result.stderr.contains("RETRY"), "a retry is always reported: {}", result.stderr);
+    for part in [
+        "RETRY",
+        "in \"of sleeping\"",
+        "RIP=",
+        "LVTT",
+        "sleep S",
+        "hrtimer_nanosleep",
+        "the end of /tmp/console\nlast words",
+    ] {
+        assert!(result.stderr.replace('\r', "").contains(part), "no {part:?}: {}", result.stderr);
+    }
+}
+
+/// Its retries are no news.
+fn lab_that_may_fail(arguments: &[&str]) -> Run {
+    run(xtask().args(["lab", "run", "stock-6.1"]).args(arguments).env_remove("STEALTRACE_LEDGER"))
 }
 
 /// What verify says the guest saw, by scenario.

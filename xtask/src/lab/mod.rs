@@ -37,7 +37,7 @@ pub(crate) enum Verb {
     Run {
         /// One of `lab list`
         kernel: String,
-        /// Give up after this many seconds
+        /// Give up after this many seconds; what the emulator waits for a CPU does not count
         #[arg(long, default_value_t = 300)]
         timeout: u64,
         /// Let an instruction take a nanosecond, on one CPU: times are instruction counts, the same on every run

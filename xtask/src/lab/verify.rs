@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{build, ledger, process::say};
 
-/// A whole verify takes half a minute; a machine busy with other things may need more.
+/// A whole verify takes half a minute; a slow machine may need more.
 const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Exit codes of `stealtrace verify`: not as expected, and where it cannot run.

@@ -34,7 +34,7 @@ pub(super) struct Watch<'a> {
     /// Of the kernel, for the record of what took how long.
     pub(super) name: &'a str,
     pub(super) counts: Counts,
-    /// From the boot to the command's end.
+    /// From the boot to the command's end; what the emulator waits for a CPU does not count.
     pub(super) timeout: Duration,
     pub(super) control: &'a Receiver<String>,
     pub(super) written: Written,
@@ -66,7 +66,7 @@ pub(super) fn watch(watched: &Watch<'_>) -> Outcome {
 struct Life<'a> {
     watched: &'a Watch<'a>,
     began: Instant,
-    booted: Option<Instant>,
+    booted: Option<Look>,
     step: Option<(String, Look)>,
     last: String,
     /// Lines that count as progress.
@@ -90,8 +90,9 @@ impl<'a> Life<'a> {
     /// Its end, if that is what it said.
     fn hear(&mut self, line: String) -> Option<Outcome> {
         if line == "booted" {
-            self.booted = Some(Instant::now());
-            self.progress.booted(self.look());
+            let look = self.look();
+            self.booted = Some(look);
+            self.progress.booted(look);
         } else if let Some(step) = line.strip_prefix("step ") {
             self.next_step(Some(step));
         } else if let Some(code) = line.strip_prefix("exit ") {
@@ -123,14 +124,14 @@ impl<'a> Life<'a> {
 
     /// How, if it does.
     fn hangs(&mut self) -> Option<String> {
-        let timeout = self.watched.timeout;
-        if self.booted.is_some_and(|booted| booted.elapsed() > timeout) {
+        let (timeout, look) = (self.watched.timeout, self.look());
+        if self.booted.is_some_and(|booted| look.since(&booted) > timeout) {
             return Some(format!("did not finish within {timeout:?}{}", self.place()));
         }
         if self.booted.is_some() && self.watched.counts == Counts::Nothing {
             return None;
         }
-        let silent = self.progress.hangs(self.look())?.as_secs();
+        let silent = self.progress.hangs(look)?.as_secs();
         let since = if self.booted.is_some() { "" } else { " while booting" };
         Some(format!("made no progress for {silent} s{since}{}", self.place()))
     }
