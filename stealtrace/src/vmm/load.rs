@@ -109,13 +109,17 @@ pub fn load(work: Work, vcpus: usize, poison: bool, time: Duration) -> Result<Ve
     })
 }
 
+/// Eleven days below zero. A counter heals as its thread waits for a CPU: a second below zero was over on a busy host
+/// before anybody had looked.
+const POISON_NS: u64 = u64::MAX - 1_000_000_000_000_000;
+
 fn one(work: Work, poison: bool, time: Duration, start: &Barrier) -> Result<Done> {
     let made = Vm::new().and_then(|vm| ran_once(&vm, 0));
     start.wait();
     let mut vcpu = made?;
     if poison {
         let area = vcpu.steal_area();
-        vcpu.set_steal_area(StealArea { steal_ns: u64::MAX - 1_000_000_000, ..area });
+        vcpu.set_steal_area(StealArea { steal_ns: POISON_NS, ..area });
     }
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
