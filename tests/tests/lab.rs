@@ -413,11 +413,30 @@ fn assert_volumes_and_recordings_agree(steps: &Steps) {
             assert_eq!(only_findings(&played), only_findings(&live), "{backend} {scenario}");
             assert_eq!(played_code, live_code, "{backend} {scenario}");
             let (edges_code, edges) = steps.trace(backend, &format!("{scenario}, edges"));
-            assert_eq!(findings(&edges), findings(&live), "{backend} {scenario}");
+            assert_eq!(timeless(&edges), timeless(&live), "{backend} {scenario}");
             assert_eq!(edges_code, live_code, "{backend} {scenario}");
             assert!(edges.iter().all(|line| line["type"] == "finding" || line["type"] == "summary"));
         }
     }
+}
+
+/// The findings, every field but what two clocks tell.
+fn timeless(lines: &[Value]) -> Vec<String> {
+    let mut found: Vec<_> = lines
+        .iter()
+        .filter(|line| line["type"] == "finding")
+        .map(|line| {
+            let mut finding = line.clone();
+            for field in ["time_ns", "time_passed_ns", "over_charge_ns"] {
+                if let Some(value) = finding.get_mut(field) {
+                    *value = Value::from(value.is_null());
+                }
+            }
+            finding.to_string()
+        })
+        .collect();
+    found.sort();
+    found
 }
 
 #[test]

@@ -49,17 +49,23 @@ impl<W: Write> Text<W> {
         if finding.vcpu.vm == 0 {
             return String::new();
         }
-        format!(" on vCPU {} at {}", finding.vcpu, self.clock.show(finding.time_ns))
+        match finding.time_ns {
+            NO_TIME => format!(" on vCPU {}", finding.vcpu),
+            time_ns => format!(" on vCPU {} at {}", finding.vcpu, self.clock.show(time_ns)),
+        }
     }
 }
 
 impl<W: Write> Reporter for Text<W> {
     fn event(&mut self, event: &Event, judgement: &Judgement) -> io::Result<()> {
         let mark = self.mark(judgement.anomalous);
-        let time = self.clock.show(event.time_ns);
+        let time = match event.time_ns {
+            NO_TIME => String::new(),
+            time_ns => format!("{:>12}  ", self.clock.show(time_ns)),
+        };
         let caller = Thread::caller(event).to_string();
         let vcpu = judgement.vcpu.to_string();
-        writeln!(self.out, "{mark} {time:>12}  {caller:<22} {vcpu:<11} {}", details(event).trim_end())
+        writeln!(self.out, "{mark} {time}{caller:<22} {vcpu:<11} {}", details(event).trim_end())
     }
 
     fn finding(&mut self, finding: &Finding) -> io::Result<()> {
@@ -121,6 +127,9 @@ impl<W: Write> Reporter for Text<W> {
         self.out.flush()
     }
 }
+
+/// Of what a log tells without saying when.
+const NO_TIME: u64 = 0;
 
 /// Select Graphic Rendition codes (ECMA-48).
 const MARK: &str = "1";
