@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use serde_json::json;
 use stealtrace_common::{
     event::Event,
@@ -16,10 +16,10 @@ use stealtrace_common::{
 };
 
 use crate::{
-    evidence::{self, Kind, Sink},
+    evidence::{Kind, Lines, Missed, ProcStat, Reader as _, Sink, Tally},
     exit::Exit,
     interrupt::Interrupt,
-    model::{Finding, Severity, VcpuKey},
+    model::{Finding, Severity, Summary, VcpuKey},
     pipeline::{Pipeline, Selection},
     record::Header,
     report::{self, Format, Style, table},
@@ -52,42 +52,54 @@ pub fn guest(options: &GuestOptions) -> Result<Exit> {
     let interrupt = Interrupt::block()?;
     let reporter = report::reporter(options.style, &Header::of_log(), io::stdout());
     let pipeline = Pipeline::new(&Selection::EVERYTHING, reporter);
-    let mut judge = Judge { pipeline, stuck: false };
-    let mut reader = evidence::reader(Kind::ProcStat).context("/proc/stat is text")?;
+    let mut judge = Judge { pipeline, missed: Missed::default() };
+    let (mut reader, mut tally) = (ProcStat::default(), Tally::default());
     let (began, mut looks) = (Instant::now(), 0);
     loop {
         let read = |file: &str| fs::read_to_string(file).with_context(|| format!("read {file}"));
-        let (uptime, stat) = (read(UPTIME)?, read(STAT)?);
-        judge.stuck = false;
-        for line in uptime.lines().chain(stat.lines()) {
-            reader.line(line, &mut judge)?;
-        }
-        reader.end(&mut judge)?;
+        let stat = read(STAT)?;
+        look(&(read(UPTIME)? + &stat), &mut reader, &mut tally, &mut judge)?;
         looks += 1;
         if looks == 1 || options.style.format == Format::Json {
             show(&cpus(&stat), options.style.format, io::stdout())?;
         }
         let enough = match options.count {
             Some(count) => looks == count,
-            None => looks >= LOOKS && !(judge.stuck && began.elapsed() < TIME_IF_STUCK),
+            None => looks >= LOOKS && !(reader.is_undecided() && began.elapsed() < TIME_IF_STUCK),
         };
         if enough || interrupt.wait(options.interval) {
             break;
         }
     }
-    let mut pipeline = judge.pipeline;
-    let mut summary = pipeline.summary();
-    summary.source = format!("{STAT}, {looks} times");
-    ensure!(looks > 0, "{STAT} was not read");
-    pipeline.end(&summary)?;
+    let summary = judge.end(&tally, looks)?;
     Ok(Exit::of(&summary, Severity::Error))
+}
+
+/// Judge what /proc says once.
+fn look(text: &str, reader: &mut ProcStat, tally: &mut Tally, judge: &mut Judge) -> io::Result<()> {
+    let mut lines = Lines::new(text.as_bytes());
+    while tally.next_line(&mut lines, reader, judge)? {}
+    reader.end(judge)
 }
 
 /// Hands what the reader says to the pipeline.
 struct Judge {
     pipeline: Pipeline,
-    /// Did this look show a CPU at 100 % steal, for how long it is too early to say?
-    stuck: bool,
+    missed: Missed,
+}
+
+impl Judge {
+    fn end(&mut self, tally: &Tally, looks: u64) -> io::Result<Summary> {
+        for note in self.missed.notes() {
+            self.pipeline.note(&note)?;
+        }
+        let mut summary = self.pipeline.summary();
+        summary.source = format!("{STAT}, {looks} times");
+        summary.losses.undecodable = self.missed.total();
+        summary.unproved = tally.unproved(Kind::ProcStat).map(|why| format!("{STAT}: {why}"));
+        self.pipeline.end(&summary)?;
+        Ok(summary)
+    }
 }
 
 impl Sink for Judge {
@@ -96,12 +108,15 @@ impl Sink for Judge {
     }
 
     fn finding(&mut self, vcpu: VcpuKey, finding: Finding) -> io::Result<()> {
-        self.stuck |= finding.severity == Severity::Warning;
         self.pipeline.found(vcpu, finding).map(drop)
     }
 
     fn note(&mut self, note: &str) -> io::Result<()> {
         self.pipeline.note(note)
+    }
+
+    fn missed(&mut self, why: &'static str) {
+        self.missed.add(why);
     }
 }
 
@@ -172,7 +187,17 @@ fn show_msr(value: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{show_msr, steal_of_cpu};
+    use std::io;
+
+    use super::{Judge, Summary, look, show_msr, steal_of_cpu};
+    use crate::{
+        evidence::{Missed, ProcStat, Tally},
+        exit::Exit,
+        model::Severity,
+        pipeline::{Pipeline, Selection},
+        record::Header,
+        report::{self, Format, Style},
+    };
 
     #[test]
     fn steal_is_the_eighth_column_of_a_cpu() {
@@ -186,5 +211,41 @@ mod tests {
     fn the_msr_is_an_address_and_a_bit() {
         assert_eq!(show_msr(0x3fc1_f041), "0x3fc1f041: enabled, area at 0x3fc1f040");
         assert_eq!(show_msr(0), "0x0: disabled, area at 0x0");
+    }
+
+    fn looked_at(texts: &[&str]) -> (Exit, Summary) {
+        let style = Style { format: Format::Text, calls: false, color: false, utc: false };
+        let reporter = report::reporter(style, &Header::of_log(), io::sink());
+        let pipeline = Pipeline::new(&Selection::EVERYTHING, reporter);
+        let mut judge = Judge { pipeline, missed: Missed::default() };
+        let (mut reader, mut tally) = (ProcStat::default(), Tally::default());
+        for text in texts {
+            look(text, &mut reader, &mut tally, &mut judge).unwrap();
+        }
+        let summary = judge.end(&tally, texts.len() as u64).unwrap();
+        (Exit::of(&summary, Severity::Error), summary)
+    }
+
+    #[test]
+    fn what_cannot_be_judged_is_inconclusive() {
+        for stat in ["", "cpu  1 2 3 4 5 6 7 8\n", "cpu0 1 2 3 4 5 6 7 -8\n", "cpu0 1 2 3 4 5 6 7\n"] {
+            let (exit, summary) = looked_at(&[&format!("9.00 1.00\n{stat}")]);
+            assert_eq!(exit, Exit::Inconclusive, "{stat}");
+            assert!(summary.inconclusive().is_some(), "{stat}");
+        }
+        assert_eq!(looked_at(&["9.00 1.00\ncpu0 1 2 3 4 5 6 7 8\n"]).0, Exit::Clean);
+    }
+
+    #[test]
+    fn a_poisoned_cpu_is_one_finding_however_often_it_is_looked_at() {
+        let look = |uptime: u32| format!("{uptime}.00 1.00\ncpu0 1 2 3 {uptime} 5 6 7 99999999\n");
+        let (exit, summary) = looked_at(&[&look(5), &look(6), &look(7)]);
+        assert_eq!((exit, summary.findings.values().sum::<u64>()), (Exit::Found, 1));
+    }
+
+    #[test]
+    fn a_reboot_between_two_looks_is_none() {
+        let looks = ["90.00 1.00\ncpu0 1 2 3 4 5 6 7 800\n", "5.00 1.00\ncpu0 1 2 3 4 5 6 7 8\n"];
+        assert_eq!(looked_at(&looks).0, Exit::Clean);
     }
 }

@@ -52,9 +52,12 @@ const NAMES: &[(u32, &str)] = &[
     (0xc080_aebe, "KVM_GET_NESTED_STATE"),
     (0x4080_aebf, "KVM_SET_NESTED_STATE"),
     (0xc008_aec1, "KVM_GET_SUPPORTED_HV_CPUID"),
+    (0xc048_aeca, "KVM_XEN_VCPU_GET_ATTR"),
+    (0x4048_aecb, "KVM_XEN_VCPU_SET_ATTR"),
     (0x8140_aecc, "KVM_GET_SREGS2"),
     (0x4140_aecd, "KVM_SET_SREGS2"),
     (0x9000_aecf, "KVM_GET_XSAVE2"),
+    (0xc040_aed5, "KVM_PRE_FAULT_MEMORY"),
     (0x4018_aee1, "KVM_SET_DEVICE_ATTR"),
     (0x4018_aee2, "KVM_GET_DEVICE_ATTR"),
     (0x4018_aee3, "KVM_HAS_DEVICE_ATTR"),
@@ -85,6 +88,12 @@ pub fn name(ioctl: u32) -> Cow<'static, str> {
 #[must_use]
 pub fn number(name: &str) -> Option<u32> {
     NUMBERS.get(name).copied()
+}
+
+/// Is this number one of a vCPU ioctl that we know?
+#[must_use]
+pub fn is_known(ioctl: u32) -> bool {
+    NAMES.iter().any(|(number, _)| *number == ioctl)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub mod evidence;
 pub mod exit;
 pub mod guard;
 pub mod guest;
+pub mod input;
 pub mod inspect;
 pub mod interrupt;
 pub mod ioctl;

@@ -3,4 +3,4 @@
 use libfuzzer_sys::fuzz_target;
 use stealtrace::evidence::{Kind, discard};
 
-fuzz_target!(|text: &str| discard(Kind::ProcStat, text));
+fuzz_target!(|log: &[u8]| discard(Kind::ProcStat, log));

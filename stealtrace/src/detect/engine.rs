@@ -163,6 +163,7 @@ impl Engine {
             return None;
         }
         finding.advice = rule.explanation.advice;
+        self.vcpus.entry(key).and_modify(|vcpu| vcpu.findings += 1);
         self.fold(key, finding)
     }
 

@@ -1,12 +1,20 @@
 //! Logs of old bug reports, read as what they are evidence of. One kind a file; every line counts:
 //! what is not understood is counted and reported, and nothing of a readable file is refused.
 
+mod lines;
 mod proc_stat;
 mod strace;
 mod systemtap;
+mod tally;
 #[cfg(test)]
 mod testing;
 mod xp;
+
+pub use self::{
+    lines::{Lines, Text},
+    proc_stat::ProcStat,
+    tally::{Missed, Tally},
+};
 
 use std::io;
 
@@ -45,6 +53,17 @@ impl Kind {
             Self::Xp => "xp",
         }
     }
+
+    /// What it is evidence by: without that it proves nothing.
+    const fn wants(self) -> &'static str {
+        match self {
+            Self::Recording => "event",
+            Self::Systemtap => "delta of KVM's (`delta: ... ns, steal=... ns, run_delay=... ns`)",
+            Self::Strace => "vCPU ioctl (was it made with `strace -f` on the VMM?)",
+            Self::ProcStat => "line of a CPU (`cpu0 ...`)",
+            Self::Xp => "counter",
+        }
+    }
 }
 
 /// What a reader of evidence hands over.
@@ -66,20 +85,29 @@ pub trait Sink {
     /// # Errors
     /// When the output cannot be written.
     fn note(&mut self, note: &str) -> io::Result<()>;
+
+    /// A piece of evidence was not judged; "12 " and these words are said at the end.
+    fn missed(&mut self, why: &'static str);
 }
 
 /// Was a line understood?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Line {
-    /// Yes.
-    Understood,
+    /// There is nothing on it.
+    Blank,
+    /// Yes, but it is evidence of nothing.
+    Known,
+    /// Yes, and it was judged.
+    Evidence,
     /// No; it is counted.
     NotUnderstood,
+    /// No, but it holds evidence, which is now missing.
+    Damaged,
 }
 
 /// Reads one kind of evidence, line by line.
 pub trait Reader {
-    /// The next line, without its end.
+    /// The next line, without its end and trailing blanks.
     ///
     /// # Errors
     /// When the output cannot be written.
@@ -106,11 +134,12 @@ pub fn reader(kind: Kind) -> Option<Box<dyn Reader>> {
     })
 }
 
-/// Read a text and drop what it says: for tests that only ask whether it can be read.
-pub fn discard(kind: Kind, text: &str) {
+/// Read a log and drop what it says: for tests that only ask whether it can be read.
+pub fn discard(kind: Kind, log: &[u8]) {
     let Some(mut reader) = reader(kind) else { return };
     let mut nowhere = Nowhere(Engine::default());
-    let _always_ok = text.lines().try_for_each(|line| reader.line(line, &mut nowhere).map(drop));
+    let (mut lines, mut tally) = (Lines::new(log), Tally::default());
+    while matches!(tally.next_line(&mut lines, reader.as_mut(), &mut nowhere), Ok(true)) {}
     let _always_ok = reader.end(&mut nowhere);
 }
 
@@ -131,24 +160,34 @@ impl Sink for Nowhere {
     fn note(&mut self, _note: &str) -> io::Result<()> {
         Ok(())
     }
+
+    fn missed(&mut self, _why: &'static str) {}
 }
 
-/// What a text is, judged by its first lines.
+/// What a log is, judged by its first lines.
 #[must_use]
-pub fn detect(text: &str) -> Option<Kind> {
-    text.lines().find_map(|line| {
-        if systemtap::is_one(line) {
-            Some(Kind::Systemtap)
-        } else if strace::is_one(line) {
-            Some(Kind::Strace)
-        } else if proc_stat::is_one(line) {
-            Some(Kind::ProcStat)
-        } else if xp::is_one(line) {
-            Some(Kind::Xp)
-        } else {
-            None
+pub fn detect(head: impl AsRef<[u8]>) -> Option<Kind> {
+    let mut lines = Lines::new(head.as_ref());
+    while let Ok(Some(line)) = lines.next_line() {
+        if let Some(kind) = kind_of(&line.text) {
+            return Some(kind);
         }
-    })
+    }
+    None
+}
+
+fn kind_of(line: &str) -> Option<Kind> {
+    if systemtap::is_one(line) {
+        Some(Kind::Systemtap)
+    } else if strace::is_one(line) {
+        Some(Kind::Strace)
+    } else if proc_stat::is_one(line) {
+        Some(Kind::ProcStat)
+    } else if xp::is_one(line) {
+        Some(Kind::Xp)
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -224,7 +263,7 @@ mod tests {
             let _any = detect(&text);
             for kind in KINDS {
                 let kept = read(kind, &text);
-                prop_assert!(kept.not_understood <= text.lines().count());
+                prop_assert!(kept.not_understood <= text.lines().count() as u64);
             }
         }
 

@@ -1,5 +1,8 @@
 //! strace of a VMM: which thread issued which vCPU ioctl. Reads `-f` with `[pid N]` or leading pids, `-t`, `-tt`,
-//! `-ttt`, `-y`, and calls that strace tells in two halves. strace does not show MSR indices, so a restore is only possible.
+//! `-ttt`, `-y`, `-X`, and calls that strace tells in two halves. strace does not show MSR indices, so a restore is only
+//! possible.
+
+mod request;
 
 use std::io;
 
@@ -7,23 +10,22 @@ use memchr::{memchr, memrchr};
 use rustc_hash::FxHashMap;
 use stealtrace_common::{
     event::{Event, EventKind, NUMBERS_UNKNOWN},
-    kvm::{KVM_CREATE_VCPU, KVM_RUN, KVM_SET_MSRS},
+    kvm::{KVM_CREATE_VCPU, KVM_RUN, KVM_SET_MSRS, KVMIO, ioctl_type},
 };
 
+use self::request::Request;
 use super::{Line, Reader, Sink};
-use crate::{
-    ioctl,
-    model::{Finding, Severity, Thread, Value, Vcpu, VcpuKey, VcpuName},
-};
+use crate::model::{Finding, Severity, Thread, Value, Vcpu, VcpuKey, VcpuName};
 
 /// Descriptors and unfinished calls remembered at most; a log of more is not one VMM's.
 const MOST: usize = 65_536;
 
-/// What descriptors are, and which calls are half told.
+/// What descriptors are, and which vCPUs are about to be.
 #[derive(Default)]
 pub(super) struct Strace {
     vcpus: FxHashMap<u32, Descriptor>,
-    unfinished: FxHashMap<u32, String>,
+    /// KVM_CREATE_VCPU that strace has told half of, by thread: the id.
+    creating: FxHashMap<u32, u32>,
     created: u64,
 }
 
@@ -49,65 +51,71 @@ struct Parts<'a> {
 struct Ioctl<'a> {
     fd: u32,
     shown: Option<&'a str>,
-    names: &'a str,
+    request: Request,
     argument: &'a str,
-    result: i64,
+    /// None as long as it is not known.
+    result: Option<&'a str>,
+}
+
+/// What a descriptor of which an ioctl is told can be.
+enum Whose<'a> {
+    Vcpu(&'a mut Descriptor),
+    /// Nothing that matters.
+    Other,
+    /// A vCPU, but there are too many.
+    TooMany,
 }
 
 pub(super) fn is_one(line: &str) -> bool {
     let call = split(line).call;
-    call.starts_with("ioctl(") || call.starts_with("<... ioctl resumed>")
+    call.starts_with(IOCTL) || call.starts_with("<... ioctl resumed>")
 }
+
+const IOCTL: &str = "ioctl(";
 
 impl Reader for Strace {
     fn line(&mut self, line: &str, sink: &mut dyn Sink) -> io::Result<Line> {
         let parts = split(line);
-        if parts.call.is_empty() {
-            return Ok(Line::Understood);
+        if parts.call.starts_with(IOCTL) {
+            return match Ioctl::parse(parts.call) {
+                Some(ioctl) => self.ioctl(parts, &ioctl, sink),
+                None => Ok(Line::Damaged),
+            };
         }
-        if let Some(half) = parts.call.strip_suffix("<unfinished ...>") {
-            if self.unfinished.len() < MOST {
-                self.unfinished.insert(parts.tid, half.trim_end().to_owned());
-            }
-            return Ok(Line::Understood);
+        if let Some(fd) = parts.call.strip_prefix("close(").and_then(number) {
+            return self.close(parts, fd, sink);
         }
-        match self.whole(parts) {
-            Some(call) => self.call(Parts { call: &call, ..parts }, sink),
-            None => self.call(parts, sink),
+        match parts.call.strip_prefix("<... ioctl resumed>") {
+            Some(rest) => self.resumed(parts, rest, sink),
+            None if parts.call.is_empty() => Ok(Line::Blank),
+            None if is_known(parts.call) => Ok(Line::Known),
+            None => Ok(Line::NotUnderstood),
         }
+    }
+
+    fn end(&mut self, sink: &mut dyn Sink) -> io::Result<()> {
+        self.creating
+            .drain()
+            .for_each(|_| sink.missed("KVM_CREATE_VCPU have no end, so that their vCPU is not known"));
+        Ok(())
     }
 }
 
 impl Strace {
-    /// Both halves of a call that strace told in two.
-    fn whole(&mut self, parts: Parts<'_>) -> Option<String> {
-        let rest = parts.call.strip_prefix("<... ")?;
-        let (_, rest) = rest.split_once("resumed>")?;
-        let mut call = self.unfinished.remove(&parts.tid)?;
-        call.push_str(rest);
-        Some(call)
-    }
-
-    fn call(&mut self, parts: Parts<'_>, sink: &mut dyn Sink) -> io::Result<Line> {
-        if let Some(ioctl) = Ioctl::parse(parts.call) {
-            self.ioctl(parts, &ioctl, sink)?;
-        } else if let Some(fd) = parts.call.strip_prefix("close(").and_then(number) {
-            self.vcpus.remove(&fd);
-        } else if !is_call(parts.call) {
-            return Ok(Line::NotUnderstood);
-        }
-        Ok(Line::Understood)
-    }
-
-    fn ioctl(&mut self, parts: Parts<'_>, ioctl: &Ioctl<'_>, sink: &mut dyn Sink) -> io::Result<()> {
-        let Some(number) = number_of(ioctl.names) else {
-            return Ok(()); // not KVM's, or not a vCPU's
-        };
-        if number == KVM_CREATE_VCPU {
+    /// As it is entered, which is what an event tells; only a creation waits for its result.
+    fn ioctl(&mut self, parts: Parts<'_>, ioctl: &Ioctl<'_>, sink: &mut dyn Sink) -> io::Result<Line> {
+        if ioctl.request.number() == Some(KVM_CREATE_VCPU) {
             return self.create(parts, ioctl, sink);
         }
-        let Some(vcpu) = self.descriptor(ioctl) else {
-            return Ok(());
+        let vcpu = match self.descriptor(ioctl) {
+            Whose::Vcpu(vcpu) => vcpu,
+            Whose::Other => return Ok(Line::Known),
+            Whose::TooMany => return Ok(too_many(sink)),
+        };
+        let number = match ioctl.request {
+            Request::Exactly(number) | Request::OneOf(number) if ioctl_type(number) == KVMIO => number,
+            Request::NotKnown => return Ok(Line::Damaged),
+            Request::Exactly(_) | Request::OneOf(_) | Request::OfOthers => return Ok(Line::Known),
         };
         let event = event(EventKind::Ioctl, parts, ioctl.fd, *vcpu, number);
         let restored = (number == KVM_SET_MSRS).then(|| possible_restore(vcpu, parts.tid, &event)).flatten();
@@ -115,49 +123,98 @@ impl Strace {
             vcpu.runner = parts.tid;
         }
         sink.event(&event)?;
-        match restored {
-            Some(finding) => sink.finding(VcpuKey::of(&event), finding),
-            None => Ok(()),
+        if let Some(finding) = restored {
+            sink.finding(VcpuKey::of(&event), finding)?;
         }
+        Ok(Line::Evidence)
     }
 
-    fn create(&mut self, parts: Parts<'_>, ioctl: &Ioctl<'_>, sink: &mut dyn Sink) -> io::Result<()> {
-        let Ok(fd) = u32::try_from(ioctl.result) else {
-            return Ok(()); // it failed
-        };
+    fn create(&mut self, parts: Parts<'_>, ioctl: &Ioctl<'_>, sink: &mut dyn Sink) -> io::Result<Line> {
         let vcpu_id = number(ioctl.argument).unwrap_or(0);
-        if let Some(vcpu) = self.begin(fd, vcpu_id, parts.tid) {
-            sink.event(&event(EventKind::Created, parts, fd, vcpu, 0))?;
+        match ioctl.result {
+            Some(result) => self.created(parts, vcpu_id, result, sink),
+            None if self.creating.len() >= MOST => Ok(too_many(sink)),
+            None => {
+                self.creating.insert(parts.tid, vcpu_id);
+                Ok(Line::Known)
+            }
         }
-        Ok(())
     }
 
-    fn begin(&mut self, fd: u32, vcpu_id: u32, creator: u32) -> Option<Descriptor> {
-        if self.vcpus.len() >= MOST {
+    /// The second half of a call; the first was judged already, but for a creation's.
+    fn resumed(&mut self, parts: Parts<'_>, rest: &str, sink: &mut dyn Sink) -> io::Result<Line> {
+        let Some(vcpu_id) = self.creating.remove(&parts.tid) else {
+            return Ok(Line::Known);
+        };
+        match parted(rest, memrchr(b'=', rest.as_bytes())) {
+            Some((_, result)) => self.created(parts, vcpu_id, result.trim_ascii_start(), sink),
+            None => Ok(Line::Damaged),
+        }
+    }
+
+    fn created(
+        &mut self,
+        parts: Parts<'_>,
+        vcpu_id: u32,
+        result: &str,
+        sink: &mut dyn Sink,
+    ) -> io::Result<Line> {
+        let Some(fd) = number(result) else {
+            return Ok(Line::Known); // it failed
+        };
+        let Some(vcpu) = self.begin(fd, vcpu_id, parts.tid) else {
+            return Ok(too_many(sink));
+        };
+        sink.event(&event(EventKind::Created, parts, fd, *vcpu, 0))?;
+        Ok(Line::Evidence)
+    }
+
+    fn close(&mut self, parts: Parts<'_>, fd: u32, sink: &mut dyn Sink) -> io::Result<Line> {
+        if let Some(vcpu) = self.vcpus.remove(&fd) {
+            sink.event(&event(EventKind::Destroyed, parts, fd, vcpu, 0))?;
+        }
+        Ok(Line::Known)
+    }
+
+    /// None if there are too many.
+    fn begin(&mut self, fd: u32, vcpu_id: u32, creator: u32) -> Option<&mut Descriptor> {
+        if self.vcpus.len() >= MOST && !self.vcpus.contains_key(&fd) {
             return None;
         }
         self.created += 1;
         let vcpu = Descriptor { generation: self.created, vcpu_id, creator, runner: 0 };
-        self.vcpus.insert(fd, vcpu);
-        Some(vcpu)
+        Some(self.vcpus.entry(fd).insert_entry(vcpu).into_mut())
     }
 
-    /// The vCPU behind a descriptor: seen being created, shown by `-y`, or taken for one by its first vCPU ioctl.
-    fn descriptor(&mut self, ioctl: &Ioctl<'_>) -> Option<&mut Descriptor> {
-        if !self.vcpus.contains_key(&ioctl.fd) {
-            let vcpu_id = match ioctl.shown {
-                Some(shown) => number(shown.rsplit_once("kvm-vcpu:")?.1)?,
-                None => ioctl.fd,
-            };
-            self.begin(ioctl.fd, vcpu_id, 0)?;
-        }
-        self.vcpus.get_mut(&ioctl.fd)
+    /// Whose descriptor: a vCPU's if strace shows so, or else if it was created here, or takes what only vCPUs take.
+    fn descriptor(&mut self, ioctl: &Ioctl<'_>) -> Whose<'_> {
+        let known = self.vcpus.get(&ioctl.fd).map(|vcpu| vcpu.vcpu_id);
+        let vcpu_id = match ioctl.shown {
+            Some(shown) => match shown_id(shown) {
+                Some(shown) => shown.or(known).unwrap_or(ioctl.fd),
+                None => return Whose::Other,
+            },
+            None if known.is_some() || ioctl.is_only_a_vcpus() => known.unwrap_or(ioctl.fd),
+            None => return Whose::Other,
+        };
+        let vcpu = if known == Some(vcpu_id) {
+            self.vcpus.get_mut(&ioctl.fd)
+        } else {
+            self.begin(ioctl.fd, vcpu_id, 0)
+        };
+        vcpu.map_or(Whose::TooMany, Whose::Vcpu)
     }
 }
 
-/// strace names every ioctl that has a number: `KVM_SET_XSAVE or KVM_SIGNAL_MSI`.
-fn number_of(names: &str) -> Option<u32> {
-    ioctl::number(names).or_else(|| names.split(" or ").find_map(ioctl::number))
+fn too_many(sink: &mut dyn Sink) -> Line {
+    sink.missed("lines are of more vCPUs at once than are remembered (65536)");
+    Line::Evidence
+}
+
+/// Is what `-y` shows a vCPU, and with which id? Before Linux 4.16 it had none.
+fn shown_id(shown: &str) -> Option<Option<u32>> {
+    let (_, after) = shown.rsplit_once("kvm-vcpu")?;
+    Some(after.strip_prefix(':').and_then(number))
 }
 
 /// KVM_SET_MSRS by a thread that neither created nor runs the vCPU.
@@ -191,33 +248,55 @@ fn event(kind: EventKind, parts: Parts<'_>, fd: u32, vcpu: Descriptor, ioctl: u3
 
 impl<'a> Ioctl<'a> {
     fn parse(call: &'a str) -> Option<Self> {
-        let inside = call.strip_prefix("ioctl(")?;
-        let (inside, result) = parted(inside, memrchr(b'=', inside.as_bytes()))?;
-        let inside = inside.trim_ascii_end().strip_suffix(')')?;
+        let inside = call.strip_prefix(IOCTL)?;
+        let (inside, result) = match unfinished(inside) {
+            Some(inside) => (inside, None),
+            None => {
+                let (inside, result) = parted(inside, memrchr(b'=', inside.as_bytes()))?;
+                (inside.trim_ascii_end().strip_suffix(')')?, Some(result.trim_ascii_start()))
+            }
+        };
         let (fd, rest) = at_first(inside, b',')?;
-        let (names, argument) = at_first(rest, b',').unwrap_or((rest, ""));
-        let (names, argument) = (names.trim_ascii(), argument.trim_ascii_start());
         let (fd, shown) = match at_first(fd, b'<') {
             Some((fd, shown)) => (fd, Some(shown.strip_suffix('>')?)),
             None => (fd, None),
         };
-        Some(Self {
-            fd: fd.parse().ok()?,
-            shown,
-            names,
-            argument,
-            result: signed(result.trim_ascii_start())?,
-        })
+        let (request, argument) = Request::parse(rest.trim_ascii_start())?;
+        let fd = fd.strip_prefix("0x").map_or_else(|| fd.parse(), |hex| u32::from_str_radix(hex, 16)).ok()?;
+        Some(Self { fd, shown, request, argument, result })
+    }
+
+    /// Would no other descriptor take it? A refusal shows that this is another.
+    fn is_only_a_vcpus(&self) -> bool {
+        self.request.is_only_a_vcpus()
+            && !self.result.is_some_and(|result| REFUSALS.iter().any(|refusal| result.starts_with(refusal)))
     }
 }
 
-/// Any system call, signal or end that strace tells: nothing we need, but nothing strange.
-fn is_call(call: &str) -> bool {
+/// By what is no vCPU's descriptor.
+const REFUSALS: [&str; 2] = ["-1 ENOTTY", "-1 EBADF"];
+
+/// The first half of a call that was not over yet when the next line was written, or when strace let go.
+fn unfinished(call: &str) -> Option<&str> {
+    let call = call.strip_suffix('>')?;
+    let half = call.strip_suffix("<unfinished ...").or_else(|| call.strip_suffix("<detached ..."))?;
+    Some(half.trim_ascii_end())
+}
+
+/// Any system call, signal or end that strace tells, and what it says between: nothing we need, but nothing strange.
+fn is_known(call: &str) -> bool {
+    const OTHERS: [&str; 7] = ["+++ ", "--- ", "<... ", "strace: ", "Process ", "[ Process ", "> "];
     let word = call.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(call.len());
     (word > 0 && call[word..].starts_with('('))
-        || call.starts_with("+++ ")
-        || call.starts_with("--- ")
-        || call.starts_with("<... ")
+        || OTHERS.iter().any(|other| call.starts_with(other))
+        || is_vcpu_dump(call)
+}
+
+/// `VCPU:0> {request_interrupt_window=0, ...}`, from `-e kvm=vcpu+`.
+fn is_vcpu_dump(call: &str) -> bool {
+    call.strip_prefix("VCPU").is_some_and(|rest| {
+        rest.trim_start_matches(|c: char| c == ':' || c.is_ascii_digit()).starts_with(['<', '>', '+'])
+    })
 }
 
 /// What stands before and behind the first of an ASCII character; `str::split_once` takes twice as long for that.
@@ -293,17 +372,6 @@ fn number(text: &str) -> Option<u32> {
     u32::from_str_radix(&digits[..end], radix).ok()
 }
 
-/// The number a result begins with: `0`, `-1 EINTR (Interrupted system call)`, `?`.
-fn signed(result: &str) -> Option<i64> {
-    match result.split([' ', '<']).next()? {
-        "?" => Some(-1),
-        digits => match digits.strip_prefix("0x") {
-            Some(hex) => i64::from_str_radix(hex, 16).ok(),
-            None => digits.parse().ok(),
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use stealtrace_common::kvm::KVM_SET_MSRS;
@@ -311,7 +379,7 @@ mod tests {
     use super::{split, time};
     use crate::{
         evidence::{Kind, detect, testing::read},
-        model::Severity,
+        model::{Severity, VcpuSummary},
     };
 
     const LOG: &str = include_str!("../../../tests/evidence/strace.txt");
@@ -368,6 +436,117 @@ mod tests {
         let kept = read(Kind::Strace, log);
         assert!(kept.findings.is_empty());
         assert_eq!(kept.engine.summary().vcpus.len(), 2);
+    }
+
+    fn seen(log: &str) -> Vec<(u32, Option<u32>, u64)> {
+        let vcpus = read(Kind::Strace, log).engine.summary().vcpus;
+        let runner = |vcpu: &VcpuSummary| vcpu.runner.as_ref().map(|thread| thread.tid);
+        vcpus.iter().map(|vcpu| (vcpu.name.id, runner(vcpu), vcpu.ioctls.values().sum())).collect()
+    }
+
+    #[test]
+    fn requests_by_number_are_the_same_as_by_name() {
+        let named = "\
+10 ioctl(9, KVM_CREATE_VCPU, 0) = 11
+10 ioctl(11, KVM_RUN, 0) = 0
+12 ioctl(11, KVM_GET_REGS, {rax=0, rbx=1}) = 0
+";
+        let raw = named
+            .replace("KVM_CREATE_VCPU", "0xae41")
+            .replace("KVM_RUN", "0xae80")
+            .replace("KVM_GET_REGS", "0x8090ae81");
+        let verbose = named.replace("KVM_RUN", "0xae80 /* KVM_RUN */");
+        let encoded = named.replace("KVM_RUN", "_IOC(_IOC_NONE, 0xae, 0x80, 0)");
+        for log in [named, &raw, &verbose, &encoded] {
+            assert_eq!(seen(log), [(0, Some(10), 2)], "{log}");
+            let found = read(Kind::Strace, log).findings;
+            assert_eq!(found.iter().map(|f| f.caller.tid).collect::<Vec<_>>(), [12], "{log}");
+        }
+    }
+
+    #[test]
+    fn a_call_that_does_not_end_was_entered() {
+        for end in ["<unfinished ...>", "<detached ...>", "<unfinished ...>) = ?"] {
+            let log = format!(
+                "\
+10 ioctl(9, KVM_CREATE_VCPU, 0) = 11
+10 ioctl(11, KVM_RUN, 0) = 0
+12 ioctl(11, KVM_RUN, 0 {end}
+"
+            );
+            assert_eq!(seen(&log), [(0, Some(12), 2)], "{log}");
+            assert_eq!(read(Kind::Strace, &log).findings[0].rule, "runner-hand-off", "{log}");
+        }
+    }
+
+    #[test]
+    fn a_creation_waits_for_its_result() {
+        let log = "10 ioctl(9, KVM_CREATE_VCPU, 3 <unfinished ...>\n11 getpid() = 1\n";
+        assert_eq!(
+            seen(&format!("{log}10 <... ioctl resumed>) = 11<anon_inode:kvm-vcpu:3>\n")),
+            [(3, None, 0)]
+        );
+        assert_eq!(seen(&format!("{log}10 <... ioctl resumed>) = -1 EEXIST (File exists)\n")), []);
+        assert_eq!(read(Kind::Strace, log).missed.len(), 1);
+    }
+
+    #[test]
+    fn only_what_vcpus_alone_take_tells_an_unnamed_descriptor_is_one() {
+        let log = "\
+openat(AT_FDCWD, \"/dev/kvm\", O_RDWR|O_CLOEXEC) = 3
+ioctl(3, KVM_GET_MSRS, 0x7f) = 1
+ioctl(3, KVM_GET_SUPPORTED_HV_CPUID, 0x7f) = 0
+ioctl(3, KVM_CREATE_VM, 0) = 4
+ioctl(4, KVM_SET_TSC_KHZ, 0x7f) = 0
+ioctl(4, KVM_ENABLE_CAP, 0x7f) = 0
+ioctl(4, KVM_SET_XSAVE or KVM_SIGNAL_MSI, 0x7f) = 0
+ioctl(5, KVM_SET_DEVICE_ATTR, 0x7f) = 0
+ioctl(6, KVM_GET_REGS, 0x7f) = -1 ENOTTY (Inappropriate ioctl for device)
+ioctl(7, KVM_RUN, 0) = 0
+ioctl(7, KVM_GET_MSRS, 0x7f) = 1
+";
+        assert_eq!(seen(log), [(7, Some(0), 2)]);
+    }
+
+    #[test]
+    fn names_of_descriptors_say_more_than_what_was_seen_of_them() {
+        let log = "\
+10 ioctl(11<anon_inode:kvm-vcpu:0>, KVM_RUN, 0) = 0
+10 ioctl(11<anon_inode:kvm-vcpu:1>, KVM_RUN, 0) = 0
+10 ioctl(11<anon_inode:kvm-vm>, KVM_GET_MSRS, 0) = 0
+10 ioctl(12<anon_inode:kvm-vcpu>, KVM_GET_MSRS, 0) = 0
+";
+        assert_eq!(seen(log), [(0, Some(10), 1), (1, Some(10), 1), (12, None, 1)]);
+    }
+
+    #[test]
+    fn what_strace_says_besides_is_known_and_what_is_cut_is_missed() {
+        let known = "\
+12 VCPU:0> {request_interrupt_window=0, exit_reason=2 /* KVM_EXIT_IO */, if_flag=0}
+ VCPU< {request_interrupt_window=0}
+ VCPU+ {exit_reason=2}
+strace: Process 12 attached
+12 +++ exited with 0 +++
+ > /lib/libc.so.6(ioctl+0x3b) [0x1]
+";
+        let kept = read(Kind::Strace, known);
+        assert_eq!((kept.not_understood, kept.missed.len()), (0, 0));
+        for cut in ["12 ioctl(11, KVM_R", "12 ioctl(11, 0xae80, 0)", "ioctl(x, KVM_RUN, 0) = 0", "ioctl("] {
+            assert_eq!(read(Kind::Strace, cut).missed.len(), 1, "{cut}");
+        }
+        let new = "1 ioctl(3<anon_inode:kvm-vcpu:0>, KVM_OF_TOMORROW, 0) = 0\n";
+        assert_eq!(read(Kind::Strace, new).missed.len(), 1);
+    }
+
+    #[test]
+    fn vcpus_beyond_the_bound_are_missed() {
+        let more = super::MOST + 10;
+        let log: String = (0..more).map(|fd| format!("1 ioctl({fd}, KVM_RUN, 0) = 0\n")).collect();
+        let kept = read(Kind::Strace, &log);
+        assert_eq!((kept.engine.summary().events, kept.missed.len()), (super::MOST as u64, 10));
+        let closed: String =
+            (0..more).map(|fd| format!("1 ioctl({fd}, KVM_RUN, 0) = 0\n1 close({fd}) = 0\n")).collect();
+        assert!(read(Kind::Strace, &closed).missed.is_empty());
     }
 
     #[test]

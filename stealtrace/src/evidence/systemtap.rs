@@ -1,8 +1,9 @@
 //! The systemtap script of Launchpad 1494350: nested calls per thread, run_delay and steal (KVM's last_steal) between.
 //! Deltas are computed anew; what the log says of them is only compared.
 
-use std::{collections::HashMap, io};
+use std::{collections::BTreeSet, io};
 
+use rustc_hash::FxHashMap;
 use stealtrace_common::{
     event::{Event, EventKind},
     steal::StealDelta,
@@ -20,8 +21,19 @@ const MOST_THREADS: usize = 65_536;
 /// Remembers what each thread's run_delay was when it was last seen.
 #[derive(Default)]
 pub(super) struct Systemtap {
-    run_delays: HashMap<u32, (String, u64)>,
+    threads: FxHashMap<u32, Seen>,
+    /// The same the other way round: run_delays and whose they are.
+    run_delays: BTreeSet<(u64, u32)>,
 }
+
+/// A thread when it was last seen.
+struct Seen {
+    comm: Comm,
+    run_delay_ns: u64,
+}
+
+/// A thread's name, which the kernel keeps to 15 characters.
+type Comm = [u8; 16];
 
 /// `run_delay` and `last_steal` of a thread.
 struct Numbers {
@@ -44,25 +56,38 @@ pub(super) fn is_one(line: &str) -> bool {
 impl Reader for Systemtap {
     fn line(&mut self, line: &str, sink: &mut dyn Sink) -> io::Result<Line> {
         let Some(parts) = split(line) else {
-            return Ok(if line.trim().is_empty() { Line::Understood } else { Line::NotUnderstood });
+            return Ok(if line.is_empty() { Line::Blank } else { Line::NotUnderstood });
         };
         if let Some(numbers) = load(parts.says) {
-            self.remember(&parts, numbers.run_delay_ns);
+            self.remember(&parts, numbers.run_delay_ns, sink);
+            Ok(Line::Known)
         } else if let Some((printed, numbers)) = delta(parts.says) {
-            self.remember(&parts, numbers.run_delay_ns);
-            self.judge(&parts, printed, &numbers, sink)?;
-        } else if !is_call(parts.says) {
-            return Ok(Line::NotUnderstood);
+            if self.remember(&parts, numbers.run_delay_ns, sink) {
+                self.judge(&parts, printed, &numbers, sink)?;
+            }
+            Ok(Line::Evidence)
+        } else if is_call(parts.says) {
+            Ok(Line::Known)
+        } else if parts.says.starts_with(DELTA) {
+            Ok(Line::Damaged)
+        } else {
+            Ok(Line::NotUnderstood)
         }
-        Ok(Line::Understood)
     }
 }
 
 impl Systemtap {
-    fn remember(&mut self, parts: &Parts<'_>, run_delay_ns: u64) {
-        if self.run_delays.len() < MOST_THREADS || self.run_delays.contains_key(&parts.tid) {
-            self.run_delays.insert(parts.tid, (parts.comm.to_owned(), run_delay_ns));
+    /// False if there are too many threads.
+    fn remember(&mut self, parts: &Parts<'_>, run_delay_ns: u64, sink: &mut dyn Sink) -> bool {
+        if let Some(seen) = self.threads.get(&parts.tid) {
+            self.run_delays.remove(&(seen.run_delay_ns, parts.tid));
+        } else if self.threads.len() >= MOST_THREADS {
+            sink.missed("lines are of more threads than are remembered (65536)");
+            return false;
         }
+        self.run_delays.insert((run_delay_ns, parts.tid));
+        self.threads.insert(parts.tid, Seen { comm: comm(parts.comm), run_delay_ns });
+        true
     }
 
     fn judge(
@@ -90,24 +115,28 @@ impl Systemtap {
 
     /// The thread whose run_delay that is.
     fn owner(&self, not: u32, run_delay_ns: u64) -> Option<Thread> {
-        let mut owners: Vec<_> =
-            self.run_delays.iter().filter(|(tid, (_, ns))| **tid != not && *ns == run_delay_ns).collect();
-        owners.sort();
-        owners.first().map(|(tid, (comm, _))| Thread { tid: **tid, comm: comm.clone() })
+        let owners = self.run_delays.range((run_delay_ns, 0)..=(run_delay_ns, u32::MAX));
+        let (_, tid) = owners.into_iter().find(|(_, tid)| *tid != not)?;
+        let comm = self.threads.get(tid)?.comm;
+        Some(Thread::caller(&Event { caller_tid: *tid, comm, ..Event::default() }))
     }
 }
 
-fn event(parts: &Parts<'_>, numbers: &Numbers) -> Event {
+fn comm(name: &str) -> Comm {
     let mut comm = [0; 16];
-    let length = parts.comm.len().min(16);
-    comm[..length].copy_from_slice(&parts.comm.as_bytes()[..length]);
+    let length = name.len().min(15);
+    comm[..length].copy_from_slice(&name.as_bytes()[..length]);
+    comm
+}
+
+fn event(parts: &Parts<'_>, numbers: &Numbers) -> Event {
     Event {
         kind: EventKind::Update as u32,
         caller_tid: parts.tid,
         run_delay_ns: numbers.run_delay_ns,
         last_steal_before_ns: numbers.last_steal_ns,
         last_steal_after_ns: numbers.run_delay_ns,
-        comm,
+        comm: comm(parts.comm),
         ..Event::default()
     }
 }
@@ -136,9 +165,11 @@ fn load(says: &str) -> Option<Numbers> {
     })
 }
 
+const DELTA: &str = "delta: ";
+
 /// `delta: 18446744073701734971 ns, steal=7856949 ns, run_delay=40304 ns`
 fn delta(says: &str) -> Option<(u64, Numbers)> {
-    let (delta, numbers) = says.strip_prefix("delta: ")?.split_once(" ns, steal=")?;
+    let (delta, numbers) = says.strip_prefix(DELTA)?.split_once(" ns, steal=")?;
     let (steal, run_delay) = numbers.split_once(" ns, run_delay=")?;
     let run_delay_ns = run_delay.strip_suffix(" ns")?.parse().ok()?;
     Some((delta.parse().ok()?, Numbers { run_delay_ns, last_steal_ns: steal.parse().ok()? }))

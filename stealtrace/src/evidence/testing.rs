@@ -4,7 +4,7 @@ use std::io;
 
 use stealtrace_common::event::Event;
 
-use super::{Kind, Line, Sink, reader};
+use super::{Kind, Lines, Sink, Tally, reader};
 use crate::{
     detect::Engine,
     model::{Finding, VcpuKey},
@@ -16,7 +16,9 @@ pub(crate) struct Kept {
     pub(crate) engine: Engine,
     pub(crate) findings: Vec<Finding>,
     pub(crate) notes: Vec<String>,
-    pub(crate) not_understood: usize,
+    pub(crate) not_understood: u64,
+    pub(crate) missed: Vec<&'static str>,
+    pub(crate) tally: Tally,
 }
 
 impl Sink for Kept {
@@ -34,18 +36,21 @@ impl Sink for Kept {
         self.notes.push(note.to_owned());
         Ok(())
     }
+
+    fn missed(&mut self, why: &'static str) {
+        self.missed.push(why);
+    }
 }
 
 pub(crate) fn read(kind: Kind, text: &str) -> Kept {
-    let mut kept = Kept::default();
+    let (mut kept, mut tally) = (Kept::default(), Tally::default());
     let mut reader = reader(kind).expect("a kind of text");
-    for line in text.lines() {
-        if reader.line(line, &mut kept).expect("nothing is written") == Line::NotUnderstood {
-            kept.not_understood += 1;
-        }
-    }
+    let mut lines = Lines::new(text.as_bytes());
+    while tally.next_line(&mut lines, reader.as_mut(), &mut kept).expect("nothing is written") {}
     reader.end(&mut kept).expect("nothing is written");
     let waited = kept.engine.finish();
     kept.findings.extend(waited);
+    kept.not_understood = tally.not_understood();
+    kept.tally = tally;
     kept
 }

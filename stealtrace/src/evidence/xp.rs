@@ -1,7 +1,8 @@
 //! QEMU's monitor command `xp` on a guest's steal area: bytes, words or giants, in hexadecimal or decimal, once or often.
 
-use std::{collections::HashMap, io};
+use std::io;
 
+use rustc_hash::FxHashMap;
 use stealtrace_common::event::Event;
 
 use super::{Line, Reader, Sink};
@@ -16,7 +17,7 @@ const BYTES_PER_COUNTER: usize = 8;
 pub(super) struct Xp {
     size: Option<usize>,
     partial: Option<Partial>,
-    counters: HashMap<u64, u64>,
+    counters: FxHashMap<u64, u64>,
 }
 
 /// The first bytes of a counter.
@@ -33,22 +34,36 @@ impl Reader for Xp {
     fn line(&mut self, line: &str, sink: &mut dyn Sink) -> io::Result<Line> {
         if let Some(size) = command(line) {
             self.size = Some(size);
-            self.partial = None;
-            return Ok(Line::Understood);
+            self.leave(sink);
+            return Ok(Line::Known);
         }
         let Some((address, values)) = data(line) else {
-            let nothing = line.trim().is_empty() || line.trim() == "(qemu)";
-            return Ok(if nothing { Line::Understood } else { Line::NotUnderstood });
+            return Ok(match line.trim() {
+                "" => Line::Blank,
+                "(qemu)" => Line::Known,
+                _ => Line::NotUnderstood,
+            });
         };
         match self.bytes(&values) {
-            Some(bytes) => self.area(address, &bytes, sink)?,
-            None => return Ok(Line::NotUnderstood),
+            Some(bytes) => self.area(address, &bytes, sink),
+            None => Ok(Line::Damaged),
         }
-        Ok(Line::Understood)
+    }
+
+    fn end(&mut self, sink: &mut dyn Sink) -> io::Result<()> {
+        self.leave(sink);
+        Ok(())
     }
 }
 
 impl Xp {
+    /// Nothing follows of the counter that was being put together.
+    fn leave(&mut self, sink: &mut dyn Sink) {
+        if self.partial.take().is_some_and(|partial| partial.bytes.len() < BYTES_PER_COUNTER) {
+            sink.missed("counters have fewer bytes than 8; print all of one with `xp /8xb ADDRESS`");
+        }
+    }
+
     /// The bytes behind the values of a line, in memory order.
     fn bytes(&self, values: &[&str]) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
@@ -60,22 +75,28 @@ impl Xp {
     }
 
     /// A counter is eight bytes; bytes and words may come over several lines.
-    fn area(&mut self, address: u64, bytes: &[u8], sink: &mut dyn Sink) -> io::Result<()> {
-        let mut partial = match self.partial.take() {
-            Some(partial) if partial.address.wrapping_add(partial.bytes.len() as u64) == address => partial,
-            _ => Partial { address, bytes: Vec::new() },
-        };
-        if partial.bytes.len() >= BYTES_PER_COUNTER {
-            return Ok(()); // the rest of the area: version, flags
+    fn area(&mut self, address: u64, bytes: &[u8], sink: &mut dyn Sink) -> io::Result<Line> {
+        let follows = |partial: &Partial| partial.address.wrapping_add(partial.bytes.len() as u64) == address;
+        if !self.partial.as_ref().is_some_and(follows) {
+            self.leave(sink);
         }
+        let partial = self.partial.get_or_insert_with(|| Partial { address, bytes: Vec::new() });
+        let complete = partial.bytes.len() >= BYTES_PER_COUNTER;
         partial.bytes.extend_from_slice(bytes);
-        let counter =
-            partial.bytes.first_chunk::<BYTES_PER_COUNTER>().map(|bytes| u64::from_le_bytes(*bytes));
         let start = partial.address;
-        self.partial = Some(partial);
-        match counter {
-            Some(steal_ns) => self.counter(start, steal_ns, sink),
-            None => Ok(()),
+        match partial.bytes.first_chunk::<BYTES_PER_COUNTER>() {
+            // The rest of the area: version, flags.
+            _ if complete => {
+                partial.bytes.truncate(BYTES_PER_COUNTER);
+                partial.address =
+                    address.wrapping_add(bytes.len() as u64).wrapping_sub(BYTES_PER_COUNTER as u64);
+                Ok(Line::Known)
+            }
+            None => Ok(Line::Known),
+            Some(counter) => {
+                let steal_ns = u64::from_le_bytes(*counter);
+                self.counter(start, steal_ns, sink).map(|()| Line::Evidence)
+            }
         }
     }
 
@@ -83,15 +104,19 @@ impl Xp {
         let before = self.counters.get(&address).copied();
         if before.is_some() || self.counters.len() < MOST_AREAS {
             self.counters.insert(address, steal_ns);
+        } else {
+            sink.missed("counters are more than are remembered (65536)");
+            return Ok(());
         }
         let key = VcpuKey { address, generation: 0 };
-        match (poisoned(address, steal_ns), before) {
-            (Some(finding), _) => sink.finding(key, finding),
-            (None, None) => sink.note(&format!("{address:#x}: {steal_ns} ns, possible")),
-            (None, Some(before)) if steal_ns < before => {
-                sink.finding(key, decreased(address, before, steal_ns))
+        match before {
+            Some(before) if is_poisoned(before) && is_poisoned(steal_ns) => {
+                sink.note(&format!("{address:#x}: {before:#x} -> {steal_ns:#x}, still below zero"))
             }
-            (None, Some(before)) => {
+            _ if is_poisoned(steal_ns) => sink.finding(key, poisoned(address, steal_ns)),
+            None => sink.note(&format!("{address:#x}: {steal_ns} ns, possible")),
+            Some(before) if steal_ns < before => sink.finding(key, decreased(address, before, steal_ns)),
+            Some(before) => {
                 let growth = steal_ns - before;
                 let word = if growth > 0 { "advancing" } else { "at rest" };
                 sink.note(&format!("{address:#x}: {before} -> {steal_ns} ns (+{growth} ns), {word}, healthy"))
@@ -100,10 +125,14 @@ impl Xp {
     }
 }
 
-fn poisoned(address: u64, steal_ns: u64) -> Option<Finding> {
+const fn is_poisoned(steal_ns: u64) -> bool {
+    steal_ns.cast_signed() < 0
+}
+
+fn poisoned(address: u64, steal_ns: u64) -> Finding {
     let signed = steal_ns.cast_signed();
     let what = format!("the counter at {address:#x} is {steal_ns:#x} = {signed} ns: it went below zero");
-    (signed < 0).then(|| finding("steal-poisoned", what).with("steal_found", Value::Ns(steal_ns)))
+    finding("steal-poisoned", what).with("steal_found", Value::Ns(steal_ns))
 }
 
 fn decreased(address: u64, before: u64, after: u64) -> Finding {
@@ -222,6 +251,46 @@ mod tests {
         let kept =
             read(Kind::Xp, "xp /gx 0x1000\n0000000000001000: 0x20\nxp /gx 0x1000\n0000000000001000: 0x1f\n");
         assert_eq!(kept.findings.first().map(|f| f.rule), Some("steal-backwards"));
+    }
+
+    #[test]
+    fn a_counter_of_too_few_bytes_is_missed() {
+        for text in [
+            "xp /2xb 0x1000\n0000000000001000: 0x94 0x57\n",
+            "0000000000001000: 0x94 0x57\n0000000000002000: 0x94\n",
+            "xp /2xb 0x1000\n0000000000001000: 0x94 0x57\nxp /gx 0x2000\n0000000000002000: 0x7\n",
+        ] {
+            let kept = read(Kind::Xp, text);
+            assert!(kept.missed.iter().any(|why| why.contains("xp /8xb")), "{text}");
+        }
+        assert!(read(Kind::Xp, BYTES).missed.is_empty());
+    }
+
+    #[test]
+    fn a_state_that_is_seen_again_is_one_finding() {
+        let sample = |value: &str| format!("xp /gx 0x1000\n0000000000001000: {value}\n");
+        let count = |values: &[&str]| {
+            let text: String = values.iter().map(|value| sample(value)).collect();
+            read(Kind::Xp, &text).engine.count("steal-poisoned", Severity::Error)
+        };
+        assert_eq!(count(&["0xfffffffff5775794", "0xfffffffff5775799"]), 1);
+        assert_eq!(count(&["0xfffffffff5775794", "0x7", "0xfffffffff5775799"]), 2);
+    }
+
+    #[test]
+    fn what_follows_a_counter_is_no_counter() {
+        let area = "0000000000001000: 0x0000000a 0x00000000 0x00000002 0x00000000\n\
+                    0000000000001010: 0x00000000 0xffffffff 0xffffffff 0xffffffff\n\
+                    0000000000001020: 0xffffffff 0xffffffff 0xffffffff 0xffffffff\n";
+        let kept = read(Kind::Xp, area);
+        assert!(kept.findings.is_empty() && kept.missed.is_empty(), "{:?}", kept.findings);
+    }
+
+    #[test]
+    fn more_counters_than_are_remembered_are_missed() {
+        let text: String =
+            (0..=super::MOST_AREAS).map(|area| format!("{:016x}: 0x0000000000000007\n", area * 64)).collect();
+        assert_eq!(read(Kind::Xp, &text).missed.len(), 1);
     }
 
     #[test]
