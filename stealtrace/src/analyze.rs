@@ -4,7 +4,7 @@ mod bounds;
 mod log;
 
 use std::{
-    io::{self, BufWriter, Read as _},
+    io::{self, BufWriter, Read as _, Write},
     path::PathBuf,
 };
 
@@ -42,20 +42,28 @@ pub struct AnalyzeOptions {
 /// # Errors
 /// When the file cannot be read or is none that we know.
 pub fn analyze(options: &AnalyzeOptions) -> Result<Exit> {
+    let content = input::open(&options.file).with_context(|| format!("read {}", options.file.display()))?;
+    analyze_content(options, content, io::stdout())
+}
+
+/// The same with what is in the file, wherever that is from.
+///
+/// # Errors
+/// When it cannot be read or is none that we know.
+pub fn analyze_content(options: &AnalyzeOptions, content: Input, out: impl Write + 'static) -> Result<Exit> {
     let name = options.file.display();
-    let content = input::open(&options.file).with_context(|| format!("read {name}"))?;
     let (head, input) = input::head(content).with_context(|| format!("read {name}"))?;
     let kind = match options.kind.or_else(|| detect(&head)) {
         Some(kind) => kind,
-        None if is_blank(&head) => return nothing(options),
+        None if is_blank(&head) => return nothing(options, out),
         None => bail!(
             "{name} is none of: a recording of `stealtrace trace --record`, systemtap output of the script in \
              Launchpad 1494350, strace output with ioctls, /proc/stat, QEMU's xp; --kind says which if it is"
         ),
     };
     let analyzed = match evidence::reader(kind) {
-        None => play(options, input),
-        Some(reader) => read_log(options, kind, reader, input),
+        None => play(options, input, out),
+        Some(reader) => read_log(options, kind, reader, input, out),
     };
     let summary = analyzed.with_context(|| format!("analyze {name}"))?;
     Ok(Exit::of(&summary, options.fail_on))
@@ -70,26 +78,26 @@ fn is_blank(head: &[u8]) -> bool {
 }
 
 /// There is nothing in the file.
-fn nothing(options: &AnalyzeOptions) -> Result<Exit> {
+fn nothing(options: &AnalyzeOptions, out: impl Write + 'static) -> Result<Exit> {
     let empty = End { unproved: Some("the file is empty".to_owned()), ..End::default() };
     let made = Summary { source: "an empty file".to_owned(), ..Summary::default() };
-    let summary = finish(pipeline(options, &Header::of_log()), Ok(empty), made)?;
+    let summary = finish(pipeline(options, &Header::of_log(), out), Ok(empty), made)?;
     Ok(Exit::of(&summary, options.fail_on))
 }
 
-fn pipeline(options: &AnalyzeOptions, header: &Header) -> Pipeline {
-    let reporter = report::reporter(options.style, header, BufWriter::new(io::stdout()));
+fn pipeline(options: &AnalyzeOptions, header: &Header, out: impl Write + 'static) -> Pipeline {
+    let reporter = report::reporter(options.style, header, BufWriter::new(out));
     Pipeline::new(&options.selection, reporter)
 }
 
-fn play(options: &AnalyzeOptions, mut input: Input) -> Result<Summary> {
+fn play(options: &AnalyzeOptions, mut input: Input, out: impl Write + 'static) -> Result<Summary> {
     let mut magic = vec![0; MAGIC.len()];
     input.read_exact(&mut magic).context("no recording")?;
     if magic != MAGIC {
         bail!("no recording of this version");
     }
     let mut player = Player::new(input)?;
-    let mut pipeline = pipeline(options, &player.header);
+    let mut pipeline = pipeline(options, &player.header, out);
     let played = play_events(&mut player, options, &mut pipeline);
     let made = Summary {
         source: format!("recording of the {} backend", player.header.backend),

@@ -9,7 +9,7 @@ use crate::{
     process::{run, say},
 };
 
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Build it; where it is.
 pub(crate) fn dist() -> Result<PathBuf> {

@@ -6,6 +6,7 @@ mod cache;
 mod check;
 mod debian;
 mod demo;
+mod fuzz;
 mod lab;
 mod ledger;
 mod process;
@@ -37,6 +38,12 @@ enum Verb {
     Test,
     /// Measure speed
     Bench,
+    /// Feed every reader of files with inputs that libFuzzer makes up
+    Fuzz {
+        /// Inputs for each reader
+        #[arg(long, value_name = "N", default_value_t = 200_000)]
+        inputs: u64,
+    },
     /// Build the static binary that runs on any x86-64 host
     Dist,
     /// Boot real kernels
@@ -61,6 +68,7 @@ fn run(verb: Verb) -> Result<u8> {
         Verb::Demo => demo::demo()?,
         Verb::Test => return check::check(),
         Verb::Bench => bench::bench()?,
+        Verb::Fuzz { inputs } => fuzz::fuzz(inputs)?,
         Verb::Dist => {
             let binary = build::dist()?;
             process::say(&format!("{} runs on any x86-64 host", binary.display()));

@@ -1,6 +1,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use stealtrace::evidence::{Kind, discard};
+use stealtrace::evidence::Kind;
+use stealtrace_fuzz::analyze;
 
-fuzz_target!(|log: &[u8]| discard(Kind::ProcStat, log));
+fuzz_target!(|bytes: &[u8]| analyze(Some(Kind::ProcStat), bytes));

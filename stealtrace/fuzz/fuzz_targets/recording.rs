@@ -1,10 +1,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use stealtrace::record::{Item, Player};
+use stealtrace::evidence::Kind;
+use stealtrace_fuzz::analyze;
 
-fuzz_target!(|bytes: &[u8]| {
-    if let Ok(mut player) = Player::new(bytes) {
-        while let Item::Event(_) = player.next_item() {}
-    }
-});
+fuzz_target!(|bytes: &[u8]| analyze(Some(Kind::Recording), bytes));

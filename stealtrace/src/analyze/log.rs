@@ -19,9 +19,10 @@ pub(super) fn read_log(
     kind: Kind,
     mut reader: Box<dyn Reader>,
     input: Input,
+    out: impl io::Write + 'static,
 ) -> Result<Summary> {
     let mut judge = Judge {
-        pipeline: pipeline(options, &Header::of_log()),
+        pipeline: pipeline(options, &Header::of_log(), out),
         filter: &options.filter,
         bounds: Bounds::default(),
         missed: Missed::default(),

@@ -21,10 +21,7 @@ use std::io;
 use clap::ValueEnum;
 use stealtrace_common::event::Event;
 
-use crate::{
-    detect::Engine,
-    model::{Finding, VcpuKey},
-};
+use crate::model::{Finding, VcpuKey};
 
 /// What a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -132,36 +129,6 @@ pub fn reader(kind: Kind) -> Option<Box<dyn Reader>> {
         Kind::ProcStat => Box::<proc_stat::ProcStat>::default(),
         Kind::Xp => Box::<xp::Xp>::default(),
     })
-}
-
-/// Read a log and drop what it says: for tests that only ask whether it can be read.
-pub fn discard(kind: Kind, log: &[u8]) {
-    let Some(mut reader) = reader(kind) else { return };
-    let mut nowhere = Nowhere(Engine::default());
-    let (mut lines, mut tally) = (Lines::new(log), Tally::default());
-    while matches!(tally.next_line(&mut lines, reader.as_mut(), &mut nowhere), Ok(true)) {}
-    let _always_ok = reader.end(&mut nowhere);
-}
-
-/// Judges and drops.
-struct Nowhere(Engine);
-
-impl Sink for Nowhere {
-    fn event(&mut self, event: &Event) -> io::Result<()> {
-        self.0.judge(event);
-        Ok(())
-    }
-
-    fn finding(&mut self, vcpu: VcpuKey, finding: Finding) -> io::Result<()> {
-        self.0.admit(vcpu, finding);
-        Ok(())
-    }
-
-    fn note(&mut self, _note: &str) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn missed(&mut self, _why: &'static str) {}
 }
 
 /// What a log is, judged by its first lines.
