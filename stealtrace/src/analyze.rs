@@ -14,7 +14,7 @@ use crate::{
     exit::{Exit, is_broken_pipe},
     model::{Finding, Severity, Summary, VcpuKey},
     pipeline::{Filter, Flow, Pipeline, Selection},
-    record::{End, Header, Item, MAGIC, Player},
+    record::{End, Header, Item, Player, is_recording},
     report::{self, Style},
 };
 
@@ -78,11 +78,7 @@ fn open(options: &AnalyzeOptions) -> Result<(Vec<u8>, Input)> {
 }
 
 fn detect(head: &[u8]) -> Option<Kind> {
-    if head.starts_with(MAGIC) {
-        Some(Kind::Recording)
-    } else {
-        evidence::detect(&String::from_utf8_lossy(head))
-    }
+    if is_recording(head) { Some(Kind::Recording) } else { evidence::detect(&String::from_utf8_lossy(head)) }
 }
 
 fn pipeline(options: &AnalyzeOptions, header: &Header) -> Pipeline {
@@ -90,13 +86,11 @@ fn pipeline(options: &AnalyzeOptions, header: &Header) -> Pipeline {
     Pipeline::new(&options.selection, reporter)
 }
 
-fn play(options: &AnalyzeOptions, mut input: Input) -> Result<Summary> {
-    let mut magic = vec![0; MAGIC.len()];
-    input.read_exact(&mut magic).context("no recording")?;
-    if magic != MAGIC {
-        bail!("no recording of this version");
-    }
+fn play(options: &AnalyzeOptions, input: Input) -> Result<Summary> {
     let mut player = Player::new(input)?;
+    if options.style.calls && !player.header.calls {
+        bail!("it was recorded without --calls and holds none; leave --calls out");
+    }
     let mut pipeline = pipeline(options, &player.header);
     let played = play_events(&mut player, options, &mut pipeline);
     let made = Summary {

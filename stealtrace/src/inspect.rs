@@ -213,7 +213,7 @@ impl Last {
             self.runner_tid = Some(event.caller_tid).filter(|tid| *tid != 0);
         }
         if listed || event.kind == EventKind::Ioctl as u32 {
-            self.address = Some(event.function).filter(|at| *at != 0).or(self.address);
+            self.address = Some(event.area).filter(|at| *at != 0).or(self.address);
         }
     }
 }

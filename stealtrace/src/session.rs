@@ -139,6 +139,7 @@ fn header(facts: &KernelFacts, plan: &Plan) -> Result<Header> {
         backend: plan.kind.to_string(),
         era: facts.era().word().to_owned(),
         edges: plan.volume == Volume::Edges,
+        calls: !plan.functions.is_empty(),
         cpus: std::thread::available_parallelism().map_or(0, |cpus| cpus.get() as u64),
         start_ns,
         utc_offset_ns: clock_ns(libc::CLOCK_REALTIME)?.saturating_sub(start_ns),
