@@ -92,6 +92,7 @@ fn play(options: &AnalyzeOptions, input: Input) -> Result<Summary> {
         bail!("it was recorded without --calls and holds none; leave --calls out");
     }
     let mut pipeline = pipeline(options, &player.header);
+    pipeline.begin(&player.header)?;
     let played = play_events(&mut player, options, &mut pipeline);
     let made = Summary {
         source: format!("recording of the {} backend", player.header.backend),

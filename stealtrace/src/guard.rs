@@ -22,7 +22,7 @@ use crate::{
     kernel::{Capability, KernelFacts, Lockdown},
     model::Thread,
     process,
-    report::Format,
+    report::{Format, utc_now},
     talk::say,
 };
 
@@ -196,6 +196,7 @@ impl Told {
             Format::Json => json!({
                 "type": "repair",
                 "schema": 1,
+                "utc": utc_now(),
                 "written": repaired,
                 "vm_pid": event.vm_tgid,
                 "vcpu_id": event.vcpu_id,

@@ -22,7 +22,7 @@ use crate::{
     model::{Finding, Severity, VcpuKey},
     pipeline::{Pipeline, Selection},
     record::Header,
-    report::{self, Format, Style, table},
+    report::{self, Format, Style, table, utc_now},
 };
 
 const STAT: &str = "/proc/stat";
@@ -151,7 +151,7 @@ fn show(cpus: &[Cpu], format: Format, mut out: impl Write) -> Result<()> {
                 .iter()
                 .map(|cpu| json!({"cpu": cpu.id, "steal_ticks": cpu.steal_ticks, "msr": cpu.msr.as_ref().ok()}))
                 .collect();
-            writeln!(out, "{}", json!({"type": "guest", "schema": 1, "cpus": list}))?;
+            writeln!(out, "{}", json!({"type": "guest", "schema": 1, "utc": utc_now(), "cpus": list}))?;
         }
         Format::Text => {
             let mut rows = table(["CPU", "steal", "MSR 0x4b564d03"]);

@@ -84,15 +84,9 @@ pub fn trace(options: &TraceOptions) -> Result<Exit> {
     drop(facts); // type information is large and has served
     let command = held.map(HeldCommand::release).transpose()?;
     let reporter = report::reporter(options.style, &header, BufWriter::new(io::stdout()));
-    let session = Session {
-        options,
-        backend,
-        kind,
-        command,
-        pipeline: Pipeline::new(&options.selection, reporter),
-        recorder,
-        start_ns: header.start_ns,
-    };
+    let mut pipeline = Pipeline::new(&options.selection, reporter);
+    pipeline.begin(&header).context("write the trace")?;
+    let session = Session { options, backend, kind, command, pipeline, recorder, start_ns: header.start_ns };
 
     let runtime =
         runtime::Builder::new_current_thread().enable_all().build().context("start the event loop")?;

@@ -13,7 +13,7 @@ use super::{Judgement, Look, VcpuRow};
 use crate::{
     doctor::DoctorFormat,
     model::Thread,
-    report::{seconds, table, wrap},
+    report::{seconds, table, utc_now, wrap},
 };
 
 pub(super) fn show(look: &Look, format: DoctorFormat, out: &mut impl Write) -> Result<()> {
@@ -99,6 +99,7 @@ fn object(look: &Look) -> serde_json::Value {
     json!({
         "type": "inspect",
         "schema": 1,
+        "utc": utc_now(),
         "vcpus": vcpus,
         "not_seen": unseen,
         "no_iterator": look.unlisted,
