@@ -11,8 +11,9 @@ use stealtrace_common::event::Event;
 
 use crate::{
     evidence::{self, Kind, Line, Reader, Sink},
-    exit::{Exit, is_broken_pipe},
+    exit::Exit,
     model::{Finding, Severity, Summary, VcpuKey},
+    output::Output,
     pipeline::{Filter, Flow, Pipeline, Selection},
     record::{End, Header, Item, Player, is_recording},
     report::{self, Style},
@@ -46,7 +47,7 @@ type Input = Chain<Cursor<Vec<u8>>, Box<dyn BufRead>>;
 ///
 /// # Errors
 /// When the file cannot be read or is none that we know.
-pub fn analyze(options: &AnalyzeOptions) -> Result<Exit> {
+pub fn analyze(options: &AnalyzeOptions, out: &Output) -> Result<Exit> {
     let name = options.file.display();
     let (head, input) = open(options).with_context(|| format!("read {name}"))?;
     let kind = match options.kind {
@@ -59,8 +60,9 @@ pub fn analyze(options: &AnalyzeOptions) -> Result<Exit> {
         })?,
     };
     let analyzed = match evidence::reader(kind) {
-        None => play(options, input),
-        Some(reader) => read_log(options, kind, reader, input),
+        None => play(options, input, out),
+        Some(_) if options.style.calls => bail!("{name} holds no calls; leave --calls out"),
+        Some(reader) => read_log(options, kind, reader, input, out),
     };
     let summary = analyzed.with_context(|| format!("analyze {name}"))?;
     Ok(Exit::of(&summary, options.fail_on))
@@ -81,36 +83,37 @@ fn detect(head: &[u8]) -> Option<Kind> {
     if is_recording(head) { Some(Kind::Recording) } else { evidence::detect(&String::from_utf8_lossy(head)) }
 }
 
-fn pipeline(options: &AnalyzeOptions, header: &Header) -> Pipeline {
-    let reporter = report::reporter(options.style, header, BufWriter::new(io::stdout()));
+fn pipeline(options: &AnalyzeOptions, header: &Header, out: &Output) -> Pipeline {
+    let reporter = report::reporter(options.style, header, BufWriter::new(out.clone()));
     Pipeline::new(&options.selection, reporter)
 }
 
-fn play(options: &AnalyzeOptions, input: Input) -> Result<Summary> {
+fn play(options: &AnalyzeOptions, input: Input, out: &Output) -> Result<Summary> {
     let mut player = Player::new(input)?;
     if options.style.calls && !player.header.calls {
         bail!("it was recorded without --calls and holds none; leave --calls out");
     }
-    let mut pipeline = pipeline(options, &player.header);
+    let mut pipeline = pipeline(options, &player.header, out);
     pipeline.begin(&player.header)?;
-    let played = play_events(&mut player, options, &mut pipeline);
+    let end = play_events(&mut player, options, &mut pipeline, out)?;
     let made = Summary {
         source: format!("recording of the {} backend", player.header.backend),
         edges: player.header.edges,
         ..Summary::default()
     };
-    finish(pipeline, played, made)
+    finish(pipeline, end, made, out)
 }
 
 fn play_events(
     player: &mut Player<Input>,
     options: &AnalyzeOptions,
     pipeline: &mut Pipeline,
+    out: &Output,
 ) -> io::Result<End> {
     loop {
         match player.next_item() {
             Item::Event(event) if options.filter.admits(&event) => {
-                if pipeline.event(&event)? == Flow::Stop {
+                if pipeline.event(&event)? == Flow::Stop || out.is_over() {
                     return Ok(End::default());
                 }
             }
@@ -127,29 +130,19 @@ fn play_events(
 }
 
 /// Tell what waited, then the end; `made` is what is known of how the file was made.
-fn finish(mut pipeline: Pipeline, played: io::Result<End>, made: Summary) -> Result<Summary> {
-    let ended = played.and_then(|end| pipeline.settle().map(|()| end));
-    let end = match ended {
-        Ok(end) => end,
-        Err(error) => return quiet_if_closed(error, &pipeline),
-    };
+fn finish(mut pipeline: Pipeline, end: End, made: Summary, out: &Output) -> Result<Summary> {
+    let unread = out.is_over().then(|| "nobody read the results to their end".to_owned());
+    pipeline.settle()?;
     let summary = Summary {
         duration_ns: end.duration_ns,
         losses: end.losses,
-        unproved: end.unproved,
+        unproved: end.unproved.or(unread),
         source: made.source,
         edges: made.edges,
         ..pipeline.summary()
     };
-    match pipeline.end(&summary) {
-        Ok(()) => Ok(summary),
-        Err(error) => quiet_if_closed(error, &pipeline),
-    }
-}
-
-fn quiet_if_closed(error: io::Error, pipeline: &Pipeline) -> Result<Summary> {
-    let error = anyhow::Error::from(error);
-    if is_broken_pipe(&error) { Ok(pipeline.summary()) } else { Err(error.context("write the result")) }
+    pipeline.end(&summary)?;
+    Ok(summary)
 }
 
 fn read_log(
@@ -157,26 +150,20 @@ fn read_log(
     kind: Kind,
     mut reader: Box<dyn Reader>,
     input: Input,
+    out: &Output,
 ) -> Result<Summary> {
-    let mut judge =
-        Judge { pipeline: pipeline(options, &Header::of_log()), filter: &options.filter, enough: false };
-    let read = read_lines(input, reader.as_mut(), &mut judge);
-    let (lines, not_understood) = match read {
-        Ok(counts) => counts,
-        Err(error) => return quiet_if_closed(error, &judge.pipeline),
-    };
-    let note = format!("{lines} lines read, {not_understood} not understood");
-    if let Err(error) = judge.note(&note) {
-        return quiet_if_closed(error, &judge.pipeline);
-    }
+    let pipeline = pipeline(options, &Header::of_log(), out);
+    let mut judge = Judge { pipeline, filter: &options.filter, out, enough: false };
+    let (lines, not_understood) = read_lines(input, reader.as_mut(), &mut judge)?;
+    judge.note(&format!("{lines} lines read, {not_understood} not understood"))?;
     let made = Summary { source: format!("{} log", kind.word()), ..Summary::default() };
-    finish(judge.pipeline, Ok(End::default()), made)
+    finish(judge.pipeline, End::default(), made, out)
 }
 
 fn read_lines(mut input: Input, reader: &mut dyn Reader, judge: &mut Judge<'_>) -> io::Result<(u64, u64)> {
     let (mut lines, mut not_understood) = (0, 0);
     let mut bytes = Vec::new();
-    while !judge.enough && next_line(&mut input, &mut bytes)? {
+    while !judge.enough && !judge.out.is_over() && next_line(&mut input, &mut bytes)? {
         lines += 1;
         let line = match std::str::from_utf8(&bytes) {
             Ok(line) => reader.line(line, judge)?,
@@ -206,6 +193,7 @@ fn next_line(input: &mut Input, line: &mut Vec<u8>) -> io::Result<bool> {
 struct Judge<'a> {
     pipeline: Pipeline,
     filter: &'a Filter,
+    out: &'a Output,
     enough: bool,
 }
 

@@ -1,7 +1,13 @@
 //! The command line: parses, and hands plain options to the commands.
 
-use std::{io::IsTerminal as _, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use anyhow::{Result, bail};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
@@ -14,6 +20,7 @@ use crate::{
     guest::GuestOptions,
     inspect::InspectOptions,
     model::Severity,
+    output::Output,
     pipeline::{Filter, Selection},
     report::{Format, Style, VerifyFormat},
     session::TraceOptions,
@@ -28,6 +35,9 @@ pub struct Cli {
     /// Show diagnostics of stealtrace itself on stderr
     #[arg(short, long, global = true)]
     pub verbose: bool,
+    /// Write the results to this file instead of standard output
+    #[arg(long, global = true, value_name = "FILE", value_parser = parse_file)]
+    pub output: Option<PathBuf>,
     #[command(subcommand)]
     #[expect(missing_docs, reason = "clap would show it")]
     pub command: Command,
@@ -38,7 +48,8 @@ Exit codes:
   0  nothing found and nothing missed
   1  findings at or above --fail-on, or a verdict not as expected
   2  could not run, or bad usage
-  3  inconclusive: events were lost, a file was cut off, or the traced command failed";
+  3  inconclusive: events were lost, a file was cut off or damaged, the traced command failed,
+     or verify was interrupted";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -62,6 +73,34 @@ pub enum Command {
     /// Issue vCPU ioctls flat out and say how long one takes, to measure what watching costs
     #[command(hide = true)]
     Load(Load),
+}
+
+impl Cli {
+    /// What is written must not be what is read, or written twice.
+    ///
+    /// # Errors
+    /// When it is.
+    pub fn require_different_files(&self) -> Result<()> {
+        let other = match &self.command {
+            Command::Trace(trace) => trace.record.as_deref(),
+            Command::Analyze(analyze) => Some(&*analyze.file),
+            _ => None,
+        };
+        match (&self.output, other) {
+            (Some(output), Some(other)) if is_same_file(output, other) => {
+                bail!("--output must be another file than {}", other.display())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let regular = |path: &Path| fs::metadata(path).ok().filter(fs::Metadata::is_file);
+    match (regular(one), regular(other)) {
+        (Some(one), Some(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
+        _ => one == other,
+    }
 }
 
 /// `stealtrace load`
@@ -267,7 +306,7 @@ pub struct Trace {
     #[arg(long, value_parser = humantime::parse_duration)]
     pub duration: Option<Duration>,
     /// Write the events to this file, for `stealtrace analyze`
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = parse_file)]
     pub record: Option<PathBuf>,
     /// Kernel memory for events that wait to be read, in KiB: a power of two; 32768, or 1024 with --findings-only
     #[arg(long, value_name = "KIB", value_parser = parse_buffer)]
@@ -329,8 +368,8 @@ impl View {
         }
     }
 
-    fn style(&self, calls: bool) -> Style {
-        Style { format: self.format, calls, color: self.color.wanted(), utc: self.utc }
+    fn style(&self, calls: bool, out: &Output) -> Style {
+        Style { format: self.format, calls, color: self.color.wanted(out), utc: self.utc }
     }
 }
 
@@ -341,14 +380,11 @@ impl Only {
 }
 
 impl Color {
-    fn wanted(self) -> bool {
+    fn wanted(self, out: &Output) -> bool {
         match self {
             Self::Always => true,
             Self::Never => false,
-            Self::Auto => {
-                std::io::stdout().is_terminal()
-                    && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty())
-            }
+            Self::Auto => out.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty()),
         }
     }
 }
@@ -367,7 +403,7 @@ const CALLS: [&str; 7] = [
 impl Trace {
     /// The same, without clap.
     #[must_use]
-    pub fn options(self, verbose: bool) -> TraceOptions {
+    pub fn options(self, verbose: bool, out: &Output) -> TraceOptions {
         let functions = if self.calls {
             CALLS.iter().map(|name| (*name).to_owned()).chain(self.functions).collect()
         } else {
@@ -377,7 +413,7 @@ impl Trace {
         TraceOptions {
             backend: self.backend.into(),
             selection: self.view.selection(),
-            style: self.view.style(self.calls),
+            style: self.view.style(self.calls, out),
             fail_on: self.view.fail_on,
             filter: self.only.filter(),
             functions,
@@ -419,8 +455,8 @@ impl Inspect {
 impl Guest {
     /// The same, without clap.
     #[must_use]
-    pub fn options(&self) -> GuestOptions {
-        let style = Style { format: self.format, calls: false, color: Color::Auto.wanted(), utc: false };
+    pub fn options(&self, out: &Output) -> GuestOptions {
+        let style = Style { format: self.format, calls: false, color: Color::Auto.wanted(out), utc: false };
         GuestOptions { interval: self.interval, count: self.count, style }
     }
 }
@@ -445,11 +481,11 @@ impl Verify {
 impl Analyze {
     /// The same, without clap.
     #[must_use]
-    pub fn options(self) -> AnalyzeOptions {
+    pub fn options(self, out: &Output) -> AnalyzeOptions {
         AnalyzeOptions {
             kind: self.kind,
             selection: self.view.selection(),
-            style: self.view.style(self.calls),
+            style: self.view.style(self.calls, out),
             fail_on: self.view.fail_on,
             filter: self.only.filter(),
             file: self.file,
@@ -460,6 +496,15 @@ impl Analyze {
 /// The ids of all rules.
 fn rule_ids() -> clap::builder::PossibleValuesParser {
     RULES.iter().map(|rule| rule.id).collect::<Vec<_>>().into()
+}
+
+/// A file to write.
+fn parse_file(text: &str) -> Result<PathBuf, String> {
+    match text {
+        "-" => Err("expected a file; /dev/stdout is standard output, ./- a file of that name".to_owned()),
+        "" => Err("expected a file".to_owned()),
+        file => Ok(file.into()),
+    }
 }
 
 /// A power of two from 4 (a page) to 1 GiB.
@@ -473,11 +518,17 @@ fn parse_buffer(text: &str) -> Result<u32, String> {
 mod tests {
     use clap::CommandFactory as _;
 
-    use super::{Cli, parse_buffer};
+    use super::{Cli, parse_buffer, parse_file};
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_dash_is_no_file_to_write() {
+        assert!(parse_file("-").is_err_and(|error| error.contains("/dev/stdout")));
+        assert_eq!(parse_file("./-"), Ok("./-".into()));
     }
 
     #[test]

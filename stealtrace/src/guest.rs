@@ -20,6 +20,7 @@ use crate::{
     exit::Exit,
     interrupt::Interrupt,
     model::{Finding, Severity, VcpuKey},
+    output::Output,
     pipeline::{Pipeline, Selection},
     record::Header,
     report::{self, Format, Style, table, utc_now},
@@ -48,9 +49,9 @@ pub struct GuestOptions {
 ///
 /// # Errors
 /// When there is no /proc/stat, or the output cannot be written.
-pub fn guest(options: &GuestOptions) -> Result<Exit> {
+pub fn guest(options: &GuestOptions, out: &Output) -> Result<Exit> {
     let interrupt = Interrupt::block()?;
-    let reporter = report::reporter(options.style, &Header::of_log(), io::stdout());
+    let reporter = report::reporter(options.style, &Header::of_log(), out.clone());
     let pipeline = Pipeline::new(&Selection::EVERYTHING, reporter);
     let mut judge = Judge { pipeline, stuck: false };
     let mut reader = evidence::reader(Kind::ProcStat).context("/proc/stat is text")?;
@@ -65,13 +66,13 @@ pub fn guest(options: &GuestOptions) -> Result<Exit> {
         reader.end(&mut judge)?;
         looks += 1;
         if looks == 1 || options.style.format == Format::Json {
-            show(&cpus(&stat), options.style.format, io::stdout())?;
+            show(&cpus(&stat), options.style.format, out.clone())?;
         }
         let enough = match options.count {
             Some(count) => looks == count,
             None => looks >= LOOKS && !(judge.stuck && began.elapsed() < TIME_IF_STUCK),
         };
-        if enough || interrupt.wait(options.interval) {
+        if enough || out.is_over() || interrupt.wait(options.interval) {
             break;
         }
     }

@@ -7,7 +7,6 @@ mod vm;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::Write,
     time::{Duration, Instant},
 };
 
@@ -30,6 +29,7 @@ use crate::{
     interrupt::Interrupt,
     kernel::{Capability, KernelFacts},
     model::Thread,
+    output::Output,
     process,
 };
 
@@ -57,7 +57,7 @@ pub struct InspectOptions {
 ///
 /// # Errors
 /// When nothing can be traced here.
-pub fn inspect(options: &InspectOptions, mut out: impl Write) -> Result<Exit> {
+pub fn inspect(options: &InspectOptions, out: &Output) -> Result<Exit> {
     let facts = KernelFacts::gather(&[])?;
     facts.require_traceable()?;
     if !Capability::SysPtrace.is_held()? {
@@ -70,9 +70,9 @@ pub fn inspect(options: &InspectOptions, mut out: impl Write) -> Result<Exit> {
     let mut over = eyes.rest(&interrupt, if eyes.unlisted.is_some() { options.wait } else { Duration::ZERO });
     loop {
         let look = eyes.look(&options.pids)?;
-        show::show(&look, options.format, &mut out)?;
+        show::show(&look, options.format, &mut out.clone())?;
         match options.watch {
-            Some(pause) if !over => over = eyes.rest(&interrupt, pause),
+            Some(pause) if !over && !out.is_over() => over = eyes.rest(&interrupt, pause),
             _ => return Ok(look.exit()),
         }
         if process::all_ended(&options.pids) {

@@ -14,12 +14,15 @@ mod difference;
 mod header;
 mod player;
 mod recorder;
+mod sink;
 
 pub use self::{
     header::{End, Header},
     player::{Item, Player},
     recorder::Recorder,
 };
+
+pub(crate) use self::sink::Sink;
 
 use stealtrace_common::event::Event;
 

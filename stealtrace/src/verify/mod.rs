@@ -14,6 +14,7 @@ use self::tracer::Tracer;
 use crate::{
     backend::BackendKind,
     exit::Exit,
+    output::Output,
     report::{self, VerifyFormat, table},
     vmm::{
         require_steal_time,
@@ -61,11 +62,11 @@ pub struct Verified {
 ///
 /// # Errors
 /// When no scenario is meant or this host cannot play any.
-pub fn verify(options: &VerifyOptions, out: impl Write) -> Result<Exit> {
+pub fn verify(options: &VerifyOptions, out: &Output) -> Result<Exit> {
     let scenarios = select(&options.scenarios)?;
     require_steal_time()?;
     let mut tracer = tracer(options)?;
-    let mut reporter = report::verify_reporter(options.format, out);
+    let mut reporter = report::verify_reporter(options.format, out.clone());
     let mut verified = Verified {
         expectation: options.expectation,
         seed: options.seed,
