@@ -43,7 +43,7 @@ fn obey(cli: Cli, out: &Output) -> Result<Exit> {
         Command::Trace(trace) => session::trace(&trace.options(cli.verbose, out), out),
         Command::Analyze(options) => analyze::analyze(&options.options(out), out),
         Command::Rules(options) => Ok(rules::rules(options.id.as_deref(), out.clone())?),
-        Command::Verify(options) if options.list => verify::list(out.clone()),
+        Command::Verify(options) if options.list => verify::list(options.format, out.clone()),
         Command::Guard(options) => guard::guard(&options.options(cli.verbose), out.clone()),
         Command::Inspect(options) => inspect::inspect(&options.options(), out),
         Command::Guest(options) => guest::guest(&options.options(out), out),

@@ -12,7 +12,7 @@ use std::io::{self, Write};
 use clap::ValueEnum;
 use stealtrace_common::event::Event;
 
-pub use self::verify::{VerifyFormat, VerifyReporter, verify_reporter};
+pub use self::verify::{VerifyFormat, VerifyReporter, list_scenarios, verify_reporter};
 pub(crate) use self::{clock::utc_now, units::seconds};
 
 use self::clock::Clock;
