@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Result, bail};
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
 
 use crate::{
     analyze::AnalyzeOptions,
@@ -110,15 +110,15 @@ pub struct Load {
     #[arg(value_enum)]
     pub work: Work,
     /// vCPUs at once
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
     pub vcpus: usize,
     /// vCPUs that exist beside them and do nothing
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = RangedU64ValueParser::<usize>::new().range(..=1_000_000))]
     pub idle: usize,
     /// Leave the guest's counter as an underflow does: a second below 2^64
     #[arg(long)]
     pub poison: bool,
-    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "1s", value_parser = parse_time)]
     pub duration: Duration,
 }
 
@@ -156,10 +156,10 @@ pub struct Inspect {
     #[arg(long = "pid", value_name = "PID")]
     pub pids: Vec<u32>,
     /// Look again after this time, until Ctrl-C
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = parse_pause)]
     pub watch: Option<Duration>,
     /// Where open files cannot be looked at: how long to wait for vCPUs to do something before the first look
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_time)]
     pub wait: Duration,
     #[arg(long, value_enum, default_value_t = DoctorFormat::Table)]
     pub format: DoctorFormat,
@@ -170,7 +170,7 @@ pub struct Inspect {
 #[expect(missing_docs, reason = "clap would show it")]
 pub struct Guest {
     /// Time between two looks
-    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "1s", value_parser = parse_pause)]
     pub interval: Duration,
     /// Looks at /proc/stat; 0 for as many as there are until Ctrl-C [default: 2, more where a CPU is at 100 % steal]
     #[arg(long, value_name = "N")]
@@ -303,7 +303,7 @@ pub struct Trace {
     #[arg(long = "function", value_name = "NAME", requires = "calls", action = ArgAction::Append)]
     pub functions: Vec<String>,
     /// End after this time: 500ms, 10s, 5m, 1h
-    #[arg(long, value_parser = humantime::parse_duration)]
+    #[arg(long, value_parser = parse_time)]
     pub duration: Option<Duration>,
     /// Write the events to this file, for `stealtrace analyze`
     #[arg(long, value_name = "FILE", value_parser = parse_file)]
@@ -498,6 +498,22 @@ fn rule_ids() -> clap::builder::PossibleValuesParser {
     RULES.iter().map(|rule| rule.id).collect::<Vec<_>>().into()
 }
 
+/// Longer ones are typing errors, and past what clocks can add.
+const MOST_DAYS: u64 = 365;
+
+/// `500ms`, `10s`, `5m`, `1h`: every duration there is.
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let fits = time <= Duration::from_secs(MOST_DAYS * 24 * 3600);
+    if fits { Ok(time) } else { Err(format!("expected at most {MOST_DAYS} days")) }
+}
+
+/// The same for what is done again and again.
+fn parse_pause(text: &str) -> Result<Duration, String> {
+    let time = parse_time(text)?;
+    if time >= Duration::from_millis(1) { Ok(time) } else { Err("expected at least 1ms".to_owned()) }
+}
+
 /// A file to write.
 fn parse_file(text: &str) -> Result<PathBuf, String> {
     match text {
@@ -518,11 +534,23 @@ fn parse_buffer(text: &str) -> Result<u32, String> {
 mod tests {
     use clap::CommandFactory as _;
 
-    use super::{Cli, parse_buffer, parse_file};
+    use super::{Cli, parse_buffer, parse_file, parse_pause, parse_time};
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_duration_can_be_added_to_any_clock() {
+        assert!(
+            parse_time("365days").is_ok_and(|time| std::time::Instant::now().checked_add(time).is_some())
+        );
+        for bad in ["366days", "18446744073709551615s", "99999999999999999999s", "-1s", "10", "", "x"] {
+            assert!(parse_time(bad).is_err(), "{bad}");
+            assert!(parse_pause(bad).is_err(), "{bad}");
+        }
+        assert!(parse_time("0s").is_ok() && parse_pause("0s").is_err() && parse_pause("1ms").is_ok());
     }
 
     #[test]

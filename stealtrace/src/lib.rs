@@ -19,6 +19,7 @@ pub mod ioctl;
 pub mod kernel;
 mod late_file;
 pub mod model;
+pub mod out_of_memory;
 pub mod output;
 pub mod pipeline;
 mod process;

@@ -13,9 +13,13 @@ use stealtrace::{
     doctor,
     exit::Exit,
     guard, guest, inspect,
+    out_of_memory::SaysSo,
     output::Output,
     rules, session, verify, vmm,
 };
+
+#[global_allocator]
+static MEMORY: SaysSo = SaysSo;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
