@@ -103,9 +103,10 @@ pub struct Event {
     /// Since when this update's delta can have grown: the update before, the enabling of the MSR, or a later moment at
     /// which nothing was left to charge; 0 if not seen.
     pub previous_update_ns: u64,
-    /// Address of the function called or returned from; of a vCPU seen and of an ioctl, the host
-    /// address of the guest's area, 0 if not known.
+    /// Address of the function called or returned from; 0 for an ioctl as a whole.
     pub function: u64,
+    /// Host address of the guest's area; 0 if not known. Told of ioctls and of vCPUs seen.
+    pub area: u64,
     /// Version of the guest's area before.
     pub version_before: u32,
     /// Version of the guest's area after.
@@ -134,7 +135,7 @@ pub struct Event {
     pub comm: [u8; 16],
 }
 
-const _: () = assert!(size_of::<Event>() == 14 * 8 + 12 * 4 + 16);
+const _: () = assert!(size_of::<Event>() == 15 * 8 + 12 * 4 + 16);
 
 /// Why bytes from the ring or a file are not an [`Event`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

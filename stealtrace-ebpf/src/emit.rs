@@ -127,9 +127,11 @@ pub(crate) fn emit(
     let event = entry.as_mut_ptr();
     let area =
         if matches!(kind, EventKind::Ioctl) { read::steal_area_address(vcpu, after.msr_val) } else { 0 };
-    put_common(event, kind, caller, area, ioctl);
+    put_common(event, kind, caller, ioctl);
     put! {
         event,
+        function: 0,
+        area: area,
         vcpu: vcpu,
         generation: state.generation,
         vm: state.vm,
@@ -164,7 +166,7 @@ fn wake_up() -> u64 {
 #[inline(always)]
 pub(crate) fn emit_call(probe: Probe, kind: EventKind, caller: Caller, function: u64, ioctl: u32) {
     let nothing = Snapshot::default();
-    put_plain(probe, kind, caller, ioctl, 0, function, &nothing, &nothing);
+    put_plain(probe, kind, caller, ioctl, 0, function, 0, &nothing, &nothing);
 }
 
 /// Report something of a vCPU of which no record is kept, and where the guest's area lies.
@@ -178,7 +180,7 @@ pub(crate) fn emit_plain(
     before: &Snapshot,
     after: &Snapshot,
 ) {
-    put_plain(probe, kind, caller, 0, vcpu, area, before, after);
+    put_plain(probe, kind, caller, 0, vcpu, 0, area, before, after);
 }
 
 #[inline(always)]
@@ -190,6 +192,7 @@ fn put_plain(
     ioctl: u32,
     vcpu: u64,
     function: u64,
+    area: u64,
     before: &Snapshot,
     after: &Snapshot,
 ) {
@@ -202,9 +205,11 @@ fn put_plain(
         return;
     };
     let event = entry.as_mut_ptr();
-    put_common(event, kind, caller, function, ioctl);
+    put_common(event, kind, caller, ioctl);
     put! {
         event,
+        function: function,
+        area: area,
         vcpu: vcpu,
         generation: 0,
         vm: vm,
@@ -231,11 +236,10 @@ fn put_plain(
 
 /// Who, when, where, in what.
 #[inline(always)]
-fn put_common(event: *mut Event, kind: EventKind, caller: Caller, function: u64, ioctl: u32) {
+fn put_common(event: *mut Event, kind: EventKind, caller: Caller, ioctl: u32) {
     put! {
         event,
         time_ns: now_ns(),
-        function: function,
         kind: kind as u32,
         caller_tgid: caller.tgid,
         caller_tid: caller.tid,

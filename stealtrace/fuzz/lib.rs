@@ -1,12 +1,13 @@
 //! What every fuzz target does: analyze a file as a user would, and drop what is said.
 
-use std::io::{self, Cursor};
+use std::io::Cursor;
 
 use stealtrace::{
     analyze::{AnalyzeOptions, analyze_content},
     evidence::Kind,
     input,
     model::Severity,
+    output::Output,
     pipeline::{Filter, Selection},
     report::{Format, Style},
 };
@@ -22,5 +23,5 @@ pub fn analyze(kind: Option<Kind>, bytes: &[u8]) {
         fail_on: Severity::Error,
     };
     let _any = input::content(Box::new(Cursor::new(bytes.to_vec())))
-        .and_then(|content| analyze_content(&options, content, io::sink()));
+        .and_then(|content| analyze_content(&options, content, &Output::nowhere()));
 }

@@ -4,21 +4,23 @@ mod bounds;
 mod log;
 
 use std::{
-    io::{self, BufWriter, Read as _, Write},
+    io::{self, BufWriter},
     path::PathBuf,
 };
+
+use anyhow::{Context as _, Result, bail};
 
 use self::{bounds::Bounds, log::read_log};
 use crate::{
     evidence::{self, Kind},
-    exit::{Exit, is_broken_pipe},
+    exit::Exit,
     input::{self, Input},
     model::{Severity, Summary},
+    output::Output,
     pipeline::{Filter, Flow, Pipeline, Selection},
-    record::{End, Header, Item, MAGIC, Player},
+    record::{End, Header, Item, Player, is_recording},
     report::{self, Style},
 };
-use anyhow::{Context as _, Result, bail};
 
 /// What to read and how to show it.
 #[derive(Clone, Debug)]
@@ -41,16 +43,16 @@ pub struct AnalyzeOptions {
 ///
 /// # Errors
 /// When the file cannot be read or is none that we know.
-pub fn analyze(options: &AnalyzeOptions) -> Result<Exit> {
+pub fn analyze(options: &AnalyzeOptions, out: &Output) -> Result<Exit> {
     let content = input::open(&options.file).with_context(|| format!("read {}", options.file.display()))?;
-    analyze_content(options, content, io::stdout())
+    analyze_content(options, content, out)
 }
 
 /// The same with what is in the file, wherever that is from.
 ///
 /// # Errors
 /// When it cannot be read or is none that we know.
-pub fn analyze_content(options: &AnalyzeOptions, content: Input, out: impl Write + 'static) -> Result<Exit> {
+pub fn analyze_content(options: &AnalyzeOptions, content: Input, out: &Output) -> Result<Exit> {
     let name = options.file.display();
     let (head, input) = input::head(content).with_context(|| format!("read {name}"))?;
     let kind = match options.kind.or_else(|| detect(&head)) {
@@ -63,6 +65,7 @@ pub fn analyze_content(options: &AnalyzeOptions, content: Input, out: impl Write
     };
     let analyzed = match evidence::reader(kind) {
         None => play(options, input, out),
+        Some(_) if options.style.calls => bail!("{name} holds no calls; leave --calls out"),
         Some(reader) => read_log(options, kind, reader, input, out),
     };
     let summary = analyzed.with_context(|| format!("analyze {name}"))?;
@@ -70,7 +73,7 @@ pub fn analyze_content(options: &AnalyzeOptions, content: Input, out: impl Write
 }
 
 fn detect(head: &[u8]) -> Option<Kind> {
-    if head.starts_with(MAGIC) { Some(Kind::Recording) } else { evidence::detect(head) }
+    if is_recording(head) { Some(Kind::Recording) } else { evidence::detect(head) }
 }
 
 fn is_blank(head: &[u8]) -> bool {
@@ -78,46 +81,46 @@ fn is_blank(head: &[u8]) -> bool {
 }
 
 /// There is nothing in the file.
-fn nothing(options: &AnalyzeOptions, out: impl Write + 'static) -> Result<Exit> {
+fn nothing(options: &AnalyzeOptions, out: &Output) -> Result<Exit> {
     let empty = End { unproved: Some("the file is empty".to_owned()), ..End::default() };
     let made = Summary { source: "an empty file".to_owned(), ..Summary::default() };
-    let summary = finish(pipeline(options, &Header::of_log(), out), Ok(empty), made)?;
+    let summary = finish(pipeline(options, &Header::of_log(), out), empty, made, out)?;
     Ok(Exit::of(&summary, options.fail_on))
 }
 
-fn pipeline(options: &AnalyzeOptions, header: &Header, out: impl Write + 'static) -> Pipeline {
-    let reporter = report::reporter(options.style, header, BufWriter::new(out));
+fn pipeline(options: &AnalyzeOptions, header: &Header, out: &Output) -> Pipeline {
+    let reporter = report::reporter(options.style, header, BufWriter::new(out.clone()));
     Pipeline::new(&options.selection, reporter)
 }
 
-fn play(options: &AnalyzeOptions, mut input: Input, out: impl Write + 'static) -> Result<Summary> {
-    let mut magic = vec![0; MAGIC.len()];
-    input.read_exact(&mut magic).context("no recording")?;
-    if magic != MAGIC {
-        bail!("no recording of this version");
-    }
+fn play(options: &AnalyzeOptions, input: Input, out: &Output) -> Result<Summary> {
     let mut player = Player::new(input)?;
+    if options.style.calls && !player.header.calls {
+        bail!("it was recorded without --calls and holds none; leave --calls out");
+    }
     let mut pipeline = pipeline(options, &player.header, out);
-    let played = play_events(&mut player, options, &mut pipeline);
+    pipeline.begin(&player.header)?;
+    let end = play_events(&mut player, options, &mut pipeline, out)?;
     let made = Summary {
         source: format!("recording of the {} backend", player.header.backend),
         edges: player.header.edges,
         ..Summary::default()
     };
-    finish(pipeline, played, made)
+    finish(pipeline, end, made, out)
 }
 
 fn play_events(
     player: &mut Player<Input>,
     options: &AnalyzeOptions,
     pipeline: &mut Pipeline,
+    out: &Output,
 ) -> io::Result<End> {
     let (mut bounds, mut left_out) = (Bounds::default(), 0);
     loop {
         match player.next_item() {
             Item::Event(event) if !bounds.admit(&event) => left_out += 1,
             Item::Event(event) if options.filter.admits(&event) => {
-                if pipeline.event(&event)? == Flow::Stop {
+                if pipeline.event(&event)? == Flow::Stop || out.is_over() {
                     return Ok(End::default());
                 }
             }
@@ -138,27 +141,17 @@ fn less(mut end: End, left_out: u64) -> End {
 }
 
 /// Tell what waited, then the end; `made` is what is known of how the file was made.
-fn finish(mut pipeline: Pipeline, played: io::Result<End>, made: Summary) -> Result<Summary> {
-    let ended = played.and_then(|end| pipeline.settle().map(|()| end));
-    let end = match ended {
-        Ok(end) => end,
-        Err(error) => return quiet_if_closed(error, &pipeline),
-    };
+fn finish(mut pipeline: Pipeline, end: End, made: Summary, out: &Output) -> Result<Summary> {
+    let unread = out.is_over().then(|| "nobody read the results to their end".to_owned());
+    pipeline.settle()?;
     let summary = Summary {
         duration_ns: end.duration_ns,
         losses: end.losses,
-        unproved: end.unproved,
+        unproved: end.unproved.or(unread),
         source: made.source,
         edges: made.edges,
         ..pipeline.summary()
     };
-    match pipeline.end(&summary) {
-        Ok(()) => Ok(summary),
-        Err(error) => quiet_if_closed(error, &pipeline),
-    }
-}
-
-fn quiet_if_closed(error: io::Error, pipeline: &Pipeline) -> Result<Summary> {
-    let error = anyhow::Error::from(error);
-    if is_broken_pipe(&error) { Ok(pipeline.summary()) } else { Err(error.context("write the result")) }
+    pipeline.end(&summary)?;
+    Ok(summary)
 }

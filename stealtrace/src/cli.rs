@@ -1,8 +1,14 @@
 //! The command line: parses, and hands plain options to the commands.
 
-use std::{io::IsTerminal as _, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use anyhow::{Result, bail};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
 
 use crate::{
     analyze::AnalyzeOptions,
@@ -14,6 +20,7 @@ use crate::{
     guest::GuestOptions,
     inspect::InspectOptions,
     model::Severity,
+    output::Output,
     pipeline::{Filter, Selection},
     report::{Format, Style, VerifyFormat},
     session::TraceOptions,
@@ -28,6 +35,9 @@ pub struct Cli {
     /// Show diagnostics of stealtrace itself on stderr
     #[arg(short, long, global = true)]
     pub verbose: bool,
+    /// Write the results to this file instead of standard output
+    #[arg(long, global = true, value_name = "FILE", value_parser = parse_file)]
+    pub output: Option<PathBuf>,
     #[command(subcommand)]
     #[expect(missing_docs, reason = "clap would show it")]
     pub command: Command,
@@ -38,7 +48,8 @@ Exit codes:
   0  nothing found and nothing missed
   1  findings at or above --fail-on, or a verdict not as expected
   2  could not run, or bad usage
-  3  inconclusive: events were lost, a file was cut off, or the traced command failed";
+  3  inconclusive: events were lost, a file was cut off or damaged, the traced command failed,
+     or verify was interrupted";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -64,6 +75,34 @@ pub enum Command {
     Load(Load),
 }
 
+impl Cli {
+    /// What is written must not be what is read, or written twice.
+    ///
+    /// # Errors
+    /// When it is.
+    pub fn require_different_files(&self) -> Result<()> {
+        let other = match &self.command {
+            Command::Trace(trace) => trace.record.as_deref(),
+            Command::Analyze(analyze) => Some(&*analyze.file),
+            _ => None,
+        };
+        match (&self.output, other) {
+            (Some(output), Some(other)) if is_same_file(output, other) => {
+                bail!("--output must be another file than {}", other.display())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let regular = |path: &Path| fs::metadata(path).ok().filter(fs::Metadata::is_file);
+    match (regular(one), regular(other)) {
+        (Some(one), Some(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
+        _ => one == other,
+    }
+}
+
 /// `stealtrace load`
 #[derive(Args, Debug)]
 #[expect(missing_docs, reason = "clap would show it")]
@@ -71,15 +110,15 @@ pub struct Load {
     #[arg(value_enum)]
     pub work: Work,
     /// vCPUs at once
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
     pub vcpus: usize,
     /// vCPUs that exist beside them and do nothing
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = RangedU64ValueParser::<usize>::new().range(..=1_000_000))]
     pub idle: usize,
     /// Leave the guest's counter as an underflow does: a second below 2^64
     #[arg(long)]
     pub poison: bool,
-    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "1s", value_parser = parse_time)]
     pub duration: Duration,
 }
 
@@ -117,10 +156,10 @@ pub struct Inspect {
     #[arg(long = "pid", value_name = "PID")]
     pub pids: Vec<u32>,
     /// Look again after this time, until Ctrl-C
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = parse_pause)]
     pub watch: Option<Duration>,
     /// Time between the two looks that a judgement takes; 0s for one look
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_time)]
     pub wait: Duration,
     #[arg(long, value_enum, default_value_t = DoctorFormat::Table)]
     pub format: DoctorFormat,
@@ -131,7 +170,7 @@ pub struct Inspect {
 #[expect(missing_docs, reason = "clap would show it")]
 pub struct Guest {
     /// Time between two looks
-    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "1s", value_parser = parse_pause)]
     pub interval: Duration,
     /// Looks at /proc/stat; 0 for as many as there are until Ctrl-C [default: 2, more where a CPU is at 100 % steal]
     #[arg(long, value_name = "N")]
@@ -264,10 +303,10 @@ pub struct Trace {
     #[arg(long = "function", value_name = "NAME", requires = "calls", action = ArgAction::Append)]
     pub functions: Vec<String>,
     /// End after this time: 500ms, 10s, 5m, 1h
-    #[arg(long, value_parser = humantime::parse_duration)]
+    #[arg(long, value_parser = parse_time)]
     pub duration: Option<Duration>,
     /// Write the events to this file, for `stealtrace analyze`
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = parse_file)]
     pub record: Option<PathBuf>,
     /// Kernel memory for events that wait to be read, in KiB: a power of two; 32768, or 1024 with --findings-only
     #[arg(long, value_name = "KIB", value_parser = parse_buffer)]
@@ -329,8 +368,8 @@ impl View {
         }
     }
 
-    fn style(&self, calls: bool) -> Style {
-        Style { format: self.format, calls, color: self.color.wanted(), utc: self.utc }
+    fn style(&self, calls: bool, out: &Output) -> Style {
+        Style { format: self.format, calls, color: self.color.wanted(out), utc: self.utc }
     }
 }
 
@@ -341,14 +380,11 @@ impl Only {
 }
 
 impl Color {
-    fn wanted(self) -> bool {
+    fn wanted(self, out: &Output) -> bool {
         match self {
             Self::Always => true,
             Self::Never => false,
-            Self::Auto => {
-                std::io::stdout().is_terminal()
-                    && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty())
-            }
+            Self::Auto => out.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty()),
         }
     }
 }
@@ -367,7 +403,7 @@ const CALLS: [&str; 7] = [
 impl Trace {
     /// The same, without clap.
     #[must_use]
-    pub fn options(self, verbose: bool) -> TraceOptions {
+    pub fn options(self, verbose: bool, out: &Output) -> TraceOptions {
         let functions = if self.calls {
             CALLS.iter().map(|name| (*name).to_owned()).chain(self.functions).collect()
         } else {
@@ -377,7 +413,7 @@ impl Trace {
         TraceOptions {
             backend: self.backend.into(),
             selection: self.view.selection(),
-            style: self.view.style(self.calls),
+            style: self.view.style(self.calls, out),
             fail_on: self.view.fail_on,
             filter: self.only.filter(),
             functions,
@@ -419,8 +455,8 @@ impl Inspect {
 impl Guest {
     /// The same, without clap.
     #[must_use]
-    pub fn options(&self) -> GuestOptions {
-        let style = Style { format: self.format, calls: false, color: Color::Auto.wanted(), utc: false };
+    pub fn options(&self, out: &Output) -> GuestOptions {
+        let style = Style { format: self.format, calls: false, color: Color::Auto.wanted(out), utc: false };
         GuestOptions { interval: self.interval, count: self.count, style }
     }
 }
@@ -449,11 +485,11 @@ impl Verify {
 impl Analyze {
     /// The same, without clap.
     #[must_use]
-    pub fn options(self) -> AnalyzeOptions {
+    pub fn options(self, out: &Output) -> AnalyzeOptions {
         AnalyzeOptions {
             kind: self.kind,
             selection: self.view.selection(),
-            style: self.view.style(self.calls),
+            style: self.view.style(self.calls, out),
             fail_on: self.view.fail_on,
             filter: self.only.filter(),
             file: self.file,
@@ -464,6 +500,31 @@ impl Analyze {
 /// The ids of all rules.
 fn rule_ids() -> clap::builder::PossibleValuesParser {
     RULES.iter().map(|rule| rule.id).collect::<Vec<_>>().into()
+}
+
+/// Longer ones are typing errors, and past what clocks can add.
+const MOST_DAYS: u64 = 365;
+
+/// `500ms`, `10s`, `5m`, `1h`: every duration there is.
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let fits = time <= Duration::from_secs(MOST_DAYS * 24 * 3600);
+    if fits { Ok(time) } else { Err(format!("expected at most {MOST_DAYS} days")) }
+}
+
+/// The same for what is done again and again.
+fn parse_pause(text: &str) -> Result<Duration, String> {
+    let time = parse_time(text)?;
+    if time >= Duration::from_millis(1) { Ok(time) } else { Err("expected at least 1ms".to_owned()) }
+}
+
+/// A file to write.
+fn parse_file(text: &str) -> Result<PathBuf, String> {
+    match text {
+        "-" => Err("expected a file; /dev/stdout is standard output, ./- a file of that name".to_owned()),
+        "" => Err("expected a file".to_owned()),
+        file => Ok(file.into()),
+    }
 }
 
 /// A power of two from 4 (a page) to 1 GiB.
@@ -477,11 +538,29 @@ fn parse_buffer(text: &str) -> Result<u32, String> {
 mod tests {
     use clap::CommandFactory as _;
 
-    use super::{Cli, parse_buffer};
+    use super::{Cli, parse_buffer, parse_file, parse_pause, parse_time};
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_duration_can_be_added_to_any_clock() {
+        assert!(
+            parse_time("365days").is_ok_and(|time| std::time::Instant::now().checked_add(time).is_some())
+        );
+        for bad in ["366days", "18446744073709551615s", "99999999999999999999s", "-1s", "10", "", "x"] {
+            assert!(parse_time(bad).is_err(), "{bad}");
+            assert!(parse_pause(bad).is_err(), "{bad}");
+        }
+        assert!(parse_time("0s").is_ok() && parse_pause("0s").is_err() && parse_pause("1ms").is_ok());
+    }
+
+    #[test]
+    fn a_dash_is_no_file_to_write() {
+        assert!(parse_file("-").is_err_and(|error| error.contains("/dev/stdout")));
+        assert_eq!(parse_file("./-"), Ok("./-".into()));
     }
 
     #[test]

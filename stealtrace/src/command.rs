@@ -42,7 +42,7 @@ impl HeldCommand {
         // SAFETY: the closure runs between fork and exec and only calls close, getpid, write and read.
         unsafe { command.pre_exec(move || wait_for_go(&pid_writer, &go_reader, go_fd)) };
         // `spawn` returns only after the child's exec, so it needs a thread of its own.
-        let spawning = thread::spawn(move || command.spawn());
+        let spawning = thread::Builder::new().spawn(move || command.spawn()).context("start a thread")?;
         let mut pid = [0; 4];
         pid_reader.read_exact(&mut pid).with_context(|| format!("start {name}"))?;
         Ok(Some(Self { name: name.clone(), pid: u32::from_ne_bytes(pid), go, spawning }))

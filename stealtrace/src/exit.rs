@@ -1,8 +1,6 @@
 //! Exit codes: what a run's end means to a script.
 
-use std::{io, process::ExitCode};
-
-use anyhow::Result;
+use std::process::ExitCode;
 
 use crate::model::{Severity, Summary};
 
@@ -31,23 +29,6 @@ impl Exit {
             Self::Clean
         }
     }
-}
-
-/// A reader that has seen enough ends a command quietly.
-///
-/// # Errors
-/// Every other error, as it is.
-pub fn quiet_if_unread(result: Result<Exit>) -> Result<Exit> {
-    match result {
-        Err(error) if is_broken_pipe(&error) => Ok(Exit::Clean),
-        result => result,
-    }
-}
-
-pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-    })
 }
 
 impl From<Exit> for ExitCode {

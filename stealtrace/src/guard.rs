@@ -17,12 +17,13 @@ use stealtrace_common::{
 use crate::{
     backend::{self, BackendKind, EbpfBackend, Plan, Processes, Task},
     command::{HeldCommand, RunningCommand},
-    exit::{Exit, is_broken_pipe},
+    exit::Exit,
     interrupt::Interrupt,
     kernel::{Capability, KernelFacts, Lockdown},
     model::Thread,
+    output::Output,
     process,
-    report::Format,
+    report::{Format, utc_now},
     talk::say,
 };
 
@@ -55,7 +56,7 @@ pub struct GuardOptions {
 ///
 /// # Errors
 /// When this kernel has no place for it or refuses it, or the user does.
-pub fn guard(options: &GuardOptions) -> Result<Exit> {
+pub fn guard(options: &GuardOptions, out: Output) -> Result<Exit> {
     let facts = KernelFacts::gather(&[])?;
     facts.require_traceable()?;
     let problem = if options.dry_run { unseen(&facts) } else { problem(&facts)? };
@@ -78,10 +79,10 @@ pub fn guard(options: &GuardOptions) -> Result<Exit> {
     let verb = if options.dry_run { "watching, nothing is written" } else { "guarding" };
     let until = if command.is_some() { "until the command ends" } else { "Ctrl-C ends it" };
     say(&format!("{verb}; {until}"));
-    let mut told = Told::new(options);
+    let mut told = Told::new(options, out);
     loop {
         let interrupted = interrupt.wait(TICK);
-        told.drain(&mut backend);
+        told.drain(&mut backend)?;
         let ended = match &mut command {
             Some(command) => command.has_ended()?,
             None => process::all_ended(&options.pids),
@@ -91,7 +92,7 @@ pub fn guard(options: &GuardOptions) -> Result<Exit> {
         }
     }
     backend.detach();
-    told.drain(&mut backend);
+    told.drain(&mut backend)?;
     let failure = command.and_then(RunningCommand::failure_so_far);
     told.end(backend.losses()?.total(), failure)
 }
@@ -148,29 +149,26 @@ struct Told {
     dry_run: bool,
     repaired: u64,
     left: u64,
-    /// The first line that nobody could be told. Guests are guarded all the same.
-    unheard: Option<anyhow::Error>,
+    /// Guests are guarded all the same where nobody reads it.
+    out: Output,
 }
 
 impl Told {
-    const fn new(options: &GuardOptions) -> Self {
-        Self { format: options.format, dry_run: options.dry_run, repaired: 0, left: 0, unheard: None }
+    const fn new(options: &GuardOptions, out: Output) -> Self {
+        Self { format: options.format, dry_run: options.dry_run, repaired: 0, left: 0, out }
     }
 
-    fn drain(&mut self, backend: &mut EbpfBackend) {
+    fn drain(&mut self, backend: &mut EbpfBackend) -> Result<()> {
         let mut lines = String::new();
         backend.drain(usize::MAX, |event| {
             lines.push_str(&self.tell(event));
             true
         });
-        self.print(&lines);
+        self.print(&lines)
     }
 
-    fn print(&mut self, lines: &str) {
-        let printed = io::stdout().write_all(lines.as_bytes()).and_then(|()| io::stdout().flush());
-        if let Err(error) = printed.context("write the repairs") {
-            self.unheard.get_or_insert(error);
-        }
+    fn print(&mut self, lines: &str) -> Result<()> {
+        self.out.write_all(lines.as_bytes()).and_then(|()| self.out.flush()).context("write the repairs")
     }
 
     fn tell(&mut self, event: &Event) -> String {
@@ -196,6 +194,7 @@ impl Told {
             Format::Json => json!({
                 "type": "repair",
                 "schema": 1,
+                "utc": utc_now(),
                 "written": repaired,
                 "vm_pid": event.vm_tgid,
                 "vcpu_id": event.vcpu_id,
@@ -223,15 +222,14 @@ impl Told {
                 format!("{sum}\n")
             }
         };
-        self.print(&sum);
+        self.print(&sum)?;
         if let Some(failure) = &failure {
             say(&format!("the command failed: {failure}"));
         }
-        match self.unheard {
-            Some(error) if !is_broken_pipe(&error) => Err(error),
-            _ if left > 0 => Ok(Exit::Found),
-            _ if lost > 0 || failure.is_some() => Ok(Exit::Inconclusive),
-            _ => Ok(Exit::Clean),
-        }
+        Ok(match left {
+            0 if lost > 0 || failure.is_some() => Exit::Inconclusive,
+            0 => Exit::Clean,
+            _ => Exit::Found,
+        })
     }
 }

@@ -20,9 +20,10 @@ use crate::{
     exit::Exit,
     interrupt::Interrupt,
     model::{Finding, Severity, Summary, VcpuKey},
+    output::Output,
     pipeline::{Pipeline, Selection},
     record::Header,
-    report::{self, Format, Style, table},
+    report::{self, Format, Style, table, utc_now},
 };
 
 const STAT: &str = "/proc/stat";
@@ -48,9 +49,9 @@ pub struct GuestOptions {
 ///
 /// # Errors
 /// When there is no /proc/stat, or the output cannot be written.
-pub fn guest(options: &GuestOptions) -> Result<Exit> {
+pub fn guest(options: &GuestOptions, out: &Output) -> Result<Exit> {
     let interrupt = Interrupt::block()?;
-    let reporter = report::reporter(options.style, &Header::of_log(), io::stdout());
+    let reporter = report::reporter(options.style, &Header::of_log(), out.clone());
     let pipeline = Pipeline::new(&Selection::EVERYTHING, reporter);
     let mut judge = Judge { pipeline, missed: Missed::default() };
     let (mut reader, mut tally) = (ProcStat::default(), Tally::default());
@@ -61,13 +62,13 @@ pub fn guest(options: &GuestOptions) -> Result<Exit> {
         look(&(read(UPTIME)? + &stat), &mut reader, &mut tally, &mut judge)?;
         looks += 1;
         if looks == 1 || options.style.format == Format::Json {
-            show(&cpus(&stat), options.style.format, io::stdout())?;
+            show(&cpus(&stat), options.style.format, out.clone())?;
         }
         let enough = match options.count {
             Some(count) => looks == count,
             None => looks >= LOOKS && !(reader.is_undecided() && began.elapsed() < TIME_IF_STUCK),
         };
-        if enough || interrupt.wait(options.interval) {
+        if enough || out.is_over() || interrupt.wait(options.interval) {
             break;
         }
     }
@@ -166,7 +167,7 @@ fn show(cpus: &[Cpu], format: Format, mut out: impl Write) -> Result<()> {
                 .iter()
                 .map(|cpu| json!({"cpu": cpu.id, "steal_ticks": cpu.steal_ticks, "msr": cpu.msr.as_ref().ok()}))
                 .collect();
-            writeln!(out, "{}", json!({"type": "guest", "schema": 1, "cpus": list}))?;
+            writeln!(out, "{}", json!({"type": "guest", "schema": 1, "utc": utc_now(), "cpus": list}))?;
         }
         Format::Text => {
             let mut rows = table(["CPU", "steal", "MSR 0x4b564d03"]);

@@ -7,7 +7,6 @@ mod vm;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::Write,
     thread,
     time::{Duration, Instant},
 };
@@ -31,6 +30,7 @@ use crate::{
     interrupt::Interrupt,
     kernel::{Capability, KernelFacts},
     model::Thread,
+    output::Output,
     process,
 };
 
@@ -59,7 +59,7 @@ pub struct InspectOptions {
 ///
 /// # Errors
 /// When nothing can be traced here.
-pub fn inspect(options: &InspectOptions, mut out: impl Write) -> Result<Exit> {
+pub fn inspect(options: &InspectOptions, out: &Output) -> Result<Exit> {
     let facts = KernelFacts::gather(&[])?;
     facts.require_traceable()?;
     if !Capability::SysPtrace.is_held()? {
@@ -77,9 +77,9 @@ pub fn inspect(options: &InspectOptions, mut out: impl Write) -> Result<Exit> {
     }
     loop {
         let look = eyes.look_twice_if_off(&options.pids, &earlier)?;
-        show::show(&look, options.format, &mut out)?;
+        show::show(&look, options.format, &mut out.clone())?;
         match options.watch {
-            Some(pause) if !over => over = eyes.rest(&interrupt, pause),
+            Some(pause) if !over && !out.is_over() => over = eyes.rest(&interrupt, pause),
             _ => return Ok(look.exit()),
         }
         if process::all_ended(&options.pids) {
@@ -236,7 +236,7 @@ impl Last {
             self.runner_tid = Some(event.caller_tid).filter(|tid| *tid != 0);
         }
         if listed || event.kind == EventKind::Ioctl as u32 {
-            self.address = Some(event.function).filter(|at| *at != 0).or(self.address);
+            self.address = Some(event.area).filter(|at| *at != 0).or(self.address);
         }
     }
 }

@@ -11,9 +11,15 @@ use stealtrace::{
     analyze,
     cli::{Cli, Command, Load},
     doctor,
-    exit::{Exit, quiet_if_unread},
-    guard, guest, inspect, rules, session, verify, vmm,
+    exit::Exit,
+    guard, guest, inspect,
+    out_of_memory::SaysSo,
+    output::Output,
+    rules, session, verify, vmm,
 };
+
+#[global_allocator]
+static MEMORY: SaysSo = SaysSo;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -28,28 +34,36 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<Exit> {
+    cli.require_different_files()?;
+    let out = Output::open(cli.output.as_deref())?;
+    let exit = obey(cli, &out)?;
+    out.settle()?;
+    Ok(exit)
+}
+
+fn obey(cli: Cli, out: &Output) -> Result<Exit> {
     match cli.command {
-        Command::Doctor(options) => quiet_if_unread(doctor::doctor(options.format, io::stdout())),
-        Command::Trace(trace) => session::trace(&trace.options(cli.verbose)),
-        Command::Analyze(options) => analyze::analyze(&options.options()),
-        Command::Rules(options) => Ok(rules::rules(options.id.as_deref(), io::stdout())?),
-        Command::Verify(options) if options.list => verify::list(io::stdout()),
-        Command::Guard(options) => guard::guard(&options.options(cli.verbose)),
-        Command::Inspect(options) => quiet_if_unread(inspect::inspect(&options.options(), io::stdout())),
-        Command::Guest(options) => quiet_if_unread(guest::guest(&options.options())),
-        Command::Load(options) => load(&options),
-        Command::Verify(options) => verify::verify(&options.options(), io::stdout()),
+        Command::Doctor(options) => doctor::doctor(options.format, out.clone()),
+        Command::Trace(trace) => session::trace(&trace.options(cli.verbose, out), out),
+        Command::Analyze(options) => analyze::analyze(&options.options(out), out),
+        Command::Rules(options) => Ok(rules::rules(options.id.as_deref(), out.clone())?),
+        Command::Verify(options) if options.list => verify::list(options.format, out.clone()),
+        Command::Guard(options) => guard::guard(&options.options(cli.verbose), out.clone()),
+        Command::Inspect(options) => inspect::inspect(&options.options(), out),
+        Command::Guest(options) => guest::guest(&options.options(out), out),
+        Command::Load(options) => load(&options, out.clone()),
+        Command::Verify(options) => verify::verify(&options.options(), out),
     }
 }
 
 /// Nanoseconds per call, the mean of all vCPUs, and how many calls there were.
-fn load(options: &Load) -> Result<Exit> {
+fn load(options: &Load, mut out: Output) -> Result<Exit> {
     let _idle = vmm::Idle::new(options.idle)?;
     let done = vmm::load(options.work, options.vcpus, options.poison, options.duration)?;
     let per_call = |done: &vmm::Done| done.time.as_secs_f64() * 1e9 / done.calls as f64;
     let mean = done.iter().map(per_call).sum::<f64>() / done.len() as f64;
     let calls: u64 = done.iter().map(|done| done.calls).sum();
-    writeln!(io::stdout(), "{mean:.1} {calls}")?;
+    writeln!(out, "{mean:.1} {calls}")?;
     Ok(Exit::Clean)
 }
 

@@ -7,6 +7,7 @@ use stealtrace_common::event::Event;
 use crate::{
     detect::{Engine, Judgement},
     model::{Finding, Severity, Summary, Thread, VcpuKey},
+    record::Header,
     report::Reporter,
 };
 
@@ -80,6 +81,14 @@ impl Pipeline {
             findings_only: selection.findings_only,
             left_to_tell: selection.stop_after,
         }
+    }
+
+    /// Show where and how what follows was made.
+    ///
+    /// # Errors
+    /// When the output cannot be written.
+    pub fn begin(&mut self, header: &Header) -> io::Result<()> {
+        self.reporter.begin(header)
     }
 
     /// Judge an event and show what there is to show.

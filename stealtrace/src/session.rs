@@ -2,9 +2,8 @@
 //! The only async file.
 
 use std::{
-    fs::File,
     io::{self, BufWriter},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -21,12 +20,14 @@ use crate::{
     backend::{self, BackendKind, EbpfBackend, Plan, Processes},
     clock::{clock_ns, now_ns},
     command::{Ended, HeldCommand, RunningCommand},
-    exit::{Exit, is_broken_pipe},
+    exit::Exit,
     kernel::KernelFacts,
+    late_file::LateFile,
     model::{Severity, Summary},
+    output::Output,
     pipeline::{Filter, Flow, Pipeline, Selection},
     process,
-    record::{End, Header, Recorder},
+    record::{End, Header, Sink},
     report::{self, Style},
     talk::say,
 };
@@ -69,7 +70,7 @@ pub struct TraceOptions {
 ///
 /// # Errors
 /// When tracing is not possible here, or the command cannot be run.
-pub fn trace(options: &TraceOptions) -> Result<Exit> {
+pub fn trace(options: &TraceOptions, out: &Output) -> Result<Exit> {
     let facts = KernelFacts::gather(&options.functions)?;
     facts.require_traceable()?;
     let kind = backend::choose(options.backend, &facts)?;
@@ -79,18 +80,23 @@ pub fn trace(options: &TraceOptions) -> Result<Exit> {
     let plan = plan(options, kind, held.as_ref());
     let header = header(&facts, &plan)?;
     say_what_calls_cannot_show(&plan, &facts);
-    let recorder = options.record.as_deref().map(|file| recorder(file, &header)).transpose()?;
+    let record = options.record.as_deref().map(LateFile::open).transpose()?;
     let backend = EbpfBackend::attach(&plan, &facts)?;
     drop(facts); // type information is large and has served
     let command = held.map(HeldCommand::release).transpose()?;
-    let reporter = report::reporter(options.style, &header, BufWriter::new(io::stdout()));
+    let recording = options.record.clone().zip(record).map(|(path, file)| Sink::begin(path, file, &header));
+    let reporter = report::reporter(options.style, &header, BufWriter::new(out.clone()));
+    let mut pipeline = Pipeline::new(&options.selection, reporter);
+    pipeline.begin(&header).context("write the trace")?;
     let session = Session {
         options,
         backend,
         kind,
         command,
-        pipeline: Pipeline::new(&options.selection, reporter),
-        recorder,
+        pipeline,
+        recording,
+        out: out.clone(),
+        told_unread: false,
         start_ns: header.start_ns,
     };
 
@@ -139,6 +145,7 @@ fn header(facts: &KernelFacts, plan: &Plan) -> Result<Header> {
         backend: plan.kind.to_string(),
         era: facts.era().word().to_owned(),
         edges: plan.volume == Volume::Edges,
+        calls: !plan.functions.is_empty(),
         cpus: std::thread::available_parallelism().map_or(0, |cpus| cpus.get() as u64),
         start_ns,
         utc_offset_ns: clock_ns(libc::CLOCK_REALTIME)?.saturating_sub(start_ns),
@@ -150,19 +157,16 @@ fn header(facts: &KernelFacts, plan: &Plan) -> Result<Header> {
     })
 }
 
-fn recorder(file: &Path, header: &Header) -> Result<Recorder<BufWriter<File>>> {
-    let context = || format!("write {}", file.display());
-    let out = BufWriter::new(File::create(file).with_context(context)?);
-    Recorder::new(out, header).with_context(context)
-}
-
 struct Session<'a> {
     options: &'a TraceOptions,
     backend: EbpfBackend,
     kind: BackendKind,
     command: Option<RunningCommand>,
     pipeline: Pipeline,
-    recorder: Option<Recorder<BufWriter<File>>>,
+    recording: Option<Sink>,
+    out: Output,
+    /// Was it told that the recording goes on unread?
+    told_unread: bool,
     start_ns: u64,
 }
 
@@ -171,12 +175,7 @@ impl Session<'_> {
         let followed = self.follow().await;
         let ended = self.command.take().map(RunningCommand::end).transpose()?;
         self.backend.detach();
-        let finished = followed.and_then(|()| self.finish(ended.as_ref()));
-        match finished {
-            Ok(summary) => Ok(summary),
-            Err(error) if is_broken_pipe(&error) => self.summary(ended.as_ref()),
-            Err(error) => Err(error),
-        }
+        followed.and_then(|()| self.finish(ended.as_ref()))
     }
 
     /// Drain, judge and report until something ends the trace.
@@ -234,33 +233,43 @@ impl Session<'_> {
 
     /// Handle up to `limit` events.
     fn drain(&mut self, limit: usize) -> Result<Drained> {
-        let Self { backend, pipeline, recorder, .. } = self;
+        let Self { backend, pipeline, recording, .. } = self;
         let mut handled = Ok(Flow::Continue);
         let each = |event: &Event| {
-            handled = handle(event, pipeline, recorder.as_mut());
+            handled = handle(event, pipeline, recording.as_mut());
             matches!(handled, Ok(Flow::Continue))
         };
         let empty = backend.drain(limit, each);
         let flow = handled.context("write the trace")?;
         self.pipeline.flush().context("write the trace")?;
-        if let Some(recorder) = &mut self.recorder {
-            recorder.flush().context("write the recording")?;
+        if let Some(recording) = &mut self.recording {
+            recording.flush();
         }
         Ok(match (flow, empty) {
+            _ if self.is_in_vain() => Drained::Enough,
             (Flow::Stop, _) => Drained::Enough,
             (Flow::Continue, true) => Drained::Empty,
             (Flow::Continue, false) => Drained::MoreWaits,
         })
     }
 
+    /// Does nobody get anything of it any more? A recording is for later, and goes on without readers.
+    fn is_in_vain(&mut self) -> bool {
+        let recorded = self.recording.as_ref().is_some_and(Sink::is_whole);
+        if self.out.is_over() && recorded && !self.told_unread {
+            self.told_unread = true;
+            say("nobody reads the results any more; the recording goes on until the trace ends");
+        }
+        self.out.is_over() && !recorded
+    }
+
     fn finish(&mut self, ended: Option<&Ended>) -> Result<Summary> {
         while self.drain(BATCH)? == Drained::MoreWaits {}
         self.pipeline.settle().context("write the findings")?;
         let summary = self.summary(ended)?;
-        if let Some(recorder) = self.recorder.take() {
-            recorder.end(&End::of(&summary)).context("write the recording")?;
-        }
+        let recorded = self.recording.take().map(|recording| recording.end(&End::of(&summary)));
         self.pipeline.end(&summary).context("write the summary")?;
+        recorded.transpose()?;
         Ok(summary)
     }
 
@@ -291,13 +300,9 @@ enum Drained {
 }
 
 /// Write one event down, judge and show it.
-fn handle(
-    event: &Event,
-    pipeline: &mut Pipeline,
-    recorder: Option<&mut Recorder<BufWriter<File>>>,
-) -> io::Result<Flow> {
-    if let Some(recorder) = recorder {
-        recorder.event(event)?;
+fn handle(event: &Event, pipeline: &mut Pipeline, recording: Option<&mut Sink>) -> io::Result<Flow> {
+    if let Some(recording) = recording {
+        recording.event(event);
     }
     pipeline.event(event)
 }

@@ -415,7 +415,8 @@ fn assert_volumes_and_recordings_agree(steps: &Steps) {
             let (edges_code, edges) = steps.trace(backend, &format!("{scenario}, edges"));
             assert_eq!(timeless(&edges), timeless(&live), "{backend} {scenario}");
             assert_eq!(edges_code, live_code, "{backend} {scenario}");
-            assert!(edges.iter().all(|line| line["type"] == "finding" || line["type"] == "summary"));
+            let types = ["start", "finding", "summary"];
+            assert!(edges.iter().all(|line| types.iter().any(|known| line["type"] == *known)));
         }
     }
 }

@@ -1,8 +1,12 @@
 //! stealtrace on this very machine: needs /dev/kvm and the right to trace. `cargo xtask test` says when it cannot run.
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _},
+    fs,
+    io::{self, BufRead as _, BufReader, Read as _},
+    path::{Path, PathBuf},
     process::{Child, Stdio},
+    thread,
+    time::Duration,
 };
 
 use quick_junit::{Report, TestCaseStatus};
@@ -242,4 +246,169 @@ fn inspect_into_a_closed_pipe_is_quiet() {
     let result = run(std::process::Command::new("sh").args(["-c", &watch]));
     end(vm);
     assert_eq!((result.stdout.lines().count(), result.stderr.as_str()), (1, ""));
+}
+
+/// `load run`, traced with these flags.
+fn traced_load(flags: &[&str]) -> std::process::Command {
+    let mut command = stealtrace();
+    command.arg("trace").args(flags).arg("--").arg(stealtrace().get_program());
+    command.args(["load", "run", "--duration", "100ms"]);
+    command
+}
+
+fn scratch(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("stealtrace-native-{name}-{}", std::process::id()))
+}
+
+/// The summary of a recording, and its exit code.
+fn analyzed(file: &Path) -> (serde_json::Value, i32) {
+    let result = run(stealtrace().args(["analyze", "--format", "json", "--findings-only"]).arg(file));
+    (summary(&json_lines(&result.stdout)).clone(), result.code)
+}
+
+#[test]
+fn a_recording_is_not_begun_before_the_command_is() {
+    let file = scratch("begun");
+    let name = file.display().to_string();
+    let fail = || run(stealtrace().args(["trace", "--record", &name, "--", "/no/such/command"]));
+    assert_eq!(fail().code, 2);
+    assert!(!file.exists(), "nothing is left behind");
+    fs::write(&file, "old").expect("written");
+    assert_eq!(fail().code, 2);
+    assert_eq!(fs::read_to_string(&file).expect("still there"), "old");
+    fs::remove_file(file).expect("removed");
+}
+
+#[test]
+fn a_recording_goes_on_when_nobody_reads_the_results() {
+    let file = scratch("unread");
+    let name = file.display().to_string();
+    let (reader, writer) = io::pipe().expect("a pipe");
+    drop(reader);
+    let result: Run = traced_load(&["--record", &name]).stdout(writer).output().expect("it starts").into();
+    assert!(result.stderr.contains("the recording goes on"), "{}", result.stderr);
+    assert_eq!(result.code, 0, "{}", result.stderr);
+    let (summary, _) = analyzed(&file);
+    fs::remove_file(file).expect("removed");
+    assert!(summary["inconclusive"].is_null(), "whole to the end of the command: {summary}");
+    assert!(summary["events"].as_u64() > Some(100), "{summary}");
+}
+
+#[test]
+fn a_recording_on_a_full_disk_is_named_and_the_trace_goes_on() {
+    let result = run(&mut traced_load(&["--record", "/dev/full", "--format", "json", "--findings-only"]));
+    assert_eq!(result.code, 2, "{}", result.stderr);
+    assert!(result.stderr.contains("/dev/full is not whole: No space left"), "{}", result.stderr);
+    let last = result.stdout.lines().last().unwrap_or_default();
+    assert_eq!(summary(&json_lines(last))["lost"], 0, "the summary is there: {}", result.stdout);
+}
+
+#[test]
+fn a_recording_whose_writer_was_killed_is_read_up_to_there() {
+    let file = scratch("killed");
+    let mut child = started(&["--record", &file.display().to_string()]);
+    let header = fs::metadata(&file).expect("begun").len();
+    assert_eq!(run(stealtrace().args(["verify", "--no-trace", "same-thread"])).code, 0);
+    while fs::metadata(&file).expect("there").len() == header {
+        thread::sleep(Duration::from_millis(10));
+    }
+    child.kill().expect("killed");
+    child.wait().expect("ends");
+    let (summary, code) = analyzed(&file);
+    fs::remove_file(file).expect("removed");
+    assert_eq!(code, 3);
+    assert!(summary["events"].as_u64() > Some(0), "{summary}");
+    assert!(summary["inconclusive"].as_str().is_some_and(|why| why.contains("cut off")), "{summary}");
+}
+
+#[test]
+fn a_commands_output_stays_out_of_a_file_of_results() {
+    let file = scratch("results");
+    let result = run(stealtrace().args(["trace", "--format", "json", "--output"]).arg(&file).args([
+        "--",
+        "sh",
+        "-c",
+        "echo hello",
+    ]));
+    let lines = json_lines(&fs::read_to_string(&file).expect("results"));
+    fs::remove_file(file).expect("removed");
+    assert_eq!(result.stdout, "hello\n");
+    assert_eq!((&lines[0]["type"], &lines[1]["type"]), (&"start".into(), &"summary".into()));
+}
+
+#[test]
+fn calls_of_a_vm_that_runs_already_pair_up() {
+    let mut vm = three_vcpus();
+    let pid = vm.id().to_string();
+    let shown = run(stealtrace().args(["trace", "--calls", "--duration", "300ms", "--pid", &pid]));
+    let file = scratch("no-calls");
+    let name = file.display().to_string();
+    assert_eq!(
+        run(stealtrace().args(["trace", "--pid", &pid, "--record", &name, "--duration", "100ms"])).code,
+        0
+    );
+    let refused = run(stealtrace().args(["analyze", "--calls", &name]));
+    fs::remove_file(file).expect("removed");
+    vm.wait().expect("it ends");
+    let calls: Vec<_> =
+        shown.stdout.lines().filter_map(|line| line.split_once("): ").map(|(_, says)| says)).collect();
+    let runs = calls.iter().filter(|call| **call == "-> KVM_RUN").count();
+    let returns = calls.iter().filter(|call| **call == "<- KVM_RUN").count();
+    assert!(runs > 10 && runs.abs_diff(returns) <= 1, "{runs} calls, {returns} returns");
+    assert!(!calls.iter().any(|call| call.starts_with(' ') || call.contains("> 0x")), "{}", shown.stdout);
+    assert_eq!(refused.code, 2);
+    assert!(refused.stderr.contains("recorded without --calls"), "{}", refused.stderr);
+}
+
+/// Is this process ready to be interrupted?
+fn notes_signals(pid: u32) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
+    tasks
+        .flatten()
+        .any(|task| fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm == "signals\n"))
+}
+
+#[test]
+fn an_interrupted_verify_prints_what_it_has_and_names_the_rest() {
+    for (format, signal) in
+        [("table", libc::SIGINT), ("json", libc::SIGINT), ("tap", libc::SIGTERM), ("junit", libc::SIGTERM)]
+    {
+        let mut command = stealtrace();
+        command.args(["verify", "--no-trace", "--repeat", "50", "--format", format]).stdout(Stdio::piped());
+        let child = command.spawn().expect("it starts");
+        while !notes_signals(child.id()) {
+            thread::sleep(Duration::from_millis(10));
+        }
+        // SAFETY: our own child, not reaped yet.
+        unsafe { libc::kill(child.id().cast_signed(), signal) };
+        let result = Run::from(child.wait_with_output().expect("ends"));
+        assert_eq!(result.code, 3, "{format}: {}{}", result.stdout, result.stderr);
+        for scenario in ["same-thread", "replug-off", "random-hand-offs"] {
+            assert!(result.stdout.contains(scenario), "{format}: {}", result.stdout);
+        }
+        let says = match format {
+            "json" => "\"type\":\"summary\"",
+            "tap" => "Bail out! interrupted; not played: ",
+            _ => "interrupted",
+        };
+        assert!(result.stdout.contains(says), "{format}: {}", result.stdout);
+        if format == "junit" {
+            let report = Report::deserialize_from_str(&result.stdout).expect("JUnit");
+            assert!(report.errors > 0 && report.tests >= 28, "{}", result.stdout);
+        }
+    }
+}
+
+#[test]
+fn memory_that_runs_out_is_one_line() {
+    let binary = stealtrace().get_program().display().to_string();
+    let mut said = 0;
+    for kib in (20_000..60_000).step_by(4_000) {
+        let limited = format!("ulimit -v {kib}; exec {binary} trace --duration 0s");
+        let result = run(std::process::Command::new("sh").args(["-c", &limited]));
+        assert!([0, 2].contains(&result.code), "{kib} KiB: {} {}", result.code, result.stderr);
+        assert_eq!(result.stderr.lines().count(), 1, "{kib} KiB: {}", result.stderr);
+        said += u32::from(result.stderr.contains("out of memory"));
+    }
+    assert!(said > 0, "no limit was too small");
 }

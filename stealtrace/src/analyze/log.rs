@@ -5,11 +5,12 @@ use std::io;
 use anyhow::Result;
 use stealtrace_common::event::Event;
 
-use super::{AnalyzeOptions, Bounds, finish, pipeline, quiet_if_closed};
+use super::{AnalyzeOptions, Bounds, finish, pipeline};
 use crate::{
     evidence::{Kind, Lines, Missed, Reader, Sink, Tally},
     input::Input,
     model::{Finding, Losses, Summary, VcpuKey},
+    output::Output,
     pipeline::{Filter, Flow, Pipeline},
     record::{End, Header},
 };
@@ -19,28 +20,25 @@ pub(super) fn read_log(
     kind: Kind,
     mut reader: Box<dyn Reader>,
     input: Input,
-    out: impl io::Write + 'static,
+    out: &Output,
 ) -> Result<Summary> {
     let mut judge = Judge {
         pipeline: pipeline(options, &Header::of_log(), out),
         filter: &options.filter,
+        out,
         bounds: Bounds::default(),
         missed: Missed::default(),
         enough: false,
     };
-    match read_lines(input, reader.as_mut(), &mut judge) {
-        Ok(tally) => {
-            let end = judge.end(&tally, kind);
-            let made = Summary { source: format!("{} log", kind.word()), ..Summary::default() };
-            finish(judge.pipeline, Ok(end), made)
-        }
-        Err(error) => quiet_if_closed(error, &judge.pipeline),
-    }
+    let tally = read_lines(input, reader.as_mut(), &mut judge)?;
+    let end = judge.end(&tally, kind);
+    let made = Summary { source: format!("{} log", kind.word()), ..Summary::default() };
+    finish(judge.pipeline, end, made, out)
 }
 
 fn read_lines(input: Input, reader: &mut dyn Reader, judge: &mut Judge<'_>) -> io::Result<Tally> {
     let (mut lines, mut tally) = (Lines::new(input), Tally::default());
-    while !judge.enough && tally.next_line(&mut lines, reader, judge)? {}
+    while !judge.enough && !judge.out.is_over() && tally.next_line(&mut lines, reader, judge)? {}
     if !judge.enough {
         reader.end(judge)?;
     }
@@ -55,6 +53,7 @@ fn read_lines(input: Input, reader: &mut dyn Reader, judge: &mut Judge<'_>) -> i
 struct Judge<'a> {
     pipeline: Pipeline,
     filter: &'a Filter,
+    out: &'a Output,
     bounds: Bounds,
     missed: Missed,
     enough: bool,

@@ -85,7 +85,12 @@ impl EbpfBackend {
         let layout = LayoutPod(types.layout(kvm_vcpu_ioctl)?);
         let mut ebpf = load(layout, plan)?;
         let logger = EbpfLogger::init(&mut ebpf).context("start the kernel side's log")?;
-        let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?;
+        let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?).with_context(|| {
+            format!(
+                "map {} KiB for events that wait to be read (`trace --buffer` says how many)",
+                plan.ring_bytes / 1024
+            )
+        })?;
         let counters = PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?)?;
         let quiet = Array::try_from(take(&mut ebpf, "QUIET")?)?;
         watch(&mut ebpf, &plan.processes)?;

@@ -78,15 +78,16 @@ const KPROBES: &[ProbeRow] = &[
     },
 ];
 
+/// The exit first: of an ioctl whose entry was seen, the exit is seen too.
 const TRACEPOINTS: &[ProbeRow] = &[
-    syscall(Probe::SysEnter, "ioctl_enter", "sys_enter_ioctl", "what is true before a vCPU ioctl"),
-    syscall(Probe::SysExit, "ioctl_exit", "sys_exit_ioctl", "what changed during it"),
+    syscall(Probe::SysExit, "ioctl_exit", "sys_exit_ioctl", "what changed during a vCPU ioctl"),
+    syscall(Probe::SysEnter, "ioctl_enter", "sys_enter_ioctl", "what is true before it"),
 ];
 
 /// Where the kernel has no tracepoints of single system calls, or tracefs is not mounted: dearer for everybody else.
 const RAW_TRACEPOINTS: &[ProbeRow] = &[
-    tracepoint(Probe::SysEnter, "sys_enter", "sys_enter", "what is true before a vCPU ioctl"),
-    tracepoint(Probe::SysExit, "sys_exit", "sys_exit", "what changed during it"),
+    tracepoint(Probe::SysExit, "sys_exit", "sys_exit", "what changed during a vCPU ioctl"),
+    tracepoint(Probe::SysEnter, "sys_enter", "sys_enter", "what is true before it"),
 ];
 
 const COMMON: &[ProbeRow] = &[
@@ -94,10 +95,10 @@ const COMMON: &[ProbeRow] = &[
     tracepoint(Probe::Exit, "thread_exit", "sched_process_exit", "threads that end inside an ioctl"),
 ];
 
-/// Attached to as many functions as the view of calls asks for.
+/// Attached to as many functions as the view of calls asks for; the return first, as above.
 pub(super) static CALLS: &[ProbeRow] = &[
-    ProbeRow { required: false, ..function(Probe::Call, "call_enter", &[], "calls") },
     ProbeRow { required: false, ..function(Probe::Return, "call_return", &[], "returns") },
+    ProbeRow { required: false, ..function(Probe::Call, "call_enter", &[], "calls") },
 ];
 
 /// Run over every open file, where one looks for vCPUs that do nothing.

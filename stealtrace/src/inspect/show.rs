@@ -10,7 +10,11 @@ use stealtrace_common::{
 };
 
 use super::{Judgement, Look, VcpuRow};
-use crate::{doctor::DoctorFormat, model::Thread, report::exact};
+use crate::{
+    doctor::DoctorFormat,
+    model::Thread,
+    report::{exact, utc_now},
+};
 
 pub(super) fn show(look: &Look, format: DoctorFormat, out: &mut impl Write) -> Result<()> {
     match format {
@@ -123,6 +127,7 @@ fn object(look: &Look) -> serde_json::Value {
     json!({
         "type": "inspect",
         "schema": 2,
+        "utc": utc_now(),
         "vcpus": vcpus,
         "not_seen": unseen,
         "no_iterator": look.unlisted,

@@ -19,11 +19,32 @@ use crate::{
     model::{Finding, Summary, Thread},
 };
 
-/// Calls a thread is in.
+/// The calls that a thread is in: none of them twice, since a function that is entered again has returned before, whether
+/// or not that was seen.
 #[derive(Default)]
 struct Nesting {
     began_ns: u64,
-    depth: usize,
+    functions: Vec<u64>,
+}
+
+impl Nesting {
+    /// The depth of a function that is entered.
+    fn enter(&mut self, function: u64, time_ns: u64) -> usize {
+        self.leave(function);
+        if self.functions.is_empty() {
+            self.began_ns = time_ns;
+        }
+        self.functions.push(function);
+        self.functions.len() - 1
+    }
+
+    /// The depth of a function that is left, and with it whatever it called. The trace may have begun inside of it.
+    fn leave(&mut self, function: u64) -> usize {
+        if let Some(depth) = self.functions.iter().position(|entered| *entered == function) {
+            self.functions.truncate(depth);
+        }
+        self.functions.len()
+    }
 }
 
 pub(crate) struct Calls<W> {
@@ -42,20 +63,15 @@ impl<W: Write> Calls<W> {
 
     fn enter(&mut self, event: &Event, name: &str, marked: bool) -> io::Result<()> {
         let nesting = self.threads.entry(event.caller_tid).or_default();
-        if nesting.depth == 0 {
-            nesting.began_ns = event.time_ns;
-        }
-        let indent = " ".repeat(nesting.depth);
-        nesting.depth += 1;
+        let indent = " ".repeat(nesting.enter(event.function, event.time_ns));
         self.line(event, marked, &format!("{indent}-> {name}"))
     }
 
     fn leave(&mut self, event: &Event, name: &str) -> io::Result<()> {
         let nesting = self.threads.entry(event.caller_tid).or_default();
-        nesting.depth = nesting.depth.saturating_sub(1); // the trace may have begun inside a call
-        let indent = " ".repeat(nesting.depth);
+        let indent = " ".repeat(nesting.leave(event.function));
         self.line(event, false, &format!("{indent}<- {name}"))?;
-        if self.threads.get(&event.caller_tid).is_some_and(|nesting| nesting.depth == 0) {
+        if self.threads.get(&event.caller_tid).is_some_and(|nesting| nesting.functions.is_empty()) {
             self.threads.remove(&event.caller_tid);
         }
         Ok(())
@@ -89,13 +105,15 @@ impl<W: Write> Reporter for Calls<W> {
         match EventKind::from_u32(event.kind) {
             Some(EventKind::Call) => self.enter(event, &name, marked),
             Some(EventKind::Return) => self.leave(event, &name),
-            Some(EventKind::Ioctl) if self.ioctls_only => self.enter(event, &name, marked),
+            Some(EventKind::Ioctl) => {
+                self.threads.remove(&event.caller_tid); // whatever it was in has returned
+                if self.ioctls_only { self.enter(event, &name, marked) } else { Ok(()) }
+            }
             Some(EventKind::Load) => self.line(event, marked || underflows(event), &load(event)),
             Some(EventKind::Update) => self.line(event, marked, &delta(event)),
             Some(EventKind::MsrWrite) => self.line(event, marked, &msr(event)),
             Some(
-                EventKind::Ioctl
-                | EventKind::Created
+                EventKind::Created
                 | EventKind::Destroyed
                 | EventKind::Seen
                 | EventKind::RunnerEnded
@@ -190,6 +208,17 @@ mod tests {
         let same: Vec<_> =
             log.lines().skip_while(|line| !line.ends_with("-> kvm_arch_vcpu_put")).take(4).collect();
         assert_eq!(text.lines().collect::<Vec<_>>(), same);
+    }
+
+    #[test]
+    fn a_return_that_is_missing_does_not_move_what_follows() {
+        let call = |micros, function| event(EventKind::Call, micros, function);
+        let text = shown(&[call(0, 1), call(1, 2), call(2, 1), call(3, 2), call(4, 2)]);
+        let depths: Vec<_> =
+            text.lines().map(|line| line.split(": ").nth(1).unwrap().find("->").unwrap()).collect();
+        assert_eq!(depths, [0, 1, 0, 1, 1], "{text}");
+        let text = shown(&[call(0, 1), event(EventKind::Ioctl, 1, 0), call(2, 2)]);
+        assert!(text.ends_with(": -> kvm_put_guest_fpu\n"), "{text}");
     }
 
     #[test]

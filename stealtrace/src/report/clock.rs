@@ -3,6 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::units;
+use crate::clock::clock_ns;
 
 /// Turns the kernel's time into time since the start, and UTC where wanted.
 #[derive(Clone, Copy, Debug)]
@@ -24,12 +25,25 @@ impl Clock {
         let relative = units::seconds(self.since_start(time_ns));
         match self.utc_offset_ns {
             None => relative,
-            Some(offset_ns) => {
-                let utc = UNIX_EPOCH + Duration::from_nanos(time_ns.saturating_add(offset_ns));
-                format!("{} {relative}", humantime::format_rfc3339_micros(utc))
-            }
+            Some(offset_ns) => format!("{} {relative}", utc(time_ns, offset_ns)),
         }
     }
+
+    /// UTC, where wanted.
+    pub(crate) fn utc(self, time_ns: u64) -> Option<String> {
+        self.utc_offset_ns.map(|offset_ns| utc(time_ns, offset_ns))
+    }
+}
+
+/// `2015-09-10T12:00:00.183422Z`
+pub(crate) fn utc(time_ns: u64, offset_ns: u64) -> String {
+    let utc = UNIX_EPOCH + Duration::from_nanos(time_ns.saturating_add(offset_ns));
+    humantime::format_rfc3339_micros(utc).to_string()
+}
+
+/// UTC now, for whatever has no other clock; None if there is none.
+pub(crate) fn utc_now() -> Option<String> {
+    clock_ns(libc::CLOCK_REALTIME).ok().map(|now_ns| utc(now_ns, 0))
 }
 
 #[cfg(test)]

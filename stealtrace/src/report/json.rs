@@ -12,11 +12,12 @@ use stealtrace_common::{
     steal::StealDelta,
 };
 
-use super::{Clock, Reporter};
+use super::{Clock, Reporter, clock};
 use crate::{
     detect::Judgement,
     ioctl,
     model::{Finding, Summary, Thread, Value, VcpuName, VcpuSummary},
+    record::Header,
 };
 
 /// Raised when a field changes its meaning or goes away.
@@ -40,14 +41,18 @@ impl<W: Write> Json<W> {
 }
 
 impl<W: Write> Reporter for Json<W> {
+    fn begin(&mut self, header: &Header) -> io::Result<()> {
+        self.line(&start_object(header))
+    }
+
     fn event(&mut self, event: &Event, judgement: &Judgement) -> io::Result<()> {
-        let line = EventLine::new(event, judgement.vcpu, self.clock.since_start(event.time_ns));
+        let line = EventLine::new(event, judgement.vcpu, self.clock);
         serde_json::to_writer(&mut self.out, &line)?;
         self.out.write_all(b"\n")
     }
 
     fn finding(&mut self, finding: &Finding) -> io::Result<()> {
-        self.line(&finding_object(finding, self.clock.since_start(finding.time_ns)))
+        self.line(&finding_object(finding, self.clock))
     }
 
     fn note(&mut self, note: &str) -> io::Result<()> {
@@ -63,12 +68,27 @@ impl<W: Write> Reporter for Json<W> {
     }
 }
 
+fn start_object(header: &Header) -> Json_ {
+    json!({
+        "type": "start",
+        "schema": SCHEMA,
+        "utc": clock::utc(header.start_ns, header.utc_offset_ns),
+        "utc_ns": header.start_ns.saturating_add(header.utc_offset_ns),
+        "monotonic_ns": header.start_ns,
+        "kernel": header.kernel,
+        "backend": header.backend,
+        "edges": header.edges,
+    })
+}
+
 /// An event, as it is printed: a line each, so no tree of values is built for it.
 #[derive(Serialize)]
 struct EventLine<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
     time_ns: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    utc: Option<String>,
     vm_pid: u32,
     vm: u32,
     vcpu_id: u32,
@@ -94,12 +114,13 @@ struct EventLine<'a> {
 }
 
 impl<'a> EventLine<'a> {
-    fn new(event: &'a Event, vcpu: VcpuName, time_ns: u64) -> Self {
+    fn new(event: &'a Event, vcpu: VcpuName, clock: Clock) -> Self {
         let measured = |number: u64| (!event.has(NUMBERS_UNKNOWN)).then_some(number);
         let delta = StealDelta::between(event.last_steal_before_ns, event.run_delay_ns);
         Self {
             kind: kind(event),
-            time_ns,
+            time_ns: clock.since_start(event.time_ns),
+            utc: clock.utc(event.time_ns),
             vm_pid: vcpu.pid,
             vm: vcpu.vm,
             vcpu_id: vcpu.id,
@@ -147,10 +168,13 @@ fn hexadecimal<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::E
     serializer.collect_str(&format_args!("{number:#x}"))
 }
 
-fn finding_object(finding: &Finding, time_ns: u64) -> Json_ {
+fn finding_object(finding: &Finding, clock: Clock) -> Json_ {
     let mut object = Object::new();
     object.insert("type".to_owned(), "finding".into());
-    object.insert("time_ns".to_owned(), time_ns.into());
+    object.insert("time_ns".to_owned(), clock.since_start(finding.time_ns).into());
+    if let Some(utc) = clock.utc(finding.time_ns) {
+        object.insert("utc".to_owned(), utc.into());
+    }
     for (name, value) in finding.fields() {
         insert(&mut object, name, value);
     }

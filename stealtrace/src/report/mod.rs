@@ -12,8 +12,8 @@ use std::io::{self, Write};
 use clap::ValueEnum;
 use stealtrace_common::event::Event;
 
-pub(crate) use self::units::exact;
-pub use self::verify::{VerifyFormat, VerifyReporter, verify_reporter};
+pub use self::verify::{VerifyFormat, VerifyReporter, list_scenarios, verify_reporter};
+pub(crate) use self::{clock::utc_now, units::exact};
 
 use self::clock::Clock;
 use crate::{
@@ -34,6 +34,14 @@ pub enum Format {
 
 /// Prints a run as it happens.
 pub trait Reporter {
+    /// Where and how what follows was made; logs do not tell.
+    ///
+    /// # Errors
+    /// When the output cannot be written.
+    fn begin(&mut self, _header: &Header) -> io::Result<()> {
+        Ok(())
+    }
+
     /// An event, and whether a rule objects to it; its findings follow apart.
     ///
     /// # Errors
@@ -74,13 +82,14 @@ pub struct Style {
     pub calls: bool,
     /// Colours in text?
     pub color: bool,
-    /// UTC beside the time since the start, in text?
+    /// UTC beside the time since the start?
     pub utc: bool,
 }
 
 /// A reporter in this style for a run with this header.
 pub fn reporter<'a>(style: Style, header: &Header, out: impl Write + 'a) -> Box<dyn Reporter + 'a> {
-    let clock = Clock { start_ns: header.start_ns, utc_offset_ns: style.utc.then_some(header.utc_offset_ns) };
+    let utc_offset_ns = Some(header.utc_offset_ns).filter(|offset_ns| style.utc && *offset_ns != 0);
+    let clock = Clock { start_ns: header.start_ns, utc_offset_ns };
     match style.format {
         Format::Text if style.calls => {
             let ioctls_only = header.backend == BackendKind::Tracepoint.to_string();

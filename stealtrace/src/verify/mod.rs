@@ -14,7 +14,9 @@ use self::tracer::Tracer;
 use crate::{
     backend::BackendKind,
     exit::Exit,
-    report::{self, VerifyFormat, table},
+    interrupt::Interrupt,
+    output::Output,
+    report::{self, VerifyFormat},
     vmm::{
         require_steal_time,
         scenario::{Class, Decides, Harm, Play, SCENARIOS, Scenario, Witness},
@@ -55,30 +57,40 @@ pub struct Verified {
     pub lost: u64,
     /// In the order in which they were played.
     pub verdicts: Vec<Verdict>,
+    /// Those that a signal, or a reader that left, kept from being played.
+    pub not_played: Vec<&'static Scenario>,
 }
 
 /// Play, print, and say by exit code whether the kernel is what it should be.
 ///
 /// # Errors
 /// When no scenario is meant or this host cannot play any.
-pub fn verify(options: &VerifyOptions, out: impl Write) -> Result<Exit> {
+pub fn verify(options: &VerifyOptions, out: &Output) -> Result<Exit> {
     let scenarios = select(&options.scenarios)?;
     require_steal_time()?;
+    let signals = Interrupt::block()?.note()?;
+    let stop = || signals.came() || out.is_over();
     let mut tracer = tracer(options)?;
-    let mut reporter = report::verify_reporter(options.format, out);
+    let mut reporter = report::verify_reporter(options.format, out.clone());
     let mut verified = Verified {
         expectation: options.expectation,
         seed: options.seed,
         witness: tracer.as_ref().map(Tracer::kind).map_err(Clone::clone),
         lost: 0,
         verdicts: Vec::new(),
+        not_played: Vec::new(),
     };
     reporter.begin(&scenarios).context("write the verdicts")?;
-    for scenario in scenarios {
+    for (played, scenario) in scenarios.iter().enumerate() {
         let verdict = Verdict::of(scenario, options.repeat, |number| {
             let seed = options.seed.wrapping_add(number.into());
-            attempt(scenario, seed, options.rounds, tracer.as_mut().ok())
+            let go_on = !stop();
+            go_on.then(|| attempt(scenario, seed, options.rounds, tracer.as_mut().ok())).transpose()
         })?;
+        let Some(verdict) = verdict else {
+            verified.not_played = scenarios[played..].to_vec();
+            break;
+        };
         reporter.verdict(&verdict, &verified).context("write the verdicts")?;
         verified.verdicts.push(verdict);
     }
@@ -137,13 +149,8 @@ fn select(globs: &[String]) -> Result<Vec<&'static Scenario>> {
 ///
 /// # Errors
 /// When the output cannot be written.
-pub fn list(mut out: impl Write) -> Result<Exit> {
-    let mut rows = table(["scenario", "what it does", "what must hold"]);
-    report::wrap(&mut rows);
-    for scenario in SCENARIOS {
-        rows.add_row([scenario.id, scenario.about, scenario.property]);
-    }
-    writeln!(out, "{rows}")?;
+pub fn list(format: VerifyFormat, out: impl Write) -> Result<Exit> {
+    report::list_scenarios(format, SCENARIOS, out)?;
     Ok(Exit::Clean)
 }
 
@@ -182,6 +189,13 @@ impl Verified {
     /// Why this proves nothing although nothing failed, if so.
     #[must_use]
     pub fn inconclusive(&self) -> Option<String> {
+        if !self.not_played.is_empty() {
+            let all = self.verdicts.len() + self.not_played.len();
+            return Some(format!(
+                "interrupted: {} of {all} scenarios were not played",
+                self.not_played.len()
+            ));
+        }
         if self.lost > 0 {
             return Some(format!("the second witness lost {} events", self.lost));
         }
@@ -268,6 +282,7 @@ mod tests {
             witness: Err("none".to_owned()),
             lost: 0,
             verdicts,
+            not_played: Vec::new(),
         }
     }
 
@@ -371,6 +386,16 @@ mod tests {
         let mut lossy = kernel(Class::Fixed, Harm::None, Harm::Corrupt);
         lossy.lost = 1;
         assert_eq!(lossy.exit(), Exit::Inconclusive);
+    }
+
+    #[test]
+    fn what_was_not_played_proves_nothing_and_hides_no_failure() {
+        for (restore, exit) in [(Harm::None, Exit::Inconclusive), (Harm::Corrupt, Exit::Found)] {
+            let mut interrupted = kernel(Class::Fixed, restore, Harm::Corrupt);
+            interrupted.not_played = vec![Scenario::find("vcpu-pool").unwrap()];
+            assert_eq!(interrupted.exit(), exit);
+            assert!(interrupted.inconclusive().unwrap().contains("1 of 4 scenarios were not played"));
+        }
     }
 
     #[test]

@@ -119,17 +119,18 @@ impl fmt::Debug for Scenario {
 }
 
 impl Verdict {
-    /// Play a scenario so often, each time until it is conclusive or the attempts are used up.
+    /// Play a scenario so often, each time until it is conclusive or the attempts are used up, or there is to be no
+    /// more; None if there was none to the end.
     pub(super) fn of(
         scenario: &'static Scenario,
         repeat: u32,
-        mut play: impl FnMut(u32) -> Result<Attempt>,
-    ) -> Result<Self> {
+        mut play: impl FnMut(u32) -> Result<Option<Attempt>>,
+    ) -> Result<Option<Self>> {
         let start = Instant::now();
         let mut worst: Option<Self> = None;
         let mut harmful = 0;
         for number in 0..repeat {
-            let mut verdict = Self::once(scenario, || play(number))?;
+            let Some(mut verdict) = Self::once(scenario, || play(number))? else { break };
             harmful += u32::from(verdict.observation.harm() != Harm::None);
             let over = verdict.disagrees() || verdict.observation.skipped.is_some();
             (verdict.played, verdict.harmful) = (number + 1, harmful);
@@ -141,15 +142,17 @@ impl Verdict {
                 break;
             }
         }
-        let verdict = worst.ok_or_else(|| anyhow::anyhow!("{} was never played", scenario.id))?;
-        Ok(Self { took: start.elapsed(), ..verdict })
+        Ok(worst.map(|verdict| Self { took: start.elapsed(), ..verdict }))
     }
 
-    fn once(scenario: &'static Scenario, mut play: impl FnMut() -> Result<Attempt>) -> Result<Self> {
+    fn once(
+        scenario: &'static Scenario,
+        mut play: impl FnMut() -> Result<Option<Attempt>>,
+    ) -> Result<Option<Self>> {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let Attempt { played, told } = play()?;
+            let Some(Attempt { played, told }) = play()? else { return Ok(None) };
             let observation = played.unwrap_or_else(|error| could_not_play(&error));
             let agreement = Agreement::of(&observation, told);
             let verdict = Self {
@@ -164,7 +167,7 @@ impl Verdict {
             let decided =
                 verdict.disagrees() || verdict.observation.skipped.is_some() || verdict.proves_something();
             if decided || attempts == MOST_ATTEMPTS {
-                return Ok(verdict);
+                return Ok(Some(verdict));
             }
         }
     }
@@ -292,8 +295,8 @@ mod tests {
 
     fn play(observations: &[Observation], repeat: u32) -> Verdict {
         let mut next = observations.iter().cycle().cloned();
-        Verdict::of(&SCENARIOS[0], repeat, |_| Ok(Attempt { played: Ok(next.next().unwrap()), told: None }))
-            .unwrap()
+        let mut attempt = || Attempt { played: Ok(next.next().unwrap()), told: None };
+        Verdict::of(&SCENARIOS[0], repeat, |_| Ok(Some(attempt()))).unwrap().unwrap()
     }
 
     #[test]
@@ -313,9 +316,22 @@ mod tests {
     }
 
     #[test]
+    fn what_was_played_before_an_interruption_counts() {
+        let until = |last: u32| {
+            let attempt = |number| {
+                let played = Ok(seen(Harm::None, true));
+                (number < last).then_some(Attempt { played, told: None })
+            };
+            Verdict::of(&SCENARIOS[0], 5, |number| Ok(attempt(number))).unwrap()
+        };
+        assert!(until(0).is_none());
+        assert_eq!(until(2).map(|verdict| verdict.played), Some(2));
+    }
+
+    #[test]
     fn what_could_not_be_played_is_broken() {
-        let refused = || Ok(Attempt { played: Err(anyhow!("KVM refuses")), told: None });
-        let verdict = Verdict::of(&SCENARIOS[0], 1, |_| refused()).unwrap();
+        let refused = || Ok(Some(Attempt { played: Err(anyhow!("KVM refuses")), told: None }));
+        let verdict = Verdict::of(&SCENARIOS[0], 1, |_| refused()).unwrap().unwrap();
         assert_eq!(verdict.observation.harm(), Harm::Broken);
         assert!(verdict.why().contains("KVM refuses"));
     }

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::VerifyReporter;
 use crate::{
     verify::{Agreement, Status, Verdict, Verified},
-    vmm::scenario::Scenario,
+    vmm::scenario::{Class, Scenario},
 };
 
 /// Raised when a field changes its meaning or goes away.
@@ -76,9 +76,29 @@ impl<W: Write> VerifyReporter for Json<W> {
             "passed": verified.count(Status::Passed),
             "failed": verified.count(Status::Failed),
             "skipped": verified.count(Status::Skipped),
+            "not_played": verified.not_played.iter().map(|scenario| scenario.id).collect::<Vec<_>>(),
             "inconclusive": verified.inconclusive(),
         });
         let Self(out) = self;
         writeln!(out, "{object}")
     }
+}
+
+pub(super) fn list(scenarios: &[Scenario], mut out: impl Write) -> io::Result<()> {
+    scenarios.iter().try_for_each(|scenario| {
+        let expected = |class| scenario.expects.on(class).to_string();
+        let object = json!({
+            "type": "scenario",
+            "schema": SCHEMA,
+            "scenario": scenario.id,
+            "about": scenario.about,
+            "property": scenario.property,
+            "expected": {
+                "affected": expected(Class::Affected),
+                "fixed": expected(Class::Fixed),
+                "sound": expected(Class::Sound),
+            },
+        });
+        writeln!(out, "{object}")
+    })
 }

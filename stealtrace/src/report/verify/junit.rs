@@ -4,8 +4,11 @@ use std::io::{self, Write};
 
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
-use super::{VerifyReporter, class_sentence, witness_sentence};
-use crate::verify::{Status, Verdict, Verified};
+use super::{VerifyReporter, class_sentence, not_played, witness_sentence};
+use crate::{
+    verify::{Status, Verdict, Verified},
+    vmm::scenario::Scenario,
+};
 
 const NAME: &str = "stealtrace verify";
 
@@ -15,7 +18,8 @@ impl<W: Write> VerifyReporter for Junit<W> {
     fn end(&mut self, verified: &Verified) -> io::Result<()> {
         let mut suite = TestSuite::new(NAME);
         suite.add_test_cases(verified.verdicts.iter().map(|verdict| case(verdict, verified)));
-        let said = [class_sentence(verified), Some(witness_sentence(verified))];
+        suite.add_test_cases(verified.not_played.iter().map(|scenario| interrupted(scenario)));
+        let said = [class_sentence(verified), not_played(verified), Some(witness_sentence(verified))];
         suite.set_system_out(said.into_iter().flatten().collect::<Vec<_>>().join("\n"));
         let mut report = Report::new(NAME);
         report.add_test_suite(suite);
@@ -32,6 +36,14 @@ fn case(verdict: &Verdict, verified: &Verified) -> TestCase {
     case.set_classname("stealtrace.verify");
     case.set_time(verdict.took);
     case.set_system_out(format!("{}\nthe guest saw: {}", verdict.scenario.property, verdict.observation.saw));
+    case
+}
+
+fn interrupted(scenario: &Scenario) -> TestCase {
+    let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
+    status.set_message("not played: interrupted");
+    let mut case = TestCase::new(scenario.id, status);
+    case.set_classname("stealtrace.verify");
     case
 }
 

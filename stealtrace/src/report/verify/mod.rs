@@ -7,6 +7,7 @@ mod tap;
 
 use std::io::{self, Write};
 
+use anyhow::{Result, bail};
 use clap::ValueEnum;
 
 use crate::{
@@ -62,12 +63,30 @@ pub fn verify_reporter<'a>(format: VerifyFormat, out: impl Write + 'a) -> Box<dy
     }
 }
 
+/// What scenarios there are.
+///
+/// # Errors
+/// When the output cannot be written, or the format has no lists.
+pub fn list_scenarios(format: VerifyFormat, scenarios: &[Scenario], out: impl Write) -> Result<()> {
+    match format {
+        VerifyFormat::Table => Ok(table::list(scenarios, out)?),
+        VerifyFormat::Json => Ok(json::list(scenarios, out)?),
+        VerifyFormat::Junit | VerifyFormat::Tap => bail!("--list has the formats table and json"),
+    }
+}
+
 /// The kernel's class in one sentence, or why it has none.
 fn class_sentence(verified: &Verified) -> Option<String> {
     match verified.class() {
         Some(class) => Some(format!("this kernel is {}", class.sentence())),
         None => verified.inconclusive().map(|reason| format!("inconclusive: {reason}")),
     }
+}
+
+/// The scenarios that were not played, if there are any.
+fn not_played(verified: &Verified) -> Option<String> {
+    let ids: Vec<_> = verified.not_played.iter().map(|scenario| scenario.id).collect();
+    (!ids.is_empty()).then(|| format!("interrupted; not played: {}", ids.join(", ")))
 }
 
 /// The second witness in one sentence.

@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal as _, Write};
 
-use super::{VerifyReporter, class_sentence, witness_sentence};
+use super::{VerifyReporter, class_sentence, not_played, witness_sentence};
 use crate::{
     report::{table, wrap},
     verify::{Status, Verdict, Verified},
@@ -39,15 +39,29 @@ impl<W: Write> VerifyReporter for Table<W> {
         if let Some(class) = class_sentence(verified) {
             writeln!(out, "{class}")?;
         }
+        if let Some(not_played) = not_played(verified) {
+            writeln!(out, "{not_played}")?;
+        }
         writeln!(out, "{}", witness_sentence(verified))?;
         writeln!(out, "{}", outcome(verified))
     }
+}
+
+pub(super) fn list(scenarios: &[Scenario], mut out: impl Write) -> io::Result<()> {
+    let mut rows = table(["scenario", "what it does", "what must hold"]);
+    wrap(&mut rows);
+    for scenario in scenarios {
+        rows.add_row([scenario.id, scenario.about, scenario.property]);
+    }
+    writeln!(out, "{rows}")
 }
 
 fn outcome(verified: &Verified) -> String {
     let counts = [Status::Passed, Status::Failed, Status::Skipped, Status::Inconclusive]
         .map(|status| (verified.count(status), status))
         .into_iter()
+        .map(|(count, status)| (count, status.to_string()))
+        .chain([(verified.not_played.len(), "not played".to_owned())])
         .filter(|(count, _)| *count > 0)
         .map(|(count, status)| format!("{count} {status}"))
         .collect::<Vec<_>>()

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde_json::json;
 
-use super::{VerifyReporter, class_sentence, witness_sentence};
+use super::{VerifyReporter, class_sentence, not_played, witness_sentence};
 use crate::{
     verify::{Status, Verdict, Verified},
     vmm::scenario::Scenario,
@@ -38,7 +38,11 @@ impl<W: Write> VerifyReporter for Tap<W> {
         if let Some(class) = class_sentence(verified) {
             writeln!(self.out, "# {class}")?;
         }
-        writeln!(self.out, "# {}\n# seed {}", witness_sentence(verified), verified.seed)
+        writeln!(self.out, "# {}\n# seed {}", witness_sentence(verified), verified.seed)?;
+        match not_played(verified) {
+            Some(not_played) => writeln!(self.out, "Bail out! {not_played}"),
+            None => Ok(()),
+        }
     }
 }
 
