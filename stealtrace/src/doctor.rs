@@ -5,6 +5,7 @@ use std::io::Write;
 use anyhow::Result;
 use clap::ValueEnum;
 use serde_json::json;
+use stealtrace_common::target::PidNamespace;
 
 use crate::{
     backend::{self, BackendKind, ProbeRow, probes},
@@ -73,7 +74,7 @@ pub fn doctor(format: DoctorFormat, mut out: impl Write) -> Result<Exit> {
 /// The backend `auto` takes, or why there is none.
 fn usable(facts: &KernelFacts) -> Result<String, String> {
     let attempt = || -> Result<String> {
-        facts.require_traceable()?.layout(None)?;
+        facts.require_traceable()?.layout(None, PidNamespace::INITIAL)?;
         Ok(backend::choose(None, facts)?.to_string())
     };
     attempt().map_err(|error| format!("{error:#}"))
@@ -103,7 +104,7 @@ fn kvm(facts: &KernelFacts) -> Result<String, String> {
 fn btf(facts: &KernelFacts) -> Result<String, String> {
     match &facts.types {
         Err(error) => Err(format!("{error:#}")),
-        Ok(types) => match types.layout(None) {
+        Ok(types) => match types.layout(None, PidNamespace::INITIAL) {
             Err(error) => Err(format!("{error:#}")),
             Ok(_) if std::path::Path::new(KVM_BTF).exists() => {
                 Ok("kernel and kvm module, every field found".to_owned())

@@ -20,7 +20,7 @@ use crate::{
     exit::{Exit, is_broken_pipe},
     interrupt::Interrupt,
     kernel::{Capability, KernelFacts, Lockdown},
-    model::Thread,
+    model::{Pid, Thread},
     process,
     report::Format,
     talk::say,
@@ -188,7 +188,7 @@ impl Told {
             Format::Text => format!(
                 "{verb} vCPU {}/{} on {}: guest steal {corrupt} ns ({corrupt:#x}) -> {good} ns, version {version} -> {}, \
                  the delta was {delta} ns",
-                event.vm_tgid,
+                Pid(event.vm_tgid),
                 event.vcpu_id,
                 Thread::caller(event),
                 version.wrapping_add(2),

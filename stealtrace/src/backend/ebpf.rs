@@ -4,9 +4,10 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
+    thread,
 };
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod, VerifierLogLevel,
     maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
@@ -17,7 +18,7 @@ use stealtrace_common::{
     event::Event,
     layout::Layout,
     probe::{Counter, Probe},
-    target::{GuardOrders, Target, Volume},
+    target::{GuardOrders, PidNamespace, Target, Volume},
     vcpu::QuietVcpu,
 };
 
@@ -58,6 +59,9 @@ struct TargetPod(Target);
 struct GuardPod(GuardOrders);
 #[repr(transparent)]
 #[derive(Clone, Copy)]
+struct NamespacePod(PidNamespace);
+#[repr(transparent)]
+#[derive(Clone, Copy)]
 struct CounterPod(Counter);
 #[repr(transparent)]
 #[derive(Clone, Copy)]
@@ -71,6 +75,8 @@ unsafe impl Pod for TargetPod {}
 unsafe impl Pod for GuardPod {}
 // SAFETY: QuietVcpu is repr(C) integers without padding.
 unsafe impl Pod for QuietPod {}
+// SAFETY: PidNamespace is repr(C) integers without padding.
+unsafe impl Pod for NamespacePod {}
 // SAFETY: Counter is repr(C) integers without padding.
 unsafe impl Pod for CounterPod {}
 
@@ -82,8 +88,10 @@ impl EbpfBackend {
     pub fn attach(plan: &Plan, facts: &KernelFacts) -> Result<Self> {
         let types = facts.require_traceable()?;
         let kvm_vcpu_ioctl = facts.symbols.address("kvm_vcpu_ioctl");
-        let layout = LayoutPod(types.layout(kvm_vcpu_ioctl)?);
-        let mut ebpf = load(layout, plan)?;
+        let namespace = facts.own_namespace()?;
+        let layout = LayoutPod(types.layout(kvm_vcpu_ioctl, namespace)?);
+        let namespace = find_namespace(namespace, layout, plan)?;
+        let mut ebpf = load(layout, plan, namespace)?;
         let logger = EbpfLogger::init(&mut ebpf).context("start the kernel side's log")?;
         let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)?;
         let counters = PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?)?;
@@ -204,9 +212,25 @@ impl AsFd for EbpfBackend {
     }
 }
 
-fn load(layout: LayoutPod, plan: &Plan) -> Result<Ebpf> {
+/// Where the kernel keeps stealtrace's own PID namespace, if that is not the initial one: a program looks while we make
+/// a thread.
+fn find_namespace(namespace: PidNamespace, layout: LayoutPod, plan: &Plan) -> Result<PidNamespace> {
+    const FORK: &str = "sched_process_fork";
+    if namespace == PidNamespace::INITIAL {
+        return Ok(namespace);
+    }
+    let mut ebpf = load(layout, plan, namespace)?;
+    attach_one(&mut ebpf, "own_namespace", Attachment::RawTracepoint(FORK), FORK)?;
+    thread::spawn(|| {}).join().map_err(|_| anyhow!("a thread that does nothing panicked"))?;
+    let found = Array::<_, NamespacePod>::try_from(take(&mut ebpf, "NAMESPACE")?)?;
+    let NamespacePod(found) = found.get(&0, 0).context("read where our PID namespace is")?;
+    ensure!(found.level > 0, "the kernel side does not find PID namespace {}", namespace.inode);
+    Ok(found)
+}
+
+fn load(layout: LayoutPod, plan: &Plan, namespace: PidNamespace) -> Result<Ebpf> {
     allow_locked_memory();
-    let target = TargetPod(plan.target());
+    let target = TargetPod(plan.target(namespace));
     let guard = GuardPod(plan.guard_orders());
     let log_level = if plan.verbose { aya_log::Level::Debug as u8 } else { 0 };
     let verifier_log = if plan.verbose { VerifierLogLevel::default() } else { VerifierLogLevel::DISABLE };

@@ -2,11 +2,13 @@
 
 mod capabilities;
 mod layout;
+mod namespace;
 mod symbols;
 
 use std::{fs, path::Path};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
+use stealtrace_common::target::PidNamespace;
 
 pub use capabilities::{Capability, missing_capabilities};
 pub use layout::{KVM_BTF, KernelTypes, VMLINUX_BTF};
@@ -77,6 +79,8 @@ pub struct KernelFacts {
     pub syscall_events: bool,
     /// Lockdown mode.
     pub lockdown: Lockdown,
+    /// stealtrace's own PID namespace, or why /proc does not serve it.
+    pub pid_namespace: Result<PidNamespace>,
 }
 
 impl KernelFacts {
@@ -96,6 +100,7 @@ impl KernelFacts {
                 .iter()
                 .any(|tracefs| Path::new(tracefs).join("events/syscalls/sys_enter_ioctl/id").exists()),
             lockdown: lockdown(),
+            pid_namespace: namespace::pid_namespace(),
             symbols,
         })
     }
@@ -111,11 +116,20 @@ impl KernelFacts {
         }
     }
 
+    /// In whose numbers threads and processes are told.
+    ///
+    /// # Errors
+    /// When /proc does not serve stealtrace's own PID namespace.
+    pub fn own_namespace(&self) -> Result<PidNamespace> {
+        self.pid_namespace.as_ref().copied().map_err(|error| anyhow!("{error:#}"))
+    }
+
     /// The reasons why nothing can be traced here, whatever the backend.
     ///
     /// # Errors
     /// The first reason, and what to do about it.
     pub fn require_traceable(&self) -> Result<&KernelTypes> {
+        self.own_namespace()?;
         let missing = missing_capabilities()?;
         if !missing.is_empty() {
             let names: Vec<_> = missing.iter().map(|capability| capability.name()).collect();
@@ -129,7 +143,7 @@ impl KernelFacts {
                 "the kernel is locked down (confidentiality) and refuses tracing; boot with lockdown=integrity or none"
             );
         }
-        self.types.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))
+        self.types.as_ref().map_err(|error| anyhow!("{error:#}"))
     }
 }
 

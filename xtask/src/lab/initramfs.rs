@@ -168,6 +168,8 @@ const APPLETS: &[&str] = &[
     "ln",
     "touch",
     "mkfifo",
+    "unshare",
+    "setpriv",
 ];
 
 fn add_modules(archive: &mut Archive<impl Write>, kernel: &KernelFiles) -> Result<()> {
