@@ -223,7 +223,7 @@ impl Sink for Judge<'_> {
     }
 
     fn finding(&mut self, vcpu: VcpuKey, finding: Finding) -> io::Result<()> {
-        if !self.enough {
+        if self.filter.admits_finding(&finding) && !self.enough {
             self.enough = self.pipeline.found(vcpu, finding)? == Flow::Stop;
         }
         Ok(())

@@ -16,7 +16,7 @@ use stealtrace_common::{
 
 use crate::{
     backend::{self, BackendKind, EbpfBackend, Plan, Processes, Task},
-    command::{HeldCommand, RunningCommand},
+    command::{HeldCommand, Orphaned, RunningCommand},
     exit::{Exit, is_broken_pipe},
     interrupt::Interrupt,
     kernel::{Capability, KernelFacts, Lockdown},
@@ -65,22 +65,23 @@ pub fn guard(options: &GuardOptions) -> Result<Exit> {
     if !options.dry_run && !options.yes {
         ask()?;
     }
-    process::require_alive(&options.pids)?;
-    let held = HeldCommand::hold(&options.command)?;
+    process::require_alive(&options.pids, None)?;
+    let interrupt = Interrupt::block()?;
+    let held = HeldCommand::hold(&options.command, Orphaned::RunsOn)?;
     let processes = match &held {
         Some(held) => Processes::Tree(held.pid()),
         None => Processes::named(&options.pids),
     };
     let mut backend = EbpfBackend::attach(&plan(options, processes), &facts)?;
     drop(facts);
-    let mut command = held.map(HeldCommand::release).transpose()?;
-    let interrupt = Interrupt::block()?;
+    let mut interrupted = interrupt.came();
+    let mut command = held.filter(|_| !interrupted).map(HeldCommand::release).transpose()?;
     let verb = if options.dry_run { "watching, nothing is written" } else { "guarding" };
     let until = if command.is_some() { "until the command ends" } else { "Ctrl-C ends it" };
     say(&format!("{verb}; {until}"));
     let mut told = Told::new(options);
-    loop {
-        let interrupted = interrupt.wait(TICK);
+    while !interrupted {
+        interrupted |= interrupt.wait(TICK);
         told.drain(&mut backend);
         let ended = match &mut command {
             Some(command) => command.has_ended()?,
@@ -92,7 +93,9 @@ pub fn guard(options: &GuardOptions) -> Result<Exit> {
     }
     backend.detach();
     told.drain(&mut backend);
-    let failure = command.and_then(RunningCommand::failure_so_far);
+    // A terminal's Ctrl-C reaches the command too; it may be the first to end.
+    interrupted |= interrupt.wait(TICK);
+    let failure = command.and_then(RunningCommand::failure_so_far).filter(|_| !interrupted);
     told.end(backend.losses()?.total(), failure)
 }
 

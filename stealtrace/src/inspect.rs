@@ -25,6 +25,7 @@ use self::{
 use crate::{
     backend::{self, EbpfBackend, Plan, Processes, Task},
     clock::now_ns,
+    descriptors,
     doctor::DoctorFormat,
     exit::Exit,
     interrupt::Interrupt,
@@ -63,7 +64,7 @@ pub fn inspect(options: &InspectOptions, mut out: impl Write) -> Result<Exit> {
     if !Capability::SysPtrace.is_held()? {
         bail!("reading guests' memory needs CAP_SYS_PTRACE; run as root");
     }
-    process::require_alive(&options.pids)?;
+    process::require_alive(&options.pids, None)?;
     let interrupt = Interrupt::block()?;
     let mut eyes = Eyes::open(options, &facts)?;
     drop(facts);
@@ -73,6 +74,7 @@ pub fn inspect(options: &InspectOptions, mut out: impl Write) -> Result<Exit> {
         show::show(&look, options.format, &mut out)?;
         match options.watch {
             Some(pause) if !over => over = eyes.rest(&interrupt, pause),
+            None if look.none.is_some() && !options.pids.is_empty() => return Ok(Exit::Inconclusive),
             _ => return Ok(look.exit()),
         }
         if process::all_ended(&options.pids) {
@@ -122,7 +124,7 @@ impl Eyes {
         self.look_at_files()?;
         self.seen.read_areas();
         self.look_at_files()?;
-        let descriptors = vm::vcpu_descriptors(pids);
+        let descriptors::Descriptors { vcpus: descriptors, refused } = descriptors::look(pids);
         let wanted = |last: &&Last| match self.unlisted {
             None => pids.is_empty() || pids.contains(&last.event.vm_tgid),
             Some(_) => descriptors
@@ -133,12 +135,15 @@ impl Eyes {
         let mut vcpus: Vec<_> = self.seen.0.values().filter(wanted).map(|last| row(last, now_ns)).collect();
         vcpus.sort_by_key(|vcpu| (vcpu.pid, vcpu.id));
         let known: BTreeSet<_> = vcpus.iter().map(|vcpu| (vcpu.pid, vcpu.id.to_string())).collect();
-        let unseen = descriptors
+        let unseen: Vec<_> = descriptors
             .into_iter()
             .flat_map(|(pid, ids)| ids.into_iter().map(move |id| (pid, id)))
             .filter(|vcpu| !known.contains(vcpu))
             .collect();
-        Ok(Look { vcpus, unseen, unlisted: self.unlisted.clone(), lost: self.backend.losses()?.total() })
+        let none = (vcpus.is_empty() && unseen.is_empty()).then(|| descriptors::no_vcpu(pids, refused));
+        let unread = self.seen.0.values().find_map(|last| last.unread.clone());
+        let lost = self.backend.losses()?.total();
+        Ok(Look { vcpus, unseen, none, unread, unlisted: self.unlisted.clone(), lost })
     }
 
     fn look_at_files(&mut self) -> Result<()> {
@@ -160,6 +165,8 @@ struct Last {
     /// Host address of the guest's area.
     address: Option<u64>,
     area: Option<Area>,
+    /// Why it may not be read, if so.
+    unread: Option<String>,
     /// `last_steal` before the area was read.
     charged_before_ns: u64,
 }
@@ -175,7 +182,10 @@ impl Seen {
     fn read_areas(&mut self) {
         for last in self.0.values_mut() {
             last.charged_before_ns = last.event.last_steal_after_ns;
-            last.area = last.address.and_then(|at| vm::read_area(last.event.vm_tgid, at));
+            let read = last.address.map(|at| vm::read_area(last.event.vm_tgid, at));
+            last.unread =
+                read.as_ref().and_then(|read| vm::refusal(last.event.vm_tgid, read.as_ref().err()?));
+            last.area = read.and_then(Result::ok);
         }
     }
 
@@ -197,7 +207,14 @@ impl Seen {
 
 impl Last {
     const fn new(event: &Event) -> Self {
-        Self { event: *event, runner_tid: None, address: None, area: None, charged_before_ns: 0 }
+        Self {
+            event: *event,
+            runner_tid: None,
+            address: None,
+            area: None,
+            unread: None,
+            charged_before_ns: 0,
+        }
     }
 
     fn learn(&mut self, event: &Event) {
@@ -223,6 +240,10 @@ struct Look {
     vcpus: Vec<VcpuRow>,
     /// Process and id of vCPUs that have a descriptor, and of which nothing was seen.
     unseen: Vec<(u32, String)>,
+    /// That there is no vCPU at all, if so.
+    none: Option<String>,
+    /// Why a guest's memory may not be read, if so.
+    unread: Option<String>,
     /// Why open files could not be looked at.
     unlisted: Option<String>,
     /// Events that were lost.
@@ -262,11 +283,11 @@ struct VcpuRow {
 fn row(last: &Last, now_ns: u64) -> VcpuRow {
     let Last { event, runner_tid, area, charged_before_ns, .. } = last;
     let pid = event.vm_tgid;
-    let runner = runner_tid.map(|tid| Thread { tid, comm: vm::comm(tid) });
+    let runner = runner_tid.map(|tid| Thread { tid, comm: process::comm(tid) });
     let steal_ns = area.as_ref().map(|area| area.steal_ns).filter(|_| msr_enabled(event.msr_val));
     VcpuRow {
         pid,
-        comm: vm::comm(pid),
+        comm: process::comm(pid),
         vm_name: vm::name(pid),
         id: event.vcpu_id,
         run_delay_ns: runner.as_ref().and_then(|runner| vm::run_delay_ns(runner.tid)),

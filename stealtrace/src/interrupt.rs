@@ -1,10 +1,10 @@
-//! Waiting that Ctrl-C and SIGTERM end early, for commands that look now and then.
+//! Signals that tell a command to end: blocked from its first moment on, so that none is missed and none ends it half way.
 
 use std::{io, mem::MaybeUninit, ptr, time::Duration};
 
 use anyhow::{Result, bail};
 
-/// SIGINT and SIGTERM, blocked so that they are waited for instead of ending the process.
+/// Ctrl-C, `kill`, and a terminal that goes away; waited for instead of ending the process.
 pub struct Interrupt(libc::sigset_t);
 
 impl Interrupt {
@@ -13,21 +13,19 @@ impl Interrupt {
     /// # Errors
     /// When the kernel refuses.
     pub fn block() -> Result<Self> {
-        let mut set = MaybeUninit::uninit();
-        // SAFETY: sigemptyset initialises the set.
-        let mut set = unsafe {
-            libc::sigemptyset(set.as_mut_ptr());
-            set.assume_init()
-        };
-        for signal in [libc::SIGINT, libc::SIGTERM] {
-            // SAFETY: a valid set and valid signals.
-            unsafe { libc::sigaddset(&raw mut set, signal) };
-        }
+        let set = ours();
         // SAFETY: a valid set; the old one is not asked for.
         if unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) } != 0 {
             bail!("cannot block signals: {}", io::Error::last_os_error());
         }
         Ok(Self(set))
+    }
+
+    /// Let a child of ours, between fork and exec, hear them again. Only makes system calls.
+    pub(crate) fn unblock_in_child() {
+        let set = ours();
+        // SAFETY: a valid set; the old one is not asked for.
+        unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, ptr::null_mut()) };
     }
 
     /// Wait so long; true if a signal came.
@@ -40,4 +38,35 @@ impl Interrupt {
         // SAFETY: valid pointers; what the signal carries is not asked for.
         unsafe { libc::sigtimedwait(&raw const self.0, ptr::null_mut(), &raw const time) > 0 }
     }
+
+    /// Did a signal come since the last time?
+    #[must_use]
+    pub fn came(&self) -> bool {
+        self.wait(Duration::ZERO)
+    }
+}
+
+fn ours() -> libc::sigset_t {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: sigemptyset initialises the set.
+    let mut set = unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        set.assume_init()
+    };
+    for signal in [libc::SIGINT, libc::SIGTERM].into_iter().chain(hang_up()) {
+        // SAFETY: a valid set and valid signals.
+        unsafe { libc::sigaddset(&raw mut set, signal) };
+    }
+    set
+}
+
+/// SIGHUP, unless whoever started us wants it ignored (`nohup`): a blocked signal is kept even so.
+fn hang_up() -> Option<libc::c_int> {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: a valid pointer to fill; all zero is a value of the struct.
+    let action = unsafe {
+        libc::sigaction(libc::SIGHUP, ptr::null(), action.as_mut_ptr());
+        action.assume_init()
+    };
+    (action.sa_sigaction != libc::SIG_IGN).then_some(libc::SIGHUP)
 }

@@ -61,6 +61,8 @@ fn bad_usage_is_exit_2() {
     fails(&["trace", "--fail-on", "never"], 2, "notice");
     fails(&["trace", "--pid", "1", "--", "true"], 2, "cannot be used with");
     fails(&["verify", "--expect", "perfect"], 2, "affected");
+    fails(&["trace", "--comm", ""], 2, "value is required");
+    fails(&["trace", "--tid", "1", "--", "true"], 2, "cannot be used with");
     fails(&["guard", "--pid", "1", "--", "true"], 2, "cannot be used with");
     fails(&["inspect", "--watch", "1"], 2, "time unit needed");
     fails(&[], 2, "Usage");
@@ -111,4 +113,14 @@ fn an_unknown_kernel_lists_the_known_ones() {
     for known in ["stock-6.1", "unfixed-6.1", "stock-6.12"] {
         assert!(result.stderr.contains(known), "{}", result.stderr);
     }
+}
+
+#[test]
+fn a_filter_by_thread_holds_for_findings_that_a_log_shows_by_itself() {
+    let log = concat!(env!("CARGO_MANIFEST_DIR"), "/evidence/systemtap.txt");
+    let found = |tid: &str| {
+        let result = run(stealtrace().args(["analyze", "--format", "json", "--tid", tid, log]));
+        result.stdout.lines().filter(|line| line.starts_with("{\"type\":\"finding\"")).count()
+    };
+    assert_eq!((found("18449"), found("18448"), found("4194305")), (1, 1, 0));
 }

@@ -194,7 +194,12 @@ fn a_traced_process_that_ends_ends_the_trace() {
     let pid = sleeper.id().to_string();
     let waiter = thread::spawn(move || sleeper.wait());
     let result = run(stealtrace().args(["trace", "--pid", &pid, "--duration", "60s"]));
-    assert_eq!(result.code, 0, "{}", result.stderr);
+    assert_eq!(result.code, 3, "{}", result.stderr);
+    assert!(
+        result.stdout.contains(&format!("no vCPU ioctl was seen; process {pid} has ended")),
+        "{}",
+        result.stdout
+    );
     waiter.join().expect("no panic").expect("sleep ends");
 }
 
@@ -296,6 +301,148 @@ fn a_proc_of_another_pid_namespace_is_exit_2() {
 fn child_of(pid: u32) -> u32 {
     let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("readable");
     list.trim().parse().expect("one child")
+}
+
+#[test]
+fn a_thread_is_no_process_and_no_thread_matches_nothing() {
+    let mut vm = three_vcpus();
+    let (pid, tid) = (vm.id(), a_second_thread(vm.id()));
+    for command in ["trace", "inspect"] {
+        let result = run(stealtrace().args([command, "--pid", &tid.to_string()]));
+        assert_eq!(result.code, 2, "{}", result.stderr);
+        let says = format!("{tid} is a thread of process {pid} (stealtrace)");
+        assert!(result.stderr.contains(&says), "{}", result.stderr);
+    }
+    let gone = run(stealtrace().args(["trace", "--tid", "4194305"]));
+    assert_eq!(gone.code, 2);
+    assert!(gone.stderr.contains("no thread 4194305"), "{}", gone.stderr);
+    vm.wait().expect("it ends");
+}
+
+/// A thread of this process beside its first, as soon as there is one.
+fn a_second_thread(pid: u32) -> u32 {
+    loop {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs").flatten();
+        let tids = threads.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        if let Some(tid) = { tids }.find(|tid| *tid != pid) {
+            return tid;
+        }
+    }
+}
+
+#[test]
+fn where_nothing_was_seen_it_is_said_why() {
+    let nobody = ["trace", "--duration", "100ms", "--comm", "no-such-name"];
+    let result = run(stealtrace().args(nobody));
+    assert_eq!(result.code, 3, "{}{}", result.stdout, result.stderr);
+    assert!(result.stdout.contains("no vCPU ioctl was seen"), "{}", result.stdout);
+    let this = std::process::id();
+    let inspected = run(stealtrace().args(["inspect", "--pid", &this.to_string()]));
+    assert_eq!(inspected.code, 3, "{}", inspected.stdout);
+    assert!(inspected.stdout.starts_with(&format!("process {this} ")), "{}", inspected.stdout);
+    assert!(inspected.stdout.contains("has no vCPU"), "{}", inspected.stdout);
+}
+
+#[test]
+fn a_command_that_the_trace_ends_did_not_fail() {
+    let binary = stealtrace().get_program().display().to_string();
+    for command in
+        [format!("exec {binary} load run --duration 60s"), format!("{binary} load run --duration 60s & wait")]
+    {
+        let limited = ["trace", "--findings-only", "--duration", "1s", "--fail-on", "error"];
+        let result = run(stealtrace().args(limited).args(["--", "sh", "-c", &command]));
+        assert_eq!(result.code, 0, "{command}: {}{}", result.stdout, result.stderr);
+        assert!(!result.stderr.contains("still running"), "{}", result.stderr);
+    }
+}
+
+#[test]
+fn a_command_that_fails_by_itself_did_fail() {
+    let result = run(stealtrace().args(["trace", "--", "sh", "-c", "exit 7"]));
+    assert_eq!(result.code, 3);
+    assert!(result.stdout.contains("the command failed: exit status: 7"), "{}", result.stdout);
+}
+
+#[test]
+fn what_a_command_leaves_behind_is_traced_to_its_end() {
+    let binary = stealtrace().get_program().display().to_string();
+    let daemon = format!("setsid {binary} verify --no-trace run-hand-off-down > /dev/null & sleep 0.1");
+    let result = run(stealtrace().args(["trace", "--format", "json", "--", "sh", "-c", &daemon]));
+    assert_eq!(result.code, 1, "{}{}", result.stdout, result.stderr);
+    assert!(result.stderr.contains("the command has ended, but not stealtrace("), "{}", result.stderr);
+    assert_eq!(findings(&json_lines(&result.stdout))["steal-underflow"], "error");
+}
+
+/// A trace of a command that says its number, and that number once the command runs.
+fn tracing_a_command() -> (Child, u32) {
+    let sleep = "echo $$; exec sleep 60";
+    let mut command = stealtrace();
+    let mut child = command
+        .args(["trace", "--format", "json", "--", "sh", "-c", sleep])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("stealtrace starts");
+    let mut line = String::new();
+    BufReader::with_capacity(1, child.stdout.as_mut().expect("piped")).read_line(&mut line).expect("a line");
+    (child, line.trim().parse().expect("a number"))
+}
+
+#[test]
+fn every_signal_ends_command_and_trace() {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGKILL] {
+        let (mut trace, command) = tracing_a_command();
+        // SAFETY: our own child, not reaped yet.
+        unsafe { libc::kill(trace.id().cast_signed(), signal) };
+        let mut text = String::new();
+        trace.stdout.take().expect("piped").read_to_string(&mut text).expect("readable");
+        trace.wait().expect("it ends");
+        while std::fs::read_to_string(format!("/proc/{command}/comm")).is_ok_and(|comm| comm == "sleep\n") {
+            thread::yield_now(); // a command that runs on hangs the test
+        }
+        if signal != libc::SIGKILL {
+            assert!(
+                summary(&json_lines(&text))["inconclusive"] == "the command used no vCPU",
+                "{signal}: {text}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_signal_before_the_command_began_is_no_crash() {
+    let mut command = stealtrace();
+    let child = command
+        .args(["trace", "--", "sh", "-c", "echo executed"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("stealtrace starts");
+    while !has_begun(child.id()) {
+        thread::yield_now();
+    }
+    // SAFETY: our own child, not reaped yet.
+    unsafe { libc::kill(child.id().cast_signed(), libc::SIGHUP) };
+    let result: Run = child.wait_with_output().expect("it ends").into();
+    assert_eq!((result.code, result.stderr.as_str()), (3, ""), "{}", result.stdout);
+    assert!(
+        !result.stdout.contains("executed") || result.stdout.contains("used no vCPU"),
+        "{}",
+        result.stdout
+    );
+}
+
+/// Does stealtrace's own program run, and have signals wait?
+fn has_begun(pid: u32) -> bool {
+    let is_ours =
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "stealtrace\n");
+    is_ours && blocks_signals(pid)
+}
+
+fn blocks_signals(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t"));
+    blocked.and_then(|mask| u64::from_str_radix(mask, 16).ok()).is_some_and(|mask| mask & 1 != 0)
 }
 
 /// One vCPU that runs and two that do nothing, for three seconds.

@@ -112,7 +112,7 @@ fn words(comm: &str) -> [u64; 2] {
 }
 
 /// As the kernel keeps a thread's name: cut to 15 bytes, zero-padded.
-fn padded(comm: &str) -> [u8; 16] {
+pub(crate) fn padded(comm: &str) -> [u8; 16] {
     let mut padded = [0; 16];
     let length = comm.len().min(15);
     padded[..length].copy_from_slice(&comm.as_bytes()[..length]);

@@ -24,6 +24,9 @@ pub(super) fn show(look: &Look, format: DoctorFormat, out: &mut impl Write) -> R
 }
 
 fn show_table(look: &Look, out: &mut impl Write) -> Result<()> {
+    if let Some(none) = &look.none {
+        return Ok(writeln!(out, "{none}")?);
+    }
     let mut rows = table(["VM", "vCPU", "runner", "MSR", "guest's steal", "KVM's side", "judgement"]);
     for vcpu in &look.vcpus {
         rows.add_row([
@@ -40,6 +43,9 @@ fn show_table(look: &Look, out: &mut impl Write) -> Result<()> {
     writeln!(out, "{rows}")?;
     for (pid, id) in &look.unseen {
         writeln!(out, "not seen yet: vCPU {id} of process {pid} has issued no ioctl since we look")?;
+    }
+    if let Some(reason) = &look.unread {
+        writeln!(out, "{reason}")?;
     }
     if look.lost > 0 {
         writeln!(out, "lost: {} events", look.lost)?;
@@ -102,6 +108,8 @@ fn object(look: &Look) -> serde_json::Value {
         "vcpus": vcpus,
         "not_seen": unseen,
         "no_iterator": look.unlisted,
+        "none": look.none,
+        "unread": look.unread,
         "lost": look.lost,
     })
 }
