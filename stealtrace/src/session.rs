@@ -73,7 +73,7 @@ pub struct TraceOptions {
 /// When tracing is not possible here, or the command cannot be run.
 pub fn trace(options: &TraceOptions) -> Result<Exit> {
     let interrupt = Interrupt::block()?;
-    let facts = KernelFacts::gather(&options.functions)?;
+    let facts = KernelFacts::gather(&options.functions);
     facts.require_traceable()?;
     let kind = backend::choose(options.backend, &facts)?;
     process::require_alive(&options.filter.pids, options.filter.tid)?;

@@ -477,3 +477,42 @@ fn inspect_into_a_closed_pipe_is_quiet() {
     vm.wait().expect("it ends");
     assert_eq!((result.stdout.lines().count(), result.stderr.as_str()), (1, ""));
 }
+
+fn shell(script: &str) -> Run {
+    let binary = stealtrace().get_program().display().to_string();
+    run(Command::new("sh").args(["-c", &script.replace("stealtrace", &binary)]))
+}
+
+#[test]
+fn what_is_missing_is_named_by_trace_and_by_doctor() {
+    let without = |capabilities: &str| {
+        format!("setpriv --bounding-set {capabilities} --inh-caps {capabilities} stealtrace")
+    };
+    let hidden = shell(&format!("{} trace", without("-syslog,-sys_admin")));
+    assert_eq!(hidden.code, 2, "{}", hidden.stderr);
+    assert!(hidden.stderr.contains("CAP_SYSLOG"), "{}", hidden.stderr);
+    let told = shell(&format!("{} doctor --format json", without("-syslog,-sys_admin")));
+    assert_eq!(told.code, 2, "{}", told.stdout);
+    assert!(told.stdout.contains("CAP_SYSLOG"), "{}", told.stdout);
+    let blind = shell(&format!("{} doctor --format json", without("-dac_read_search")));
+    assert!(blind.stdout.contains("needs CAP_DAC_READ_SEARCH"), "{}", blind.stdout);
+    let few = shell("ulimit -n 12; stealtrace trace");
+    assert!(few.stderr.contains("ulimit -n") && few.stderr.contains("Too many open files"), "{}", few.stderr);
+}
+
+#[test]
+fn doctor_lives_without_proc_and_fits_80_columns() {
+    let script = "mount -t tmpfs none /proc; stealtrace doctor";
+    let result = run(Command::new("unshare")
+        .args(["-m", "sh", "-c"])
+        .arg(script.replace("stealtrace", &stealtrace().get_program().display().to_string())));
+    assert_eq!(result.code, 2, "{}{}", result.stdout, result.stderr);
+    assert!(result.stdout.contains("mount -t proc"), "{}", result.stdout);
+    let usual = run(stealtrace().arg("doctor"));
+    assert_eq!(usual.code, 0, "{}", usual.stdout);
+    assert!(usual.stdout.lines().all(|line| line.chars().count() <= 80), "{}", usual.stdout);
+    assert!(!usual.stdout.contains(" NO "), "{}", usual.stdout);
+    for command in ["inspect", "guard", "verify", "guest"] {
+        assert!(usual.stdout.contains(&format!("│ {command} ")), "{}", usual.stdout);
+    }
+}

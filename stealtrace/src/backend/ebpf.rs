@@ -12,6 +12,7 @@ use aya::{
     Btf, Ebpf, EbpfLoader, Pod, VerifierLogLevel,
     maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
     programs::{Iter, KProbe, Program, ProgramError, RawTracePoint, TracePoint},
+    sys::SyscallError,
 };
 use aya_log::EbpfLogger;
 use stealtrace_common::{
@@ -125,7 +126,9 @@ impl EbpfBackend {
     /// When this kernel has no such iterator, or refuses it.
     pub fn look_at_files(&mut self) -> Result<()> {
         if !self.knows_files {
-            bail!("the address of kvm_vcpu_ioctl is not in /proc/kallsyms; see kernel.kptr_restrict");
+            bail!(
+                "/proc/kallsyms hides the address of kvm_vcpu_ioctl: run with CAP_SYSLOG, and kernel.kptr_restrict below 2"
+            );
         }
         let iterator: &mut Iter = program(&mut self.ebpf, FILES.program)?.try_into()?;
         if iterator.fd().is_err() {
@@ -230,6 +233,7 @@ fn find_namespace(namespace: PidNamespace, layout: LayoutPod, plan: &Plan) -> Re
 
 fn load(layout: LayoutPod, plan: &Plan, namespace: PidNamespace) -> Result<Ebpf> {
     allow_locked_memory();
+    allow_open_files();
     let target = TargetPod(plan.target(namespace));
     let guard = GuardPod(plan.guard_orders());
     let log_level = if plan.verbose { aya_log::Level::Debug as u8 } else { 0 };
@@ -243,6 +247,9 @@ fn load(layout: LayoutPod, plan: &Plan, namespace: PidNamespace) -> Result<Ebpf>
         .map_max_entries("EVENTS", plan.ring_bytes)
         .load(OBJECT)
         .map_err(|error| anyhow!(error))
+        .map_err(|error| {
+            if is_short_of_files(&error) { error.context("raise the limit with `ulimit -n`") } else { error }
+        })
         .context("load the kernel side")
 }
 
@@ -344,11 +351,34 @@ fn loaded(name: &str, result: Result<(), ProgramError>) -> Result<()> {
 /// The kernel's reason in one line; the verifier's whole log is for `-v`.
 fn refused(program: &str, error: &ProgramError) -> anyhow::Error {
     log::debug!("{error}");
+    if let ProgramError::LoadError { io_error, .. }
+    | ProgramError::SyscallError(SyscallError { io_error, .. }) = error
+        && io_error.raw_os_error() == Some(libc::EMFILE)
+    {
+        return anyhow!("cannot load program {program}: {io_error}; raise the limit with `ulimit -n`");
+    }
     let reason = match error {
         ProgramError::LoadError { io_error, .. } => io_error.to_string(),
         other => other.to_string().lines().next().unwrap_or_default().to_owned(),
     };
     anyhow!("the kernel refused program {program}: {reason}; -v shows the verifier's log")
+}
+
+fn is_short_of_files(error: &anyhow::Error) -> bool {
+    let errors = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    { errors }.any(|error| error.raw_os_error() == Some(libc::EMFILE))
+}
+
+/// Maps and programs are open files. As many as one may have; the command of `-- CMD` was started before.
+fn allow_open_files() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a valid pointer to fill, then the same to read.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
 }
 
 /// Before Linux 5.11 maps count as locked memory, whose default limit is too low. Later kernels do not care.

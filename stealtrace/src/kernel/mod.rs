@@ -3,6 +3,7 @@
 mod capabilities;
 mod layout;
 mod namespace;
+mod perf;
 mod symbols;
 
 use std::{fs, path::Path};
@@ -73,8 +74,10 @@ pub struct KernelFacts {
     pub symbols: Symbols,
     /// Kernel types, or why there are none.
     pub types: Result<KernelTypes>,
-    /// Can kprobes be attached through perf (`CONFIG_KPROBE_EVENTS`)?
-    pub kprobes: bool,
+    /// Why kernel functions could not be looked up, if so.
+    pub no_symbols: Option<String>,
+    /// Why kprobes cannot be attached through perf (`CONFIG_KPROBE_EVENTS`), if so.
+    pub no_kprobes: Option<String>,
     /// Are there tracepoints of single system calls (`CONFIG_FTRACE_SYSCALLS`, and tracefs mounted)?
     pub syscall_events: bool,
     /// Lockdown mode.
@@ -85,24 +88,28 @@ pub struct KernelFacts {
 
 impl KernelFacts {
     /// Look at the running kernel; these functions may be probed beside our own.
-    ///
-    /// # Errors
-    /// When /proc cannot be read.
-    pub fn gather(functions: &[String]) -> Result<Self> {
-        let symbols = Symbols::read(functions)?;
-        Ok(Self {
+    #[must_use]
+    pub fn gather(functions: &[String]) -> Self {
+        let (symbols, no_symbols) = match Symbols::read(functions) {
+            Ok(symbols) => (symbols, None),
+            Err(error) => (Symbols::default(), Some(format!("{error:#}"))),
+        };
+        let perf = perf::try_perf();
+        Self {
             release: read_trimmed("/proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".to_owned()),
             kvm: kvm_presence(&symbols),
             vendor: vendor_module(),
             types: KernelTypes::read(),
-            kprobes: Path::new("/sys/bus/event_source/devices/kprobe/type").exists(),
-            syscall_events: ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
-                .iter()
-                .any(|tracefs| Path::new(tracefs).join("events/syscalls/sys_enter_ioctl/id").exists()),
+            syscall_events: perf.is_ok()
+                && ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
+                    .iter()
+                    .any(|tracefs| Path::new(tracefs).join("events/syscalls/sys_enter_ioctl/id").exists()),
+            no_kprobes: no_kprobes(perf),
             lockdown: lockdown(),
             pid_namespace: namespace::pid_namespace(),
             symbols,
-        })
+            no_symbols,
+        }
     }
 
     /// Which steal-time code this looks like.
@@ -130,6 +137,9 @@ impl KernelFacts {
     /// The first reason, and what to do about it.
     pub fn require_traceable(&self) -> Result<&KernelTypes> {
         self.own_namespace()?;
+        if let Some(reason) = &self.no_symbols {
+            bail!("{reason}; kernel functions cannot be looked up");
+        }
         let missing = missing_capabilities()?;
         if !missing.is_empty() {
             let names: Vec<_> = missing.iter().map(|capability| capability.name()).collect();
@@ -144,6 +154,14 @@ impl KernelFacts {
             );
         }
         self.types.as_ref().map_err(|error| anyhow!("{error:#}"))
+    }
+}
+
+fn no_kprobes(perf: Result<(), String>) -> Option<String> {
+    if Path::new("/sys/bus/event_source/devices/kprobe/type").exists() {
+        perf.err()
+    } else {
+        Some("this kernel has no kprobes".to_owned())
     }
 }
 

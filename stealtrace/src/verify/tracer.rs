@@ -29,7 +29,7 @@ pub(super) struct Tracer {
 impl Tracer {
     /// Watch this process.
     pub(super) fn attach(wanted: Option<BackendKind>) -> Result<Self> {
-        let facts = KernelFacts::gather(&[])?;
+        let facts = KernelFacts::gather(&[]);
         facts.require_traceable()?;
         let kind = backend::choose(wanted, &facts)?;
         let this = Processes::These(vec![process::id()]);
