@@ -169,7 +169,6 @@ const APPLETS: &[&str] = &[
     "touch",
     "mkfifo",
     "unshare",
-    "setpriv",
 ];
 
 fn add_modules(archive: &mut Archive<impl Write>, kernel: &KernelFiles) -> Result<()> {
