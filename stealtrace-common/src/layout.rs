@@ -10,8 +10,8 @@ pub const ABSENT: u32 = u32::MAX;
 pub struct Layout {
     /// `task_struct.sched_info.run_delay` (u64, ns)
     pub task_run_delay: u32,
-    /// `task_struct.tgid` (i32)
-    pub task_tgid: u32,
+    /// `task_struct.thread_pid` (pointer to `struct pid`)
+    pub task_thread_pid: u32,
     /// `task_struct.files` (pointer)
     pub task_files: u32,
     /// `files_struct.fdt` (pointer)
@@ -42,8 +42,12 @@ pub struct Layout {
     pub vcpu_accum_steal: u32,
     /// `kvm_vcpu.pid` (pointer), who issued KVM_RUN last
     pub vcpu_pid: u32,
-    /// `pid.numbers[0].nr` (i32)
-    pub pid_nr: u32,
+    /// `pid.level` (u32): how deep its PID namespace lies, 0 for the initial one
+    pub pid_level: u32,
+    /// `pid.numbers` (array of `struct upid`: `nr` (i32), then at 8 `ns` (pointer)), one for each level from 0 on
+    pub pid_numbers: u32,
+    /// `pid_namespace.ns.inum` (u32); [`ABSENT`] where stealtrace is in the initial PID namespace
+    pub pid_namespace_inode: u32,
     /// `task_struct.group_leader` (pointer)
     pub task_group_leader: u32,
     /// `task_struct.start_time` (u64, ns of CLOCK_MONOTONIC)
@@ -56,7 +60,7 @@ impl Layout {
     /// A layout in which every field is absent: what the kernel object holds before it is told.
     pub const UNKNOWN: Self = Self {
         task_run_delay: ABSENT,
-        task_tgid: ABSENT,
+        task_thread_pid: ABSENT,
         task_files: ABSENT,
         files_fdt: ABSENT,
         fdtable_max_fds: ABSENT,
@@ -72,11 +76,13 @@ impl Layout {
         msr_host_initiated: ABSENT,
         vcpu_accum_steal: ABSENT,
         vcpu_pid: ABSENT,
-        pid_nr: ABSENT,
+        pid_level: ABSENT,
+        pid_numbers: ABSENT,
+        pid_namespace_inode: ABSENT,
         task_group_leader: ABSENT,
         task_start_time: ABSENT,
         kvm_vcpu_ioctl: 0,
     };
 }
 
-const _: () = assert!(size_of::<Layout>() == 20 * 4 + 8);
+const _: () = assert!(size_of::<Layout>() == 22 * 4 + 8);

@@ -18,7 +18,30 @@ pub struct Target {
     pub pass_over: u32,
     /// Only threads of this name, zero-padded, as two words; all zero for all.
     pub comm: [u64; 2],
+    /// In whose numbers threads and processes are told.
+    pub namespace: PidNamespace,
 }
+
+/// stealtrace's own PID namespace. All zero for the initial one, in which nothing is to be translated.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PidNamespace {
+    /// `struct pid_namespace *`; 0 if it is still to be found.
+    pub address: u64,
+    /// How deep it lies.
+    pub level: u32,
+    /// Its inode, as /proc/self/ns/pid tells it.
+    pub inode: u32,
+}
+
+impl PidNamespace {
+    /// The initial one.
+    pub const INITIAL: Self = Self { address: 0, level: 0, inode: 0 };
+}
+
+/// Bit of a thread's or process's number that says: seen from stealtrace's PID namespace it has none, this is the one
+/// in the initial namespace. No real number has it (`PID_MAX_LIMIT` is 2^22).
+pub const OUTSIDE: u32 = 1 << 31;
 
 /// What `guard` may write.
 #[repr(C)]
@@ -44,4 +67,4 @@ pub enum Volume {
     Edges = 1,
 }
 
-const _: () = assert!(size_of::<Target>() == 40);
+const _: () = assert!(size_of::<Target>() == 56);

@@ -21,18 +21,41 @@ use crate::{
 /// `include/uapi/linux/bpf.h`
 const BPF_RB_NO_WAKEUP: u64 = 1;
 
-/// The calling thread.
+/// The calling thread, by its numbers in stealtrace's PID namespace.
 #[derive(Clone, Copy)]
 pub(crate) struct Caller {
     pub(crate) tgid: u32,
     pub(crate) tid: u32,
 }
 
+impl Caller {
+    /// By what this thread, the calling one, is found in maps: its number in the initial PID namespace, which is at hand.
+    #[inline(always)]
+    pub(crate) fn key(self) -> u32 {
+        if read::is_namespace_initial() { self.tid } else { bpf_get_current_pid_tgid() as u32 }
+    }
+}
+
 /// The calling thread.
 #[inline(always)]
 pub(crate) fn caller() -> Caller {
-    let pid_tgid = bpf_get_current_pid_tgid();
-    Caller { tgid: (pid_tgid >> 32) as u32, tid: pid_tgid as u32 }
+    caller_of(bpf_get_current_pid_tgid())
+}
+
+/// The same, from what `bpf_get_current_pid_tgid` said.
+#[inline(always)]
+pub(crate) fn caller_of(pid_tgid: u64) -> Caller {
+    if read::is_namespace_initial() {
+        Caller { tgid: (pid_tgid >> 32) as u32, tid: pid_tgid as u32 }
+    } else {
+        Caller { tgid: read::tgid(read::current()), tid: read::tid(read::current()) }
+    }
+}
+
+/// The calling thread's number in stealtrace's PID namespace.
+#[inline(always)]
+pub(crate) fn caller_tid() -> u32 {
+    if read::is_namespace_initial() { bpf_get_current_pid_tgid() as u32 } else { read::tid(read::current()) }
 }
 
 /// The calling thread, if its process is one we watch; counts the hit.

@@ -17,7 +17,7 @@ use crate::{
     read,
 };
 
-/// Threads inside `record_steal_time`, by tid.
+/// Threads inside `record_steal_time`, by their number in the initial PID namespace.
 #[map]
 static UPDATING: HashMap<u32, Update> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 
@@ -66,7 +66,7 @@ pub(crate) fn guard_enter(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn begin(caller: Caller, vcpu: u64) {
-    if UPDATING.remove(caller.tid).is_ok() {
+    if UPDATING.remove(caller.key()).is_ok() {
         lost(Probe::GuardExit); // a return that was not seen
     }
     let before = read::snapshot(vcpu);
@@ -75,7 +75,7 @@ fn begin(caller: Caller, vcpu: u64) {
     }
     let area = read::steal_area_address(vcpu, before.msr_val);
     let update = Update { vcpu, area, accumulated: read::accumulated(vcpu), before };
-    if UPDATING.insert(caller.tid, update, 0).is_err() {
+    if UPDATING.insert(caller.key(), update, 0).is_err() {
         lost(Probe::GuardEnter);
     }
 }
@@ -85,9 +85,9 @@ fn begin(caller: Caller, vcpu: u64) {
 pub(crate) fn guard_exit(_ctx: RetProbeContext) -> u32 {
     let caller = caller();
     // SAFETY: the entry is this thread's own and is only read here.
-    if let Some(update) = unsafe { UPDATING.get(caller.tid) } {
+    if let Some(update) = unsafe { UPDATING.get(caller.key()) } {
         end(caller, update);
-        let _absent = UPDATING.remove(caller.tid);
+        let _absent = UPDATING.remove(caller.key());
     }
     0
 }

@@ -1,7 +1,7 @@
 //! The kprobe backend: one short program per probe. An update is what changed between load and put;
 //! the probe on the kernel's update function, where there is one, tightens its "before".
 
-use aya_ebpf::{EbpfContext as _, macros::kprobe, programs::ProbeContext};
+use aya_ebpf::{macros::kprobe, programs::ProbeContext};
 use aya_log_ebpf::debug;
 use stealtrace_common::{
     event::EventKind,
@@ -12,7 +12,7 @@ use stealtrace_common::{
 };
 
 use crate::{
-    emit::{Caller, caller, emit, now_ns, watched},
+    emit::{Caller, caller, caller_tid, emit, now_ns, watched},
     facts::{self, Stay},
     lifecycle::{self, thread, vcpu_state},
     maps::{THREADS, VCPUS},
@@ -26,7 +26,7 @@ const GUEST: u32 = MsrWrite::Guest as u32;
 #[kprobe]
 pub(crate) fn vcpu_ioctl(ctx: ProbeContext) -> u32 {
     let (vcpu, ioctl) = (read::private_data(arg(&ctx, 0)), arg(&ctx, 1) as u32);
-    if !quiet::enters(vcpu, caller().tid, ioctl)
+    if !quiet::enters(vcpu, caller_tid(), ioctl)
         && let Some(caller) = watched(Probe::VcpuIoctl)
     {
         enter_ioctl(caller, vcpu, ioctl);
@@ -66,7 +66,7 @@ pub(crate) fn vcpu_load(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn current_ioctl(caller: Caller, vcpu: u64) -> u32 {
     // SAFETY: the entry is this thread's own and is only read here.
-    match unsafe { THREADS.get(caller.tid) } {
+    match unsafe { THREADS.get(caller.key()) } {
         Some(thread) if thread.vcpu == vcpu && read::holds_mutex(vcpu) => thread.ioctl,
         _ => 0,
     }
@@ -117,7 +117,7 @@ pub(crate) fn set_msr(ctx: ProbeContext) -> u32 {
 #[kprobe]
 pub(crate) fn vcpu_put(ctx: ProbeContext) -> u32 {
     let vcpu = arg(&ctx, 0);
-    if !quiet::leaves(vcpu, caller().tid)
+    if !quiet::leaves(vcpu, caller_tid())
         && let Some(caller) = watched(Probe::VcpuPut)
         && let Some(state) = lifecycle::find(vcpu)
     {
@@ -135,7 +135,7 @@ fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64) {
         state.ioctl = ioctl;
     } else {
         // SAFETY: the entry is this thread's own and is only read here.
-        let thread = unsafe { THREADS.get(caller.tid) }.filter(|thread| thread.vcpu == vcpu);
+        let thread = unsafe { THREADS.get(caller.key()) }.filter(|thread| thread.vcpu == vcpu);
         if !read::holds_mutex(vcpu) || (thread.is_none() && state.open_time_ns == 0) {
             forget(state, &after);
             return;
@@ -198,7 +198,7 @@ pub(crate) fn vcpu_create(ctx: ProbeContext) -> u32 {
 pub(crate) fn vcpu_destroy(ctx: ProbeContext) -> u32 {
     let vcpu = arg(&ctx, 0);
     if let Some(state) = lifecycle::find(vcpu) {
-        let caller = Caller { tgid: ctx.tgid(), tid: ctx.pid() };
+        let caller = caller();
         let nothing = Snapshot::default();
         emit(Probe::VcpuDestroy, EventKind::Destroyed, caller, vcpu, 0, state, &nothing, &nothing);
         debug!(&ctx, "vCPU {:x} destroyed by thread {}", vcpu, caller.tid);

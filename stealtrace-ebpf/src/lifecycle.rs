@@ -10,7 +10,7 @@ use stealtrace_common::{
 
 use crate::{
     emit::{Caller, emit, lost, now_ns, watched},
-    maps::{TARGETS, THREADS, VCPUS, given},
+    maps::{NAMESPACE, TARGETS, THREADS, VCPUS, given},
     quiet, read,
 };
 
@@ -50,13 +50,12 @@ pub(crate) fn vcpu_state(probe: Probe, caller: Caller, vcpu: u64) -> Option<&'st
 /// What this thread does now, to be filled in.
 #[inline(always)]
 pub(crate) fn thread(probe: Probe, caller: Caller) -> Option<&'static mut ThreadState> {
-    if THREADS.get_ptr_mut(caller.tid).is_none()
-        && THREADS.insert(caller.tid, ThreadState::default(), 0).is_err()
-    {
+    let key = caller.key();
+    if THREADS.get_ptr_mut(key).is_none() && THREADS.insert(key, ThreadState::default(), 0).is_err() {
         lost(probe);
     }
     // SAFETY: the entry is this thread's own.
-    THREADS.get_ptr_mut(caller.tid).map(|thread| unsafe { &mut *thread })
+    THREADS.get_ptr_mut(key).map(|thread| unsafe { &mut *thread })
 }
 
 /// What is known of this vCPU.
@@ -72,14 +71,14 @@ pub(crate) fn find(vcpu: u64) -> Option<&'static mut VcpuState> {
 pub(crate) fn thread_exit(_ctx: RawTracePointContext) -> i32 {
     if let Some(caller) = watched(Probe::Exit) {
         // SAFETY: the entry is this thread's own and is only read here.
-        if let Some(thread) = unsafe { THREADS.get(caller.tid) }
+        if let Some(thread) = unsafe { THREADS.get(caller.key()) }
             && let Some(state) = find(thread.vcpu)
             && state.runner == caller.tid
         {
             let nothing = Snapshot::default();
             emit(Probe::Exit, EventKind::RunnerEnded, caller, thread.vcpu, 0, state, &nothing, &nothing);
         }
-        let _absent = THREADS.remove(caller.tid);
+        let _absent = THREADS.remove(caller.key());
     }
     0
 }
@@ -96,6 +95,17 @@ pub(crate) fn process_fork(ctx: RawTracePointContext) -> i32 {
         if child != caller.tgid && TARGETS.insert(child, 1, 0).is_err() {
             lost(Probe::Fork);
         }
+    }
+    0
+}
+
+/// `trace_sched_process_fork(parent, child)`: where the kernel keeps stealtrace's own PID namespace. Attached alone and
+/// for a moment, in which stealtrace itself makes a thread.
+#[raw_tracepoint]
+pub(crate) fn own_namespace(_ctx: RawTracePointContext) -> i32 {
+    let namespace = read::pid_namespace();
+    if namespace.inode == given!(TARGET.namespace.inode) {
+        let _full = NAMESPACE.set(0, namespace, 0);
     }
     0
 }

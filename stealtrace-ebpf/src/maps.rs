@@ -7,7 +7,7 @@ use aya_ebpf::{
 use stealtrace_common::{
     layout::Layout,
     probe::{Counter, Probe},
-    target::{GuardOrders, Target, Volume},
+    target::{GuardOrders, PidNamespace, Target, Volume},
     vcpu::{QuietVcpu, ThreadState, VcpuState},
 };
 
@@ -23,13 +23,17 @@ pub(crate) static VCPUS: HashMap<u64, VcpuState> = HashMap::with_max_entries(16_
 #[map]
 pub(crate) static QUIET: Array<QuietVcpu> = Array::with_max_entries(QuietVcpu::SLOTS, 0);
 
-/// Threads that were seen inside a vCPU ioctl, by tid.
+/// Threads that were seen inside a vCPU ioctl, by their number in the initial PID namespace.
 #[map]
 pub(crate) static THREADS: HashMap<u32, ThreadState> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 
-/// Processes to watch, by tgid; used if [`Target::processes`] is set.
+/// Processes to watch, by tgid in stealtrace's PID namespace; used if [`Target::processes`] is set.
 #[map]
 pub(crate) static TARGETS: HashMap<u32, u8> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+
+/// stealtrace's own PID namespace, once it is found.
+#[map]
+pub(crate) static NAMESPACE: Array<PidNamespace> = Array::with_max_entries(1, 0);
 
 /// What each probe did, by [`Probe`].
 #[map]
@@ -52,6 +56,7 @@ pub(crate) static TARGET: Target = Target {
     returns: 0,
     pass_over: 0,
     comm: [0; 2],
+    namespace: PidNamespace::INITIAL,
 };
 
 /// What `guard` may write. Set by user space before loading.
@@ -65,8 +70,8 @@ static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
 /// A field of LAYOUT or TARGET, by itself: the verifier takes it for the constant that it is.
 macro_rules! given {
-    ($global:ident.$field:ident) => {{
-        let field = &raw const $crate::maps::$global.$field;
+    ($global:ident.$($field:ident).+) => {{
+        let field = &raw const $crate::maps::$global.$($field).+;
         // SAFETY: a field of a valid static; volatile because user space rewrote it after compilation.
         unsafe { core::ptr::read_volatile(field) }
     }};

@@ -7,6 +7,7 @@ use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_kernel, 
 use stealtrace_common::{
     kvm::{self, MAX_IO_MSRS, MSR_KVM_STEAL_TIME},
     layout::ABSENT,
+    target::{OUTSIDE, PidNamespace},
     vcpu::Snapshot,
 };
 
@@ -156,7 +157,7 @@ pub(crate) fn steal_area_address(vcpu: u64, msr_val: u64) -> u64 {
 #[inline(always)]
 pub(crate) fn runner(vcpu: u64) -> u32 {
     let pid: u64 = field(vcpu, given!(LAYOUT.vcpu_pid));
-    if pid == 0 { 0 } else { field(pid, given!(LAYOUT.pid_nr)) }
+    if pid == 0 { 0 } else { number(pid) }
 }
 
 /// Does this kernel keep the delta of a load until guest entry?
@@ -226,10 +227,51 @@ pub(crate) fn msr_data(msr: u64) -> (u32, bool) {
     (field(msr, given!(LAYOUT.msr_index)), host_initiated != 0)
 }
 
-/// `task->tgid`.
+/// The thread's number in stealtrace's PID namespace.
+#[inline(always)]
+pub(crate) fn tid(task: u64) -> u32 {
+    number(field(task, given!(LAYOUT.task_thread_pid)))
+}
+
+/// The process's number in stealtrace's PID namespace.
 #[inline(always)]
 pub(crate) fn tgid(task: u64) -> u32 {
-    field(task, given!(LAYOUT.task_tgid))
+    tid(field(task, given!(LAYOUT.task_group_leader)))
+}
+
+/// Is there nothing to translate? The verifier knows.
+#[inline(always)]
+pub(crate) fn is_namespace_initial() -> bool {
+    given!(TARGET.namespace.level) == 0
+}
+
+/// `struct upid` (`include/linux/pid.h`): the number that a `struct pid` has in one namespace.
+const UPID_BYTES: u32 = 16;
+
+/// The number of a `struct pid` in stealtrace's PID namespace, or in the initial one, marked, if it has none there.
+#[inline(always)]
+fn number(pid: u64) -> u32 {
+    let numbers = given!(LAYOUT.pid_numbers);
+    let level = given!(TARGET.namespace.level);
+    if level == 0 {
+        return field(pid, numbers);
+    }
+    if field::<u32>(pid, given!(LAYOUT.pid_level)) >= level {
+        let [number, namespace]: [u64; 2] = field(pid, numbers + level * UPID_BYTES);
+        if namespace == given!(TARGET.namespace.address) {
+            return number as u32;
+        }
+    }
+    field::<u32>(pid, numbers) | OUTSIDE
+}
+
+/// The PID namespace that the caller lives in.
+#[inline(always)]
+pub(crate) fn pid_namespace() -> PidNamespace {
+    let pid: u64 = field(current(), given!(LAYOUT.task_thread_pid));
+    let level: u32 = field(pid, given!(LAYOUT.pid_level));
+    let [_, address]: [u64; 2] = field(pid, given!(LAYOUT.pid_numbers) + level * UPID_BYTES);
+    PidNamespace { address, level, inode: field(address, given!(LAYOUT.pid_namespace_inode)) }
 }
 
 /// Registers of the caller at a system call: the first three arguments.

@@ -3,6 +3,7 @@
 
 use aya_ebpf::{
     EbpfContext,
+    helpers::bpf_get_current_pid_tgid,
     macros::{raw_tracepoint, tracepoint},
     programs::{RawTracePointContext, TracePointContext},
 };
@@ -14,7 +15,7 @@ use stealtrace_common::{
 };
 
 use crate::{
-    emit::{Caller, caller, emit_call, now_ns, watched},
+    emit::{Caller, caller, caller_of, emit_call, now_ns, watched},
     facts::{self, Stay},
     lifecycle::{self, vcpu_state},
     maps::{THREADS, given},
@@ -97,10 +98,11 @@ fn entered_vcpu(caller: Caller, thread: &mut ThreadState) {
 
 #[inline(always)]
 fn leave(ctx: &impl EbpfContext, ret: i64) {
-    let caller = caller();
-    let Some(entry) = THREADS.get_ptr_mut(caller.tid) else {
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let Some(entry) = THREADS.get_ptr_mut(pid_tgid as u32) else {
         return;
     };
+    let caller = caller_of(pid_tgid);
     // SAFETY: the entry is this thread's own; nobody removes it but this thread.
     let thread = unsafe { &mut *entry };
     if thread.ioctl == 0 {

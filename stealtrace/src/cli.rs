@@ -8,7 +8,10 @@ use std::{
 };
 
 use anyhow::{Result, bail};
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
+use clap::{
+    ArgAction, Args, Parser, Subcommand, ValueEnum,
+    builder::{NonEmptyStringValueParser, RangedU64ValueParser},
+};
 
 use crate::{
     analyze::AnalyzeOptions,
@@ -281,7 +284,7 @@ pub struct Only {
     #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u32).range(..0xffff_ffff))]
     pub vcpu: Option<u32>,
     /// Only threads of this name
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub comm: Option<String>,
 }
 
@@ -314,8 +317,8 @@ pub struct Trace {
     /// Attach programs that do nothing, to measure what the probes alone cost
     #[arg(long, hide = true)]
     pub floor: bool,
-    /// Run this command, trace it and its children, and end with it
-    #[arg(last = true, value_name = "CMD", conflicts_with = "pids")]
+    /// Run this command and trace it and its children until the last has ended; if the trace ends before, end it
+    #[arg(last = true, value_name = "CMD", conflicts_with_all = ["pids", "tid"])]
     pub command: Vec<String>,
 }
 

@@ -1,51 +1,80 @@
-//! The command of `trace -- CMD`: started but held before its first instruction until the probes are attached.
+//! The command of `-- CMD`: held before its first instruction until the probes are attached, then followed until the
+//! last process that it left behind has ended.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     os::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
-        unix::process::CommandExt as _,
+        unix::process::{CommandExt as _, ExitStatusExt as _},
     },
     process::{Child, Command, ExitStatus},
-    thread::{self, JoinHandle},
+    sync::mpsc::{Receiver, Sender, channel},
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
+
+use crate::{interrupt::Interrupt, process, talk::say};
 
 /// How long a command may take to end after SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What becomes of a command whose stealtrace is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Orphaned {
+    /// The kernel sends it SIGTERM.
+    Ends,
+    /// It runs on.
+    RunsOn,
+}
 
 /// A forked child that has not executed its program yet.
 pub struct HeldCommand {
     name: String,
     pid: u32,
     go: File,
-    spawning: JoinHandle<std::io::Result<Child>>,
+    spawned: Receiver<io::Result<Child>>,
+    parent: Parent,
+    /// Children that we had before.
+    others: BTreeSet<u32>,
 }
+
+/// The thread that forked lives as long as this: the kernel takes its end for that of the command's parent.
+type Parent = Sender<()>;
 
 impl HeldCommand {
     /// Fork the command and hold it; None if there is none to run.
     ///
     /// # Errors
     /// When no process can be made.
-    pub fn hold(words: &[String]) -> Result<Option<Self>> {
+    pub fn hold(words: &[String], orphaned: Orphaned) -> Result<Option<Self>> {
         let Some((name, arguments)) = words.split_first() else {
             return Ok(None);
         };
+        let others = process::children();
+        adopt_orphans()?;
         let (mut pid_reader, pid_writer) = pipe()?;
         let (go_reader, go) = pipe()?;
         let mut command = Command::new(name);
         command.args(arguments);
         let go_fd = go.as_raw_fd();
-        // SAFETY: the closure runs between fork and exec and only calls close, getpid, write and read.
-        unsafe { command.pre_exec(move || wait_for_go(&pid_writer, &go_reader, go_fd)) };
-        // `spawn` returns only after the child's exec, so it needs a thread of its own.
-        let spawning = thread::Builder::new().spawn(move || command.spawn()).context("start a thread")?;
+        // SAFETY: the closure runs between fork and exec and only makes system calls.
+        unsafe {
+            command.pre_exec(move || {
+                Interrupt::unblock_in_child();
+                end_with_parent(orphaned);
+                wait_for_go(&pid_writer, &go_reader, go_fd);
+                Ok(())
+            })
+        };
+        let (spawned, parent) = spawn(command);
         let mut pid = [0; 4];
         pid_reader.read_exact(&mut pid).with_context(|| format!("start {name}"))?;
-        Ok(Some(Self { name: name.clone(), pid: u32::from_ne_bytes(pid), go, spawning }))
+        let pid = u32::from_ne_bytes(pid);
+        Ok(Some(Self { name: name.clone(), pid, go, spawned, parent, others }))
     }
 
     /// Its process id.
@@ -59,26 +88,64 @@ impl HeldCommand {
     /// # Errors
     /// When its program cannot be executed.
     pub fn release(mut self) -> Result<RunningCommand> {
-        self.go.write_all(&[1]).with_context(|| format!("start {}", self.name))?;
-        let spawned = self.spawning.join().map_err(|_| anyhow!("starting {} panicked", self.name))?;
-        let child = spawned.with_context(|| format!("cannot run {}", self.name))?;
-        Ok(RunningCommand { child, status: None })
+        if self.go.write_all(&[1]).is_err() {
+            bail!("{} was killed before it began", self.name);
+        }
+        let spawned = self.spawned.recv().with_context(|| format!("start {}", self.name))?;
+        spawned.with_context(|| format!("cannot run {}", self.name))?;
+        Ok(RunningCommand {
+            pid: self.pid,
+            status: None,
+            others: self.others,
+            told_of_rest: false,
+            _parent: self.parent,
+        })
     }
+}
+
+/// `Command::spawn` returns only after the child's exec, so it needs a thread of its own.
+fn spawn(mut command: Command) -> (Receiver<io::Result<Child>>, Parent) {
+    let (done, spawned) = channel();
+    let (parent, end) = channel();
+    thread::spawn(move || {
+        let _nobody_waits = done.send(command.spawn());
+        drop(command); // with its ends of the pipes
+        let _over = end.recv();
+    });
+    (spawned, parent)
+}
+
+/// Whoever loses its parent below us becomes our child, so that we know when the last one has ended.
+fn adopt_orphans() -> Result<()> {
+    // SAFETY: plain system call.
+    if unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) } != 0 {
+        bail!("cannot follow the command's children: {}", io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 fn pipe() -> Result<(File, File)> {
     let mut fds = [0; 2];
     // SAFETY: a valid pointer to two ints.
     if unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
-        bail!("cannot make a pipe: {}", std::io::Error::last_os_error());
+        bail!("cannot make a pipe: {}", io::Error::last_os_error());
     }
     // SAFETY: pipe2 just made both and nobody else owns them.
     let [reader, writer] = fds.map(|fd| File::from(unsafe { OwnedFd::from_raw_fd(fd) }));
     Ok((reader, writer))
 }
 
-/// In the child: tell the parent who we are, wait for its word. End of file means that it gave up.
-fn wait_for_go(pid_writer: &File, go_reader: &File, go_fd: RawFd) -> std::io::Result<()> {
+/// In the child: be told when stealtrace is killed.
+fn end_with_parent(orphaned: Orphaned) {
+    if orphaned == Orphaned::Ends {
+        // SAFETY: plain system call.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM, 0, 0, 0) };
+    }
+}
+
+/// In the child: tell the parent who we are, wait for its word. End of file means that it gave up: then nobody is left
+/// to hear of an error.
+fn wait_for_go(pid_writer: &File, go_reader: &File, go_fd: RawFd) {
     // SAFETY: the child's own copy of the writing end, which nothing here uses; with it open there is no end of file.
     unsafe { libc::close(go_fd) };
     let pid = std::process::id().to_ne_bytes();
@@ -87,61 +154,145 @@ fn wait_for_go(pid_writer: &File, go_reader: &File, go_fd: RawFd) -> std::io::Re
     let written = unsafe { libc::write(pid_writer.as_raw_fd(), pid.as_ptr().cast(), pid.len()) };
     // SAFETY: as above.
     let read = unsafe { libc::read(go_reader.as_raw_fd(), go.as_mut_ptr().cast(), go.len()) };
-    if written == 4 && read == 1 { Ok(()) } else { Err(std::io::ErrorKind::Interrupted.into()) }
+    if written != 4 || read != 1 {
+        // SAFETY: ends the child, which shares nothing that would need to be cleaned up.
+        unsafe { libc::_exit(1) };
+    }
 }
 
 /// A command that runs under the trace.
 pub struct RunningCommand {
-    child: Child,
+    pid: u32,
     status: Option<ExitStatus>,
+    /// Children of ours that it has nothing to do with.
+    others: BTreeSet<u32>,
+    /// Was it said that processes that it left behind run on?
+    told_of_rest: bool,
+    _parent: Parent,
 }
 
 /// How a command ended.
-pub struct Ended(Option<ExitStatus>);
+pub struct Ended {
+    status: Option<ExitStatus>,
+    /// Did we end it?
+    by_us: bool,
+}
 
 impl RunningCommand {
-    /// Has it ended?
+    /// Has it ended, and whatever it left behind?
     ///
     /// # Errors
     /// When its status cannot be asked for.
     pub fn has_ended(&mut self) -> Result<bool> {
-        if self.status.is_none() {
-            self.status = self.child.try_wait().context("wait for the command")?;
+        let alive = self.reap()?;
+        if self.status.is_none() || !alive {
+            return Ok(self.status.is_some());
         }
-        Ok(self.status.is_some())
+        if !self.told_of_rest || !self.others.is_empty() {
+            let rest = self.rest();
+            if rest.is_empty() {
+                return Ok(true);
+            }
+            if !self.told_of_rest {
+                let names = names(&rest);
+                say(&format!("the command has ended, but not {names}; going on until then; Ctrl-C ends it"));
+                self.told_of_rest = true;
+            }
+        }
+        Ok(false)
+    }
+
+    /// Take note of every child that ended; is one left?
+    fn reap(&mut self) -> Result<bool> {
+        loop {
+            let mut status = 0;
+            // SAFETY: a valid pointer; every child of ours is the command's or one that nobody waits for.
+            match unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) } {
+                0 => return Ok(true),
+                -1 if errno() == libc::ECHILD => return Ok(false),
+                -1 if errno() == libc::EINTR => {}
+                -1 => return Err(io::Error::last_os_error()).context("wait for the command"),
+                ended if ended.cast_unsigned() == self.pid => {
+                    self.status = Some(ExitStatus::from_raw(status));
+                }
+                ended => drop(self.others.remove(&ended.cast_unsigned())),
+            }
+        }
+    }
+
+    /// What runs of it: itself, or what it left behind.
+    fn rest(&self) -> Vec<u32> {
+        let children = process::children();
+        children.difference(&self.others).copied().filter(|pid| process::is_alive(*pid)).collect()
     }
 
     /// What went wrong, if it has ended and failed. If it has not ended it runs on.
     #[must_use]
     pub fn failure_so_far(self) -> Option<String> {
-        self.status.and_then(|status| Ended(Some(status)).failure())
+        Ended { status: self.status, by_us: self.status.is_none() }.failure()
     }
 
-    /// End it if it has not ended: politely, then not waiting for ever.
+    /// End it if it has not ended: politely, then not waiting for ever. What made a session of its own, as daemons do,
+    /// runs on.
     ///
     /// # Errors
     /// When its status cannot be asked for.
     pub fn end(mut self) -> Result<Ended> {
-        if !self.has_ended()? {
-            // SAFETY: plain system call on our own child, which is not reaped yet.
-            unsafe { libc::kill(self.child.id().cast_signed(), libc::SIGTERM) };
-        }
+        let by_us = self.status.is_none();
+        self.told_of_rest = true;
+        let mut told = BTreeSet::new();
         let give_up = Instant::now() + PATIENCE;
-        while !self.has_ended()? && Instant::now() < give_up {
+        let mut alive = self.reap()?;
+        while alive && Instant::now() < give_up && self.tell_to_end(&mut told) {
             thread::sleep(Duration::from_millis(10));
+            alive = self.reap()?;
         }
-        Ok(Ended(self.status))
+        let rest = if alive { self.rest() } else { Vec::new() };
+        if !rest.is_empty() {
+            say(&format!("no longer traced, still running: {}", names(&rest)));
+        }
+        Ok(Ended { status: self.status, by_us })
+    }
+
+    /// SIGTERM to each of its processes that has us for a parent, once; is there one to wait for?
+    fn tell_to_end(&self, told: &mut BTreeSet<u32>) -> bool {
+        let ours: Vec<_> = self.rest().into_iter().filter(|pid| self.belongs_here(*pid)).collect();
+        for pid in &ours {
+            if told.insert(*pid) {
+                // SAFETY: plain system call on our own child, which is not reaped yet.
+                unsafe { libc::kill(pid.cast_signed(), libc::SIGTERM) };
+            }
+        }
+        !ours.is_empty()
+    }
+
+    fn belongs_here(&self, pid: u32) -> bool {
+        // SAFETY: plain system calls.
+        pid == self.pid || unsafe { libc::getsid(pid.cast_signed()) == libc::getsid(0) }
     }
 }
 
+fn errno() -> i32 {
+    io::Error::last_os_error().raw_os_error().unwrap_or(0)
+}
+
+/// `qemu-system-x86(4711), sleep(4712)`
+fn names(pids: &[u32]) -> String {
+    let names: Vec<_> = pids.iter().map(|pid| format!("{}({pid})", process::comm(*pid))).collect();
+    names.join(", ")
+}
+
 impl Ended {
-    /// What went wrong, if it did not succeed.
+    /// What went wrong, if it did not succeed. What we ended did not fail.
     #[must_use]
     pub fn failure(&self) -> Option<String> {
-        match self.0 {
-            Some(status) if status.success() => None,
-            Some(status) => Some(status.to_string()),
-            None => Some("still running".to_owned()),
-        }
+        let status = self.status.filter(|status| !self.by_us && !status.success())?;
+        Some(status.to_string())
+    }
+
+    /// It ended of the very signal that ended us, as at a terminal's Ctrl-C.
+    #[must_use]
+    pub const fn with_us(self) -> Self {
+        Self { by_us: true, ..self }
     }
 }

@@ -5,15 +5,19 @@ use std::io::Write;
 use anyhow::Result;
 use clap::ValueEnum;
 use serde_json::json;
+use stealtrace_common::target::{PidNamespace, Volume};
 
 use crate::{
-    backend::{self, BackendKind, ProbeRow, probes},
+    backend::{self, BackendKind, EbpfBackend, Plan, ProbeRow, Processes, Task, probes},
     exit::Exit,
     guard,
-    kernel::{Era, KVM_BTF, KernelFacts, Kvm, Lockdown, missing_capabilities},
+    kernel::{Capability, Era, KVM_BTF, KernelFacts, Kvm, Lockdown, missing_capabilities},
     report::table,
     vmm,
 };
+
+/// Enough for a try.
+const RING_BYTES: u32 = 64 << 10;
 
 /// How to print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -48,21 +52,24 @@ impl Check {
 /// Look and print.
 ///
 /// # Errors
-/// When /proc cannot be read or the output cannot be written.
+/// When the output cannot be written.
 pub fn doctor(format: DoctorFormat, mut out: impl Write) -> Result<Exit> {
-    let facts = KernelFacts::gather(&[])?;
+    let facts = KernelFacts::gather(&[]);
     let usable = usable(&facts);
-    let mut checks = host(&facts)?;
+    let mut checks = host(&facts);
     for kind in BackendKind::ALL {
-        checks.extend(probes(kind, &facts).map(|row| probe(kind, row, &facts)));
+        checks.extend(backend_checks(kind, &facts));
     }
     checks.push(Check::of("trace --backend auto", usable.clone()));
-    let guard = usable.clone().err().or(guard::problem(&facts)?);
-    checks.push(Check::fact("guard", guard.unwrap_or_else(|| "can run".to_owned())));
+    checks.push(inspect(&facts, &usable));
+    let guard = usable.clone().and_then(|_| guard::problem(&facts).map_err(|error| format!("{error:#}")));
+    let guard = guard.unwrap_or_else(Some).unwrap_or_else(|| "can run".to_owned());
+    checks.push(Check::fact("guard", guard));
     checks.push(Check::of(
         "verify",
         vmm::require_steal_time().map(|()| "can run".to_owned()).map_err(|error| format!("{error:#}")),
     ));
+    checks.push(Check::fact("guest", "can run, inside a Linux guest; needs no privilege"));
     match format {
         DoctorFormat::Table => print_table(&checks, &mut out)?,
         DoctorFormat::Json => print_json(&checks, &usable, &mut out)?,
@@ -70,29 +77,77 @@ pub fn doctor(format: DoctorFormat, mut out: impl Write) -> Result<Exit> {
     Ok(if usable.is_ok() { Exit::Clean } else { Exit::Unusable })
 }
 
-/// The backend `auto` takes, or why there is none.
+/// The backend `auto` takes, or why there is none. Its probes are attached for a moment, to this process alone.
 fn usable(facts: &KernelFacts) -> Result<String, String> {
     let attempt = || -> Result<String> {
-        facts.require_traceable()?.layout(None)?;
-        Ok(backend::choose(None, facts)?.to_string())
+        facts.require_traceable()?.layout(None, PidNamespace::INITIAL)?;
+        let kind = backend::choose(None, facts)?;
+        let plan = Plan::of(kind, Processes::These(vec![std::process::id()]), Volume::Edges, RING_BYTES);
+        EbpfBackend::attach(&plan, facts)?.detach();
+        Ok(kind.to_string())
     };
     attempt().map_err(|error| format!("{error:#}"))
 }
 
-fn host(facts: &KernelFacts) -> Result<Vec<Check>> {
-    Ok(vec![
+fn host(facts: &KernelFacts) -> Vec<Check> {
+    vec![
         Check::fact("kernel", &*facts.release),
         Check::of("kvm", kvm(facts)),
         Check::fact("vendor module", facts.vendor.clone().unwrap_or_else(|| "none found".to_owned())),
         Check::of("type information (BTF)", btf(facts)),
-        Check::fact("kprobes", if facts.kprobes { "yes" } else { "no (tracepoint backend only)" }),
+        Check::of("process numbers", namespace(facts)),
         Check::of("lockdown", lockdown(facts)),
-        Check::of("privileges", privileges()?),
+        Check::of("privileges", privileges().unwrap_or_else(|error| Err(format!("{error:#}")))),
         Check::fact("steal-time code", era(facts.era())),
-    ])
+    ]
+}
+
+fn namespace(facts: &KernelFacts) -> Result<String, String> {
+    match facts.own_namespace() {
+        Ok(PidNamespace::INITIAL) => Ok("of the initial PID namespace".to_owned()),
+        Ok(namespace) => Ok(format!("of PID namespace {}, translated", namespace.inode)),
+        Err(error) => Err(format!("{error:#}")),
+    }
+}
+
+/// One line for a backend that cannot be used here, and is no fault.
+fn backend_checks(kind: BackendKind, facts: &KernelFacts) -> Vec<Check> {
+    match (kind, &facts.no_kprobes) {
+        (BackendKind::Kprobe, Some(reason)) => {
+            vec![Check::fact("kprobe backend", format!("not available: {reason}"))]
+        }
+        _ => probes(kind, facts).map(|row| probe(kind, row, facts)).collect(),
+    }
+}
+
+/// What `inspect` needs beside what a trace needs, tried out where it can be.
+fn inspect(facts: &KernelFacts, usable: &Result<String, String>) -> Check {
+    if let Err(reason) = usable {
+        return Check::of("inspect", Err(reason.clone()));
+    }
+    let lacks = |capability: Capability| !capability.is_held().is_ok_and(|held| held);
+    if lacks(Capability::SysPtrace) {
+        return Check::of("inspect", Err("reading guests' memory needs CAP_SYS_PTRACE".to_owned()));
+    }
+    if lacks(Capability::DacReadSearch) {
+        let found = "can run, but reads no memory of other users' VMs: needs CAP_DAC_READ_SEARCH";
+        return Check::fact("inspect", found);
+    }
+    let plan = Plan::of(BackendKind::Tracepoint, Processes::All, Volume::All, RING_BYTES);
+    let looked = EbpfBackend::attach(&Plan { task: Task::LookAtFiles, ..plan }, facts)
+        .and_then(|mut backend| backend.look_at_files());
+    match looked {
+        Ok(()) => Check::of("inspect", Ok("can run".to_owned())),
+        Err(error) => {
+            Check::fact("inspect", format!("can run, but sees a vCPU only with its next ioctl: {error:#}"))
+        }
+    }
 }
 
 fn kvm(facts: &KernelFacts) -> Result<String, String> {
+    if let Some(reason) = &facts.no_symbols {
+        return Err(format!("not known: {reason}"));
+    }
     match facts.kvm {
         Kvm::BuiltIn => Ok("built in".to_owned()),
         Kvm::Module => Ok("module, loaded".to_owned()),
@@ -103,7 +158,7 @@ fn kvm(facts: &KernelFacts) -> Result<String, String> {
 fn btf(facts: &KernelFacts) -> Result<String, String> {
     match &facts.types {
         Err(error) => Err(format!("{error:#}")),
-        Ok(types) => match types.layout(None) {
+        Ok(types) => match types.layout(None, PidNamespace::INITIAL) {
             Err(error) => Err(format!("{error:#}")),
             Ok(_) if std::path::Path::new(KVM_BTF).exists() => {
                 Ok("kernel and kvm module, every field found".to_owned())
@@ -160,7 +215,17 @@ fn print_table(checks: &[Check], out: &mut impl Write) -> Result<()> {
         };
         rows.add_row([check.item.as_str(), mark, &check.found]);
     }
+    wrap_narrow(&mut rows);
     Ok(writeln!(out, "{rows}")?)
+}
+
+/// To the terminal's width, or to 80 columns.
+fn wrap_narrow(rows: &mut comfy_table::Table) {
+    const LEAST: u16 = 60; // a serial line says that it has no columns
+    rows.set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
+    if rows.width().is_none_or(|width| width < LEAST) {
+        rows.set_width(80);
+    }
 }
 
 fn print_json(checks: &[Check], usable: &Result<String, String>, out: &mut impl Write) -> Result<()> {

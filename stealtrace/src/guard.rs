@@ -16,11 +16,11 @@ use stealtrace_common::{
 
 use crate::{
     backend::{self, BackendKind, EbpfBackend, Plan, Processes, Task},
-    command::{HeldCommand, RunningCommand},
+    command::{HeldCommand, Orphaned, RunningCommand},
     exit::Exit,
     interrupt::Interrupt,
     kernel::{Capability, KernelFacts, Lockdown},
-    model::Thread,
+    model::{Pid, Thread},
     output::Output,
     process,
     report::{Format, utc_now},
@@ -57,7 +57,7 @@ pub struct GuardOptions {
 /// # Errors
 /// When this kernel has no place for it or refuses it, or the user does.
 pub fn guard(options: &GuardOptions, out: Output) -> Result<Exit> {
-    let facts = KernelFacts::gather(&[])?;
+    let facts = KernelFacts::gather(&[]);
     facts.require_traceable()?;
     let problem = if options.dry_run { unseen(&facts) } else { problem(&facts)? };
     if let Some(problem) = problem {
@@ -66,22 +66,23 @@ pub fn guard(options: &GuardOptions, out: Output) -> Result<Exit> {
     if !options.dry_run && !options.yes {
         ask()?;
     }
-    process::require_alive(&options.pids)?;
-    let held = HeldCommand::hold(&options.command)?;
+    process::require_alive(&options.pids, None)?;
+    let interrupt = Interrupt::block()?;
+    let held = HeldCommand::hold(&options.command, Orphaned::RunsOn)?;
     let processes = match &held {
         Some(held) => Processes::Tree(held.pid()),
         None => Processes::named(&options.pids),
     };
     let mut backend = EbpfBackend::attach(&plan(options, processes), &facts)?;
     drop(facts);
-    let mut command = held.map(HeldCommand::release).transpose()?;
-    let interrupt = Interrupt::block()?;
+    let mut interrupted = interrupt.came();
+    let mut command = held.filter(|_| !interrupted).map(HeldCommand::release).transpose()?;
     let verb = if options.dry_run { "watching, nothing is written" } else { "guarding" };
     let until = if command.is_some() { "until the command ends" } else { "Ctrl-C ends it" };
     say(&format!("{verb}; {until}"));
     let mut told = Told::new(options, out);
-    loop {
-        let interrupted = interrupt.wait(TICK);
+    while !interrupted {
+        interrupted |= interrupt.wait(TICK);
         told.drain(&mut backend)?;
         let ended = match &mut command {
             Some(command) => command.has_ended()?,
@@ -93,7 +94,9 @@ pub fn guard(options: &GuardOptions, out: Output) -> Result<Exit> {
     }
     backend.detach();
     told.drain(&mut backend)?;
-    let failure = command.and_then(RunningCommand::failure_so_far);
+    // A terminal's Ctrl-C reaches the command too; it may be the first to end.
+    interrupted |= interrupt.wait(TICK);
+    let failure = command.and_then(RunningCommand::failure_so_far).filter(|_| !interrupted);
     told.end(backend.losses()?.total(), failure)
 }
 
@@ -186,7 +189,7 @@ impl Told {
             Format::Text => format!(
                 "{verb} vCPU {}/{} on {}: guest steal {corrupt} ns ({corrupt:#x}) -> {good} ns, version {version} -> {}, \
                  the delta was {delta} ns",
-                event.vm_tgid,
+                Pid(event.vm_tgid),
                 event.vcpu_id,
                 Thread::caller(event),
                 version.wrapping_add(2),

@@ -25,6 +25,7 @@ use self::{
 use crate::{
     backend::{self, EbpfBackend, Plan, Processes, Task},
     clock::now_ns,
+    descriptors,
     doctor::DoctorFormat,
     exit::Exit,
     interrupt::Interrupt,
@@ -60,12 +61,12 @@ pub struct InspectOptions {
 /// # Errors
 /// When nothing can be traced here.
 pub fn inspect(options: &InspectOptions, out: &Output) -> Result<Exit> {
-    let facts = KernelFacts::gather(&[])?;
+    let facts = KernelFacts::gather(&[]);
     facts.require_traceable()?;
     if !Capability::SysPtrace.is_held()? {
         bail!("reading guests' memory needs CAP_SYS_PTRACE; run as root");
     }
-    process::require_alive(&options.pids)?;
+    process::require_alive(&options.pids, None)?;
     let interrupt = Interrupt::block()?;
     let mut eyes = Eyes::open(options, &facts)?;
     drop(facts);
@@ -80,6 +81,7 @@ pub fn inspect(options: &InspectOptions, out: &Output) -> Result<Exit> {
         show::show(&look, options.format, &mut out.clone())?;
         match options.watch {
             Some(pause) if !over && !out.is_over() => over = eyes.rest(&interrupt, pause),
+            None if look.none.is_some() && !options.pids.is_empty() => return Ok(Exit::Inconclusive),
             _ => return Ok(look.exit()),
         }
         if process::all_ended(&options.pids) {
@@ -143,7 +145,7 @@ impl Eyes {
         self.look_at_files()?;
         self.seen.read_areas();
         self.look_at_files()?;
-        let descriptors = vm::vcpu_descriptors(pids);
+        let descriptors::Descriptors { vcpus: descriptors, refused } = descriptors::look(pids);
         let wanted = |last: &&Last| match self.unlisted {
             None => pids.is_empty() || pids.contains(&last.event.vm_tgid),
             Some(_) => descriptors
@@ -156,12 +158,15 @@ impl Eyes {
         number_vms(&mut vcpus);
         vcpus.sort_by_key(|vcpu| (vcpu.pid, vcpu.vm, vcpu.id));
         let known: BTreeSet<_> = vcpus.iter().map(|vcpu| (vcpu.pid, vcpu.id.to_string())).collect();
-        let unseen = descriptors
+        let unseen: Vec<_> = descriptors
             .into_iter()
             .flat_map(|(pid, ids)| ids.into_iter().map(move |id| (pid, id)))
             .filter(|vcpu| !known.contains(vcpu))
             .collect();
-        Ok(Look { vcpus, unseen, unlisted: self.unlisted.clone(), lost: self.backend.losses()?.total() })
+        let none = (vcpus.is_empty() && unseen.is_empty()).then(|| descriptors::no_vcpu(pids, refused));
+        let unread = self.seen.0.values().find_map(|last| last.unread.clone());
+        let lost = self.backend.losses()?.total();
+        Ok(Look { vcpus, unseen, none, unread, unlisted: self.unlisted.clone(), lost })
     }
 
     fn look_at_files(&mut self) -> Result<()> {
@@ -183,6 +188,8 @@ struct Last {
     /// Host address of the guest's area.
     address: Option<u64>,
     area: Option<Area>,
+    /// Why it may not be read, if so.
+    unread: Option<String>,
     /// `last_steal` before the area was read.
     charged_before_ns: u64,
 }
@@ -198,7 +205,10 @@ impl Seen {
     fn read_areas(&mut self) {
         for last in self.0.values_mut() {
             last.charged_before_ns = last.event.last_steal_after_ns;
-            last.area = last.address.and_then(|at| vm::read_area(last.event.vm_tgid, at));
+            let read = last.address.map(|at| vm::read_area(last.event.vm_tgid, at));
+            last.unread =
+                read.as_ref().and_then(|read| vm::refusal(last.event.vm_tgid, read.as_ref().err()?));
+            last.area = read.and_then(Result::ok);
         }
     }
 
@@ -220,7 +230,14 @@ impl Seen {
 
 impl Last {
     const fn new(event: &Event) -> Self {
-        Self { event: *event, runner_tid: None, address: None, area: None, charged_before_ns: 0 }
+        Self {
+            event: *event,
+            runner_tid: None,
+            address: None,
+            area: None,
+            unread: None,
+            charged_before_ns: 0,
+        }
     }
 
     fn learn(&mut self, event: &Event) {
@@ -246,6 +263,10 @@ struct Look {
     vcpus: Vec<VcpuRow>,
     /// Process and id of vCPUs that have a descriptor, and of which nothing was seen.
     unseen: Vec<(u32, String)>,
+    /// That there is no vCPU at all, if so.
+    none: Option<String>,
+    /// Why a guest's memory may not be read, if so.
+    unread: Option<String>,
     /// Why open files could not be looked at.
     unlisted: Option<String>,
     /// Events that were lost.
@@ -300,7 +321,7 @@ fn row(last: &Last, now_ns: u64, earlier: &Sights) -> VcpuRow {
     let Last { event, runner_tid, area, charged_before_ns, .. } = last;
     let pid = event.vm_tgid;
     let key = (pid, event.vcpu);
-    let runner = runner_tid.map(|tid| Thread { tid, comm: vm::comm(tid) });
+    let runner = runner_tid.map(|tid| Thread { tid, comm: process::comm(tid) });
     let ago_ns = now_ns.saturating_sub(event.time_ns); // no more than that can have been charged since
     let sight = Sight {
         msr_val: event.msr_val,
@@ -313,7 +334,7 @@ fn row(last: &Last, now_ns: u64, earlier: &Sights) -> VcpuRow {
         kvm: event.vm,
         vm: None,
         pid,
-        comm: vm::comm(pid),
+        comm: process::comm(pid),
         vm_name: vm::name(pid),
         id: event.vcpu_id,
         run_delay_ns: runner.as_ref().and_then(|runner| vm::run_delay_ns(runner.tid)),

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM, for commands that look for them now and then: while they wait, or between two steps of work.
+//! Signals that tell a command to end: blocked from its first moment on, so that none is missed and none ends it half way.
 
 use std::{
     io,
@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-/// SIGINT and SIGTERM, blocked so that they are waited for instead of ending the process.
+/// Ctrl-C, `kill`, and a terminal that goes away; waited for instead of ending the process.
 pub struct Interrupt(libc::sigset_t);
 
 impl Interrupt {
@@ -23,21 +23,19 @@ impl Interrupt {
     /// # Errors
     /// When the kernel refuses.
     pub fn block() -> Result<Self> {
-        let mut set = MaybeUninit::uninit();
-        // SAFETY: sigemptyset initialises the set.
-        let mut set = unsafe {
-            libc::sigemptyset(set.as_mut_ptr());
-            set.assume_init()
-        };
-        for signal in [libc::SIGINT, libc::SIGTERM] {
-            // SAFETY: a valid set and valid signals.
-            unsafe { libc::sigaddset(&raw mut set, signal) };
-        }
+        let set = ours();
         // SAFETY: a valid set; the old one is not asked for.
         if unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) } != 0 {
             bail!("cannot block signals: {}", io::Error::last_os_error());
         }
         Ok(Self(set))
+    }
+
+    /// Let a child of ours, between fork and exec, hear them again. Only makes system calls.
+    pub(crate) fn unblock_in_child() {
+        let set = ours();
+        // SAFETY: a valid set; the old one is not asked for.
+        unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, ptr::null_mut()) };
     }
 
     /// Wait so long; true if a signal came.
@@ -72,6 +70,12 @@ impl Interrupt {
         thread::Builder::new().name("signals".to_owned()).spawn(watch).context("start a thread")?;
         Ok(noted)
     }
+
+    /// Did a signal come since the last time?
+    #[must_use]
+    pub fn came(&self) -> bool {
+        self.wait(Duration::ZERO)
+    }
 }
 
 /// Whether a signal came.
@@ -83,4 +87,29 @@ impl Noted {
     pub fn came(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
+}
+
+fn ours() -> libc::sigset_t {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: sigemptyset initialises the set.
+    let mut set = unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        set.assume_init()
+    };
+    for signal in [libc::SIGINT, libc::SIGTERM].into_iter().chain(hang_up()) {
+        // SAFETY: a valid set and valid signals.
+        unsafe { libc::sigaddset(&raw mut set, signal) };
+    }
+    set
+}
+
+/// SIGHUP, unless whoever started us wants it ignored (`nohup`): a blocked signal is kept even so.
+fn hang_up() -> Option<libc::c_int> {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: a valid pointer to fill; all zero is a value of the struct.
+    let action = unsafe {
+        libc::sigaction(libc::SIGHUP, ptr::null(), action.as_mut_ptr());
+        action.assume_init()
+    };
+    (action.sa_sigaction != libc::SIG_IGN).then_some(libc::SIGHUP)
 }

@@ -7,6 +7,7 @@ pub mod backend;
 pub mod cli;
 mod clock;
 pub mod command;
+mod descriptors;
 pub mod detect;
 pub mod doctor;
 pub mod evidence;

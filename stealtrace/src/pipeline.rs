@@ -5,8 +5,9 @@ use std::io;
 use stealtrace_common::event::Event;
 
 use crate::{
+    backend::padded,
     detect::{Engine, Judgement},
-    model::{Finding, Severity, Summary, Thread, VcpuKey},
+    model::{Finding, Severity, Summary, VcpuKey},
     record::Header,
     report::Reporter,
 };
@@ -44,13 +45,29 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// Does it leave anything out?
+    #[must_use]
+    pub const fn is_narrow(&self) -> bool {
+        !self.pids.is_empty() || self.tid.is_some() || self.vcpu_id.is_some() || self.comm.is_some()
+    }
+
     /// Is this one of them?
     #[must_use]
     pub fn admits(&self, event: &Event) -> bool {
         (self.pids.is_empty() || self.pids.contains(&event.caller_tgid))
             && self.tid.is_none_or(|tid| tid == event.caller_tid)
             && self.vcpu_id.is_none_or(|id| id == event.vcpu_id)
-            && self.comm.as_ref().is_none_or(|comm| *comm == Thread::comm_of(event))
+            && self.comm.as_ref().is_none_or(|comm| padded(comm) == event.comm)
+    }
+}
+
+impl Filter {
+    /// Is this, which a log shows by itself, by one of them? Of such a log only the caller is known.
+    #[must_use]
+    pub fn admits_finding(&self, finding: &Finding) -> bool {
+        let caller = &finding.caller;
+        self.tid.is_none_or(|tid| tid == caller.tid)
+            && self.comm.as_ref().is_none_or(|comm| padded(comm) == padded(&caller.comm))
     }
 }
 

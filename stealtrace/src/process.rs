@@ -1,25 +1,114 @@
-//! Processes that somebody named: are they there?
+//! Processes and threads that somebody named: are they there?
 
-use std::fs;
+use std::{collections::BTreeSet, fs, io};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
-/// Does this process run? One that waits to be reaped does not.
+/// Does this process or thread run? One that waits to be reaped does not.
 pub(crate) fn is_alive(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+    stat(pid).is_some_and(|(state, _)| !matches!(state, 'Z' | 'X'))
 }
 
-/// Every one of them must run.
-pub(crate) fn require_alive(pids: &[u32]) -> Result<()> {
-    match pids.iter().find(|pid| !is_alive(**pid)) {
-        Some(pid) => bail!("no process {pid}; `pgrep -l qemu` lists candidates"),
-        None => Ok(()),
+/// State and parent of a process.
+fn stat(pid: u32) -> Option<(char, u32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(") ")?;
+    let mut words = rest.split(' ');
+    Some((words.next()?.chars().next()?, words.next()?.parse().ok()?))
+}
+
+/// Name of a thread or process.
+pub(crate) fn comm(pid: u32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm"))
+        .map_or_else(|_| "?".to_owned(), |name| name.trim().to_owned())
+}
+
+/// Every one of these must be a process that runs, and the thread one of theirs if any are named.
+pub(crate) fn require_alive(pids: &[u32], tid: Option<u32>) -> Result<()> {
+    for pid in pids {
+        require_process(*pid)?;
     }
+    let Some(tid) = tid else { return Ok(()) };
+    let process =
+        process_of(tid).with_context(|| format!("no thread {tid}; `ps -eLo pid,tid,comm` lists all"))?;
+    ensure!(
+        pids.is_empty() || pids.contains(&process),
+        "thread {tid} is one of process {process} ({}), which --pid leaves out",
+        comm(process)
+    );
+    Ok(())
+}
+
+fn require_process(pid: u32) -> Result<()> {
+    match process_of(pid) {
+        Some(process) if process == pid => Ok(()),
+        Some(process) => {
+            bail!("{pid} is a thread of process {process} ({}); name that one", comm(process))
+        }
+        None => bail!("no process {pid}; `pgrep -l qemu` lists candidates"),
+    }
+}
+
+/// The process that a running thread belongs to; a process is its own first thread.
+fn process_of(tid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{tid}/status")).ok().filter(|_| is_alive(tid))?;
+    status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
 }
 
 /// Have all of them ended, if there are any?
 pub(crate) fn all_ended(pids: &[u32]) -> bool {
     !pids.is_empty() && !pids.iter().any(|pid| is_alive(*pid))
+}
+
+/// Our own children.
+pub(crate) fn children() -> BTreeSet<u32> {
+    if !has_children() {
+        return BTreeSet::new();
+    }
+    let this = std::process::id();
+    let is_ours = |pid: &u32| stat(*pid).is_some_and(|(_, parent)| parent == this);
+    all().filter(is_ours).collect()
+}
+
+/// Asking the kernel is cheaper than looking at every process.
+fn has_children() -> bool {
+    let only_look = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: what is found is not asked for.
+    let result = unsafe { libc::waitid(libc::P_ALL, 0, std::ptr::null_mut(), only_look) };
+    result == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ECHILD)
+}
+
+/// Every process there is.
+pub(crate) fn all() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process;
+
+    use super::{comm, require_alive};
+
+    /// Linux's `PID_MAX_LIMIT` is 2^22.
+    const NOBODYS: u32 = (1 << 22) + 1;
+
+    fn problem(pids: &[u32], tid: Option<u32>) -> String {
+        require_alive(pids, tid).err().map(|error| error.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn what_can_match_nothing_is_said() {
+        // SAFETY: plain system call.
+        let tid = unsafe { libc::gettid() }.cast_unsigned(); // tests run on threads of their own
+        let pid = process::id();
+        assert_eq!(problem(&[pid], Some(tid)), "");
+        assert_eq!(problem(&[], Some(tid)), "");
+        assert!(
+            problem(&[tid], None).contains(&format!("{tid} is a thread of process {pid} ({})", comm(pid)))
+        );
+        assert!(problem(&[NOBODYS], None).contains("no process"));
+        assert!(problem(&[], Some(NOBODYS)).contains("no thread"));
+        assert!(problem(&[1], Some(tid)).contains(&format!("is one of process {pid}")));
+    }
 }

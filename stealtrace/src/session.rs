@@ -12,15 +12,17 @@ use stealtrace_common::{event::Event, target::Volume};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     runtime,
-    signal::unix::{Signal, SignalKind, signal},
+    signal::unix::{SignalKind, signal},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
 use crate::{
     backend::{self, BackendKind, EbpfBackend, Plan, Processes},
     clock::{clock_ns, now_ns},
-    command::{Ended, HeldCommand, RunningCommand},
+    command::{Ended, HeldCommand, Orphaned, RunningCommand},
+    descriptors,
     exit::Exit,
+    interrupt::Interrupt,
     kernel::KernelFacts,
     late_file::LateFile,
     model::{Severity, Summary},
@@ -71,19 +73,21 @@ pub struct TraceOptions {
 /// # Errors
 /// When tracing is not possible here, or the command cannot be run.
 pub fn trace(options: &TraceOptions, out: &Output) -> Result<Exit> {
-    let facts = KernelFacts::gather(&options.functions)?;
+    let interrupt = Interrupt::block()?;
+    let facts = KernelFacts::gather(&options.functions);
     facts.require_traceable()?;
     let kind = backend::choose(options.backend, &facts)?;
-    process::require_alive(&options.filter.pids)?;
+    process::require_alive(&options.filter.pids, options.filter.tid)?;
 
-    let held = HeldCommand::hold(&options.command)?;
+    let held = HeldCommand::hold(&options.command, Orphaned::Ends)?;
     let plan = plan(options, kind, held.as_ref());
     let header = header(&facts, &plan)?;
     say_what_calls_cannot_show(&plan, &facts);
     let record = options.record.as_deref().map(LateFile::open).transpose()?;
     let backend = EbpfBackend::attach(&plan, &facts)?;
     drop(facts); // type information is large and has served
-    let command = held.map(HeldCommand::release).transpose()?;
+    let interrupted = interrupt.came();
+    let command = held.filter(|_| !interrupted).map(HeldCommand::release).transpose()?;
     let recording = options.record.clone().zip(record).map(|(path, file)| Sink::begin(path, file, &header));
     let reporter = report::reporter(options.style, &header, BufWriter::new(out.clone()));
     let mut pipeline = Pipeline::new(&options.selection, reporter);
@@ -93,6 +97,8 @@ pub fn trace(options: &TraceOptions, out: &Output) -> Result<Exit> {
         backend,
         kind,
         command,
+        interrupt,
+        interrupted,
         pipeline,
         recording,
         out: out.clone(),
@@ -162,6 +168,9 @@ struct Session<'a> {
     backend: EbpfBackend,
     kind: BackendKind,
     command: Option<RunningCommand>,
+    interrupt: Interrupt,
+    /// Did a signal come?
+    interrupted: bool,
     pipeline: Pipeline,
     recording: Option<Sink>,
     out: Output,
@@ -173,9 +182,17 @@ struct Session<'a> {
 impl Session<'_> {
     async fn run(mut self) -> Result<Summary> {
         let followed = self.follow().await;
-        let ended = self.command.take().map(RunningCommand::end).transpose()?;
+        let ended = self.end_command()?;
         self.backend.detach();
         followed.and_then(|()| self.finish(ended.as_ref()))
+    }
+
+    fn end_command(&mut self) -> Result<Option<Ended>> {
+        let ended = self.command.take().map(RunningCommand::end).transpose()?;
+        let failed = ended.as_ref().is_some_and(|ended| ended.failure().is_some());
+        // A terminal's Ctrl-C reaches the command too; it may be the first to end.
+        self.interrupted |= failed && self.interrupt.wait(SAFETY_TICK);
+        Ok(if failed && self.interrupted { ended.map(Ended::with_us) } else { ended })
     }
 
     /// Drain, judge and report until something ends the trace.
@@ -183,19 +200,15 @@ impl Session<'_> {
         // SAFETY: the AsyncFd owns the descriptor, so it stays open and the same.
         let ring = unsafe { AsyncFd::register_with_interest(self.backend_fd()?, Interest::READABLE) }
             .context("wait for events")?;
-        let mut interrupt = listen(SignalKind::interrupt())?;
-        let mut terminate = listen(SignalKind::terminate())?;
-        let mut child = listen(SignalKind::child())?;
-        if self.command.is_none() {
+        let mut child = signal(SignalKind::child()).context("listen for signals")?;
+        if self.command.is_none() && !self.interrupted {
             say(&format!("tracing ({} backend); Ctrl-C ends it", self.kind)); // true only from here on
         }
         let mut tick = interval(SAFETY_TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let deadline = self.options.duration.map(|duration| Instant::now() + duration);
-        loop {
+        while !self.interrupted {
             tokio::select! {
-                _ = interrupt.recv() => return Ok(()),
-                _ = terminate.recv() => return Ok(()),
                 () = until(deadline) => return Ok(()),
                 ready = ring.readable() => {
                     let mut ready = ready.context("wait for events")?;
@@ -215,7 +228,9 @@ impl Session<'_> {
             if self.is_over()? {
                 return Ok(());
             }
+            self.interrupted = self.interrupt.came();
         }
+        Ok(())
     }
 
     fn backend_fd(&self) -> Result<std::os::fd::OwnedFd> {
@@ -228,7 +243,9 @@ impl Session<'_> {
         if let Some(command) = &mut self.command {
             return command.has_ended();
         }
-        Ok(process::all_ended(&self.options.filter.pids))
+        let Filter { pids, tid, .. } = &self.options.filter;
+        let watched = if pids.is_empty() { tid.as_slice() } else { pids };
+        Ok(process::all_ended(watched))
     }
 
     /// Handle up to `limit` events.
@@ -267,6 +284,10 @@ impl Session<'_> {
         while self.drain(BATCH)? == Drained::MoreWaits {}
         self.pipeline.settle().context("write the findings")?;
         let summary = self.summary(ended)?;
+        if summary.events == 0 && summary.unproved.is_none() {
+            let why = descriptors::why_nothing_was_seen(&self.options.filter);
+            self.pipeline.note(&why).context("write the summary")?;
+        }
         let recorded = self.recording.take().map(|recording| recording.end(&End::of(&summary)));
         self.pipeline.end(&summary).context("write the summary")?;
         recorded.transpose()?;
@@ -279,12 +300,23 @@ impl Session<'_> {
         summary.edges = self.options.selection.findings_only;
         summary.source = format!("{} backend", self.kind);
         summary.losses = self.backend.losses()?;
-        summary.unproved = ended.and_then(|ended| match ended.failure() {
-            Some(failure) => Some(format!("the command failed: {failure}")),
-            None if summary.vcpus.is_empty() => Some("the command used no vCPU".to_owned()),
-            None => None,
-        });
+        summary.unproved = self.unproved(ended, summary.vcpus.is_empty() && summary.events == 0);
         Ok(summary)
+    }
+
+    /// Why finding nothing would prove nothing, if so.
+    fn unproved(&self, ended: Option<&Ended>, saw_nothing: bool) -> Option<String> {
+        if let Some(failure) = ended.and_then(Ended::failure) {
+            return Some(format!("the command failed: {failure}"));
+        }
+        let TraceOptions { filter, command, .. } = self.options;
+        match (command.is_empty(), ended) {
+            _ if !saw_nothing => None,
+            (false, None) => Some("interrupted before the command began".to_owned()),
+            (false, Some(_)) => Some("the command used no vCPU".to_owned()),
+            (true, _) if filter.is_narrow() => Some(descriptors::why_nothing_was_seen(filter)),
+            (true, _) => None,
+        }
     }
 }
 
@@ -305,10 +337,6 @@ fn handle(event: &Event, pipeline: &mut Pipeline, recording: Option<&mut Sink>) 
         recording.event(event);
     }
     pipeline.event(event)
-}
-
-fn listen(kind: SignalKind) -> Result<Signal> {
-    signal(kind).context("listen for signals")
 }
 
 async fn until(deadline: Option<Instant>) {

@@ -77,6 +77,8 @@ fn bad_usage_is_exit_2() {
     fails(&["trace", "--fail-on", "never"], 2, "notice");
     fails(&["trace", "--pid", "1", "--", "true"], 2, "cannot be used with");
     fails(&["verify", "--expect", "perfect"], 2, "affected");
+    fails(&["trace", "--comm", ""], 2, "value is required");
+    fails(&["trace", "--tid", "1", "--", "true"], 2, "cannot be used with");
     fails(&["guard", "--pid", "1", "--", "true"], 2, "cannot be used with");
     fails(&["inspect", "--watch", "1"], 2, "time unit needed");
     for endless in
@@ -282,4 +284,14 @@ fn a_recording_without_calls_says_so() {
     let log = Path::new(env!("CARGO_MANIFEST_DIR")).join("evidence/strace.txt").display().to_string();
     let refused = fails(&["analyze", "--calls", &log], 2, "leave --calls out");
     assert_eq!(refused.stderr.lines().count(), 1, "{}", refused.stderr);
+}
+
+#[test]
+fn a_filter_by_thread_holds_for_findings_that_a_log_shows_by_itself() {
+    let log = concat!(env!("CARGO_MANIFEST_DIR"), "/evidence/systemtap.txt");
+    let found = |tid: &str| {
+        let result = run(stealtrace().args(["analyze", "--format", "json", "--tid", tid, log]));
+        result.stdout.lines().filter(|line| line.starts_with("{\"type\":\"finding\"")).count()
+    };
+    assert_eq!((found("18449"), found("18448"), found("4194305")), (1, 1, 0));
 }

@@ -4,20 +4,22 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
+    thread,
 };
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod, VerifierLogLevel,
     maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
     programs::{Iter, KProbe, Program, ProgramError, RawTracePoint, TracePoint},
+    sys::SyscallError,
 };
 use aya_log::EbpfLogger;
 use stealtrace_common::{
     event::Event,
     layout::Layout,
     probe::{Counter, Probe},
-    target::{GuardOrders, Target, Volume},
+    target::{GuardOrders, PidNamespace, Target, Volume},
     vcpu::QuietVcpu,
 };
 
@@ -58,6 +60,9 @@ struct TargetPod(Target);
 struct GuardPod(GuardOrders);
 #[repr(transparent)]
 #[derive(Clone, Copy)]
+struct NamespacePod(PidNamespace);
+#[repr(transparent)]
+#[derive(Clone, Copy)]
 struct CounterPod(Counter);
 #[repr(transparent)]
 #[derive(Clone, Copy)]
@@ -71,6 +76,8 @@ unsafe impl Pod for TargetPod {}
 unsafe impl Pod for GuardPod {}
 // SAFETY: QuietVcpu is repr(C) integers without padding.
 unsafe impl Pod for QuietPod {}
+// SAFETY: PidNamespace is repr(C) integers without padding.
+unsafe impl Pod for NamespacePod {}
 // SAFETY: Counter is repr(C) integers without padding.
 unsafe impl Pod for CounterPod {}
 
@@ -82,8 +89,10 @@ impl EbpfBackend {
     pub fn attach(plan: &Plan, facts: &KernelFacts) -> Result<Self> {
         let types = facts.require_traceable()?;
         let kvm_vcpu_ioctl = facts.symbols.address("kvm_vcpu_ioctl");
-        let layout = LayoutPod(types.layout(kvm_vcpu_ioctl)?);
-        let mut ebpf = load(layout, plan)?;
+        let namespace = facts.own_namespace()?;
+        let layout = LayoutPod(types.layout(kvm_vcpu_ioctl, namespace)?);
+        let namespace = find_namespace(namespace, layout, plan)?;
+        let mut ebpf = load(layout, plan, namespace)?;
         let logger = EbpfLogger::init(&mut ebpf).context("start the kernel side's log")?;
         let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?).with_context(|| {
             format!(
@@ -122,7 +131,9 @@ impl EbpfBackend {
     /// When this kernel has no such iterator, or refuses it.
     pub fn look_at_files(&mut self) -> Result<()> {
         if !self.knows_files {
-            bail!("the address of kvm_vcpu_ioctl is not in /proc/kallsyms; see kernel.kptr_restrict");
+            bail!(
+                "/proc/kallsyms hides the address of kvm_vcpu_ioctl: run with CAP_SYSLOG, and kernel.kptr_restrict below 2"
+            );
         }
         let iterator: &mut Iter = program(&mut self.ebpf, FILES.program)?.try_into()?;
         if iterator.fd().is_err() {
@@ -209,9 +220,26 @@ impl AsFd for EbpfBackend {
     }
 }
 
-fn load(layout: LayoutPod, plan: &Plan) -> Result<Ebpf> {
+/// Where the kernel keeps stealtrace's own PID namespace, if that is not the initial one: a program looks while we make
+/// a thread.
+fn find_namespace(namespace: PidNamespace, layout: LayoutPod, plan: &Plan) -> Result<PidNamespace> {
+    const FORK: &str = "sched_process_fork";
+    if namespace == PidNamespace::INITIAL {
+        return Ok(namespace);
+    }
+    let mut ebpf = load(layout, plan, namespace)?;
+    attach_one(&mut ebpf, "own_namespace", Attachment::RawTracepoint(FORK), FORK)?;
+    thread::spawn(|| {}).join().map_err(|_| anyhow!("a thread that does nothing panicked"))?;
+    let found = Array::<_, NamespacePod>::try_from(take(&mut ebpf, "NAMESPACE")?)?;
+    let NamespacePod(found) = found.get(&0, 0).context("read where our PID namespace is")?;
+    ensure!(found.level > 0, "the kernel side does not find PID namespace {}", namespace.inode);
+    Ok(found)
+}
+
+fn load(layout: LayoutPod, plan: &Plan, namespace: PidNamespace) -> Result<Ebpf> {
     allow_locked_memory();
-    let target = TargetPod(plan.target());
+    allow_open_files();
+    let target = TargetPod(plan.target(namespace));
     let guard = GuardPod(plan.guard_orders());
     let log_level = if plan.verbose { aya_log::Level::Debug as u8 } else { 0 };
     let verifier_log = if plan.verbose { VerifierLogLevel::default() } else { VerifierLogLevel::DISABLE };
@@ -224,6 +252,9 @@ fn load(layout: LayoutPod, plan: &Plan) -> Result<Ebpf> {
         .map_max_entries("EVENTS", plan.ring_bytes)
         .load(OBJECT)
         .map_err(|error| anyhow!(error))
+        .map_err(|error| {
+            if is_short_of_files(&error) { error.context("raise the limit with `ulimit -n`") } else { error }
+        })
         .context("load the kernel side")
 }
 
@@ -325,11 +356,34 @@ fn loaded(name: &str, result: Result<(), ProgramError>) -> Result<()> {
 /// The kernel's reason in one line; the verifier's whole log is for `-v`.
 fn refused(program: &str, error: &ProgramError) -> anyhow::Error {
     log::debug!("{error}");
+    if let ProgramError::LoadError { io_error, .. }
+    | ProgramError::SyscallError(SyscallError { io_error, .. }) = error
+        && io_error.raw_os_error() == Some(libc::EMFILE)
+    {
+        return anyhow!("cannot load program {program}: {io_error}; raise the limit with `ulimit -n`");
+    }
     let reason = match error {
         ProgramError::LoadError { io_error, .. } => io_error.to_string(),
         other => other.to_string().lines().next().unwrap_or_default().to_owned(),
     };
     anyhow!("the kernel refused program {program}: {reason}; -v shows the verifier's log")
+}
+
+fn is_short_of_files(error: &anyhow::Error) -> bool {
+    let errors = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    { errors }.any(|error| error.raw_os_error() == Some(libc::EMFILE))
+}
+
+/// Maps and programs are open files. As many as one may have; the command of `-- CMD` was started before.
+fn allow_open_files() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a valid pointer to fill, then the same to read.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
 }
 
 /// Before Linux 5.11 maps count as locked memory, whose default limit is too low. Later kernels do not care.

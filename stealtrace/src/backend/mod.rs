@@ -5,6 +5,7 @@ mod plan;
 mod table;
 
 pub use ebpf::EbpfBackend;
+pub(crate) use plan::padded;
 pub use plan::{Plan, Processes, Task};
 pub use table::{Attachment, BackendKind, ProbeRow, guard_problem, probes};
 

@@ -1,6 +1,6 @@
 //! Plan: what to attach and what to watch, decided before anything is loaded.
 
-use stealtrace_common::target::{GuardOrders, Target, Volume};
+use stealtrace_common::target::{GuardOrders, PidNamespace, Target, Volume};
 
 use super::BackendKind;
 
@@ -90,7 +90,7 @@ impl Plan {
 
     /// The part that the kernel side needs to know.
     #[must_use]
-    pub(super) fn target(&self) -> Target {
+    pub(super) fn target(&self, namespace: PidNamespace) -> Target {
         Target {
             processes: u32::from(self.processes != Processes::All),
             tid: self.tid.unwrap_or(0),
@@ -100,6 +100,7 @@ impl Plan {
             // What threads do that are not watched would be taken for the doing of those that are.
             pass_over: u32::from(self.volume == Volume::Edges && self.tid.is_none() && self.comm.is_none()),
             comm: self.comm.as_deref().map_or([0; 2], words),
+            namespace,
         }
     }
 }
@@ -111,7 +112,7 @@ fn words(comm: &str) -> [u64; 2] {
 }
 
 /// As the kernel keeps a thread's name: cut to 15 bytes, zero-padded.
-fn padded(comm: &str) -> [u8; 16] {
+pub(crate) fn padded(comm: &str) -> [u8; 16] {
     let mut padded = [0; 16];
     let length = comm.len().min(15);
     padded[..length].copy_from_slice(&comm.as_bytes()[..length]);

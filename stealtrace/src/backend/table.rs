@@ -171,8 +171,10 @@ impl ProbeRow {
     pub fn target(&self, facts: &KernelFacts) -> Result<&'static str, String> {
         match self.attachment {
             Attachment::RawTracepoint(name) | Attachment::Syscall(name) => Ok(name),
-            Attachment::Function(_) if !facts.kprobes => Err("this kernel has no kprobes".to_owned()),
             Attachment::Function(symbols) => {
+                if let Some(reason) = &facts.no_kprobes {
+                    return Err(reason.clone());
+                }
                 symbols.iter().find(|symbol| facts.symbols.has(symbol)).copied().ok_or_else(|| {
                     format!("no function {} in this kernel (inlined or absent)", symbols.join(" or "))
                 })
@@ -205,7 +207,7 @@ impl BackendKind {
     #[must_use]
     pub fn problem(self, facts: &KernelFacts) -> Option<String> {
         if self == Self::Tracepoint && facts.symbols.address("kvm_vcpu_ioctl").is_none() {
-            return Some("the address of kvm_vcpu_ioctl is not in /proc/kallsyms".to_owned());
+            return Some(facts.symbols.why_no_address("kvm_vcpu_ioctl"));
         }
         probes(self, facts).filter(|row| row.required).find_map(|row| row.target(facts).err())
     }

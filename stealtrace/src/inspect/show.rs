@@ -25,8 +25,8 @@ pub(super) fn show(look: &Look, format: DoctorFormat, out: &mut impl Write) -> R
 }
 
 fn show_text(look: &Look, out: &mut impl Write) -> io::Result<()> {
-    if look.vcpus.is_empty() && look.unseen.is_empty() {
-        return writeln!(out, "no VM is running here");
+    if let Some(none) = &look.none {
+        return writeln!(out, "{none}");
     }
     for vcpus in look.vcpus.chunk_by(|one, next| (one.pid, one.vm) == (next.pid, next.vm)) {
         if let Some(first) = vcpus.first() {
@@ -36,6 +36,9 @@ fn show_text(look: &Look, out: &mut impl Write) -> io::Result<()> {
     }
     for (pid, id) in &look.unseen {
         writeln!(out, "not seen yet: vCPU {id} of process {pid} has issued no ioctl since we look")?;
+    }
+    if let Some(reason) = &look.unread {
+        writeln!(out, "{reason}")?;
     }
     if look.lost > 0 {
         writeln!(out, "lost: {} events", look.lost)?;
@@ -131,6 +134,8 @@ fn object(look: &Look) -> serde_json::Value {
         "vcpus": vcpus,
         "not_seen": unseen,
         "no_iterator": look.unlisted,
+        "none": look.none,
+        "unread": look.unread,
         "lost": look.lost,
     })
 }

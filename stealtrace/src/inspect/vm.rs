@@ -1,10 +1,9 @@
 //! What /proc tells of a VM's process. A process that ends meanwhile is one that is not there.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
+    io,
     os::unix::fs::FileExt as _,
-    path::Path,
 };
 
 /// `struct kvm_steal_time` (`arch/x86/include/uapi/asm/kvm_para.h`).
@@ -17,11 +16,11 @@ pub(super) struct Area {
 }
 
 /// The guest's area, from the memory of the VM's process.
-pub(super) fn read_area(pid: u32, address: u64) -> Option<Area> {
+pub(super) fn read_area(pid: u32, address: u64) -> io::Result<Area> {
     let mut bytes = [0; 17];
-    File::open(format!("/proc/{pid}/mem")).ok()?.read_exact_at(&mut bytes, address).ok()?;
+    File::open(format!("/proc/{pid}/mem"))?.read_exact_at(&mut bytes, address)?;
     let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-    Some(Area {
+    Ok(Area {
         steal_ns: u64::from(word(0)) | u64::from(word(4)) << 32,
         version: word(8),
         flags: word(12),
@@ -29,30 +28,14 @@ pub(super) fn read_area(pid: u32, address: u64) -> Option<Area> {
     })
 }
 
-/// Ids of the vCPUs whose descriptors each process has: of these, or of all.
-pub(super) fn vcpu_descriptors(pids: &[u32]) -> BTreeMap<u32, BTreeSet<String>> {
-    let all = || {
-        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
-    };
-    let pids: Vec<u32> = if pids.is_empty() { all() } else { pids.to_vec() };
-    pids.into_iter().map(|pid| (pid, vcpu_ids(pid))).filter(|(_, ids)| !ids.is_empty()).collect()
-}
-
-/// `anon_inode:kvm-vcpu:3`
-fn vcpu_ids(pid: u32) -> BTreeSet<String> {
-    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    entries.filter_map(|entry| vcpu_id(&fs::read_link(entry.path()).ok()?)).collect()
-}
-
-fn vcpu_id(link: &Path) -> Option<String> {
-    Some(link.to_str()?.strip_prefix("anon_inode:kvm-vcpu:")?.to_owned())
-}
-
-/// Name of a thread or process.
-pub(super) fn comm(tid: u32) -> String {
-    fs::read_to_string(format!("/proc/{tid}/comm"))
-        .map_or_else(|_| "?".to_owned(), |name| name.trim().to_owned())
+/// Why the memory of a VM's process may not be read; None if there is another reason why it cannot.
+pub(super) fn refusal(pid: u32, error: &io::Error) -> Option<String> {
+    (error.kind() == io::ErrorKind::PermissionDenied).then(|| {
+        format!(
+            "the memory of process {pid} may not be read ({error}): another user's needs CAP_SYS_PTRACE and \
+             CAP_DAC_READ_SEARCH; run as root"
+        )
+    })
 }
 
 /// What the scheduler says that a thread waited: libvirt's `vcpu.N.delay`.
@@ -82,9 +65,7 @@ fn name_in(words: &[&str]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
-    use super::{name_in, vcpu_id};
+    use super::name_in;
 
     #[test]
     fn names_are_found_on_command_lines() {
@@ -96,11 +77,5 @@ mod tests {
         for nameless in [&["qemu", "-name"][..], &["qemu", "-name", "debug-threads=on"], &["vmm"]] {
             assert_eq!(name_in(nameless), None);
         }
-    }
-
-    #[test]
-    fn only_vcpu_descriptors_count() {
-        assert_eq!(vcpu_id(Path::new("anon_inode:kvm-vcpu:3")).as_deref(), Some("3"));
-        assert_eq!(vcpu_id(Path::new("anon_inode:kvm-vm")), None);
     }
 }

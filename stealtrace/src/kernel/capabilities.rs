@@ -11,15 +11,15 @@ pub enum Capability {
     Bpf,
     /// Attach probes and read kernel memory.
     Perfmon,
-    /// See kernel addresses in /proc/kallsyms.
-    Syslog,
     /// Write to a guest's memory from a program; stands in for those that tracing needs.
     SysAdmin,
     /// Read a guest's memory through its VM's process.
     SysPtrace,
+    /// Find that memory and the vCPUs of another user's process.
+    DacReadSearch,
 }
 
-const TRACING: [Capability; 3] = [Capability::Bpf, Capability::Perfmon, Capability::Syslog];
+const TRACING: [Capability; 2] = [Capability::Bpf, Capability::Perfmon];
 
 impl Capability {
     /// Its name in capabilities(7).
@@ -28,9 +28,9 @@ impl Capability {
         match self {
             Self::Bpf => "CAP_BPF",
             Self::Perfmon => "CAP_PERFMON",
-            Self::Syslog => "CAP_SYSLOG",
             Self::SysAdmin => "CAP_SYS_ADMIN",
             Self::SysPtrace => "CAP_SYS_PTRACE",
+            Self::DacReadSearch => "CAP_DAC_READ_SEARCH",
         }
     }
 
@@ -38,9 +38,9 @@ impl Capability {
         match self {
             Self::Bpf => 39,
             Self::Perfmon => 38,
-            Self::Syslog => 34,
             Self::SysAdmin => 21,
             Self::SysPtrace => 19,
+            Self::DacReadSearch => 2,
         }
     }
 
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn an_ordinary_user_lacks_everything() {
-        assert_eq!(missing(0), [Capability::Bpf, Capability::Perfmon, Capability::Syslog]);
+        assert_eq!(missing(0), [Capability::Bpf, Capability::Perfmon]);
     }
 
     #[test]

@@ -12,7 +12,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use btf_rs::{Backend, Btf, BtfType, Member, Type};
-use stealtrace_common::layout::{ABSENT, Layout};
+use stealtrace_common::{
+    layout::{ABSENT, Layout},
+    target::PidNamespace,
+};
 
 /// BTF of the kernel image.
 pub const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -43,18 +46,18 @@ impl KernelTypes {
         Ok(Self { btf, structures: RefCell::default() })
     }
 
-    /// The layout of everything the probes read.
+    /// The layout of everything the probes read, by a stealtrace in this PID namespace.
     ///
     /// # Errors
     /// Names the first required field this kernel lacks or keeps in another size.
-    pub fn layout(&self, kvm_vcpu_ioctl: Option<u64>) -> Result<Layout> {
+    pub fn layout(&self, kvm_vcpu_ioctl: Option<u64>, namespace: PidNamespace) -> Result<Layout> {
         let msr_val = self.required("kvm_vcpu", "arch.st.msr_val", 8)?;
         let max_fds = self.required("fdtable", "max_fds", 4)?;
         self.require_at("fdtable", "fd", max_fds + 8)?;
         self.require_at("kvm_vcpu", "arch.st.last_steal", msr_val + 8)?;
         Ok(Layout {
             task_run_delay: self.required("task_struct", "sched_info.run_delay", 8)?,
-            task_tgid: self.required("task_struct", "tgid", 4)?,
+            task_thread_pid: self.required("task_struct", "thread_pid", 8)?,
             task_files: self.required("task_struct", "files", 8)?,
             files_fdt: self.required("files_struct", "fdt", 8)?,
             fdtable_max_fds: max_fds,
@@ -70,7 +73,9 @@ impl KernelTypes {
             msr_host_initiated: self.required("msr_data", "host_initiated", 1)?,
             vcpu_accum_steal: self.optional("kvm_vcpu", "arch.st.accum_steal", 8)?.unwrap_or(ABSENT),
             vcpu_pid: self.required("kvm_vcpu", "pid", 8)?,
-            pid_nr: self.offset("pid", "numbers")?,
+            pid_level: self.required("pid", "level", 4)?,
+            pid_numbers: self.offset("pid", "numbers")?,
+            pid_namespace_inode: self.namespace_inode(namespace)?,
             task_group_leader: self.required("task_struct", "group_leader", 8)?,
             task_start_time: self.required("task_struct", "start_time", 8)?,
             kvm_vcpu_ioctl: kvm_vcpu_ioctl.unwrap_or(0),
@@ -98,6 +103,15 @@ impl KernelTypes {
             (Some(gpa), Some(hva)) if hva == gpa + 8 => gpa,
             _ => ABSENT,
         })
+    }
+
+    /// Where a PID namespace keeps its inode. Looking for it takes time, and is for those who must find their own.
+    fn namespace_inode(&self, namespace: PidNamespace) -> Result<u32> {
+        if namespace == PidNamespace::INITIAL {
+            return Ok(ABSENT);
+        }
+        self.require_at("upid", "ns", 8)?;
+        self.required("pid_namespace", "ns.inum", 4)
     }
 
     /// The probes read some neighbours at once.

@@ -2,11 +2,14 @@
 
 mod capabilities;
 mod layout;
+mod namespace;
+mod perf;
 mod symbols;
 
 use std::{fs, path::Path};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
+use stealtrace_common::target::PidNamespace;
 
 pub use capabilities::{Capability, missing_capabilities};
 pub use layout::{KVM_BTF, KernelTypes, VMLINUX_BTF};
@@ -71,33 +74,42 @@ pub struct KernelFacts {
     pub symbols: Symbols,
     /// Kernel types, or why there are none.
     pub types: Result<KernelTypes>,
-    /// Can kprobes be attached through perf (`CONFIG_KPROBE_EVENTS`)?
-    pub kprobes: bool,
+    /// Why kernel functions could not be looked up, if so.
+    pub no_symbols: Option<String>,
+    /// Why kprobes cannot be attached through perf (`CONFIG_KPROBE_EVENTS`), if so.
+    pub no_kprobes: Option<String>,
     /// Are there tracepoints of single system calls (`CONFIG_FTRACE_SYSCALLS`, and tracefs mounted)?
     pub syscall_events: bool,
     /// Lockdown mode.
     pub lockdown: Lockdown,
+    /// stealtrace's own PID namespace, or why /proc does not serve it.
+    pub pid_namespace: Result<PidNamespace>,
 }
 
 impl KernelFacts {
     /// Look at the running kernel; these functions may be probed beside our own.
-    ///
-    /// # Errors
-    /// When /proc cannot be read.
-    pub fn gather(functions: &[String]) -> Result<Self> {
-        let symbols = Symbols::read(functions)?;
-        Ok(Self {
+    #[must_use]
+    pub fn gather(functions: &[String]) -> Self {
+        let (symbols, no_symbols) = match Symbols::read(functions) {
+            Ok(symbols) => (symbols, None),
+            Err(error) => (Symbols::default(), Some(format!("{error:#}"))),
+        };
+        let perf = perf::try_perf();
+        Self {
             release: read_trimmed("/proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".to_owned()),
             kvm: kvm_presence(&symbols),
             vendor: vendor_module(),
             types: KernelTypes::read(),
-            kprobes: Path::new("/sys/bus/event_source/devices/kprobe/type").exists(),
-            syscall_events: ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
-                .iter()
-                .any(|tracefs| Path::new(tracefs).join("events/syscalls/sys_enter_ioctl/id").exists()),
+            syscall_events: perf.is_ok()
+                && ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
+                    .iter()
+                    .any(|tracefs| Path::new(tracefs).join("events/syscalls/sys_enter_ioctl/id").exists()),
+            no_kprobes: no_kprobes(perf),
             lockdown: lockdown(),
+            pid_namespace: namespace::pid_namespace(),
             symbols,
-        })
+            no_symbols,
+        }
     }
 
     /// Which steal-time code this looks like.
@@ -111,11 +123,23 @@ impl KernelFacts {
         }
     }
 
+    /// In whose numbers threads and processes are told.
+    ///
+    /// # Errors
+    /// When /proc does not serve stealtrace's own PID namespace.
+    pub fn own_namespace(&self) -> Result<PidNamespace> {
+        self.pid_namespace.as_ref().copied().map_err(|error| anyhow!("{error:#}"))
+    }
+
     /// The reasons why nothing can be traced here, whatever the backend.
     ///
     /// # Errors
     /// The first reason, and what to do about it.
     pub fn require_traceable(&self) -> Result<&KernelTypes> {
+        self.own_namespace()?;
+        if let Some(reason) = &self.no_symbols {
+            bail!("{reason}; kernel functions cannot be looked up");
+        }
         let missing = missing_capabilities()?;
         if !missing.is_empty() {
             let names: Vec<_> = missing.iter().map(|capability| capability.name()).collect();
@@ -129,7 +153,15 @@ impl KernelFacts {
                 "the kernel is locked down (confidentiality) and refuses tracing; boot with lockdown=integrity or none"
             );
         }
-        self.types.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))
+        self.types.as_ref().map_err(|error| anyhow!("{error:#}"))
+    }
+}
+
+fn no_kprobes(perf: Result<(), String>) -> Option<String> {
+    if Path::new("/sys/bus/event_source/devices/kprobe/type").exists() {
+        perf.err()
+    } else {
+        Some("this kernel has no kprobes".to_owned())
     }
 }
 

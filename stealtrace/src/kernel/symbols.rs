@@ -62,6 +62,18 @@ impl Symbols {
     pub fn address(&self, name: &str) -> Option<u64> {
         self.0.get(name).copied().filter(|address| *address != 0)
     }
+
+    /// Why there is none.
+    #[must_use]
+    pub fn why_no_address(&self, name: &str) -> String {
+        if self.has(name) {
+            format!(
+                "/proc/kallsyms hides the address of {name}: run with CAP_SYSLOG, and kernel.kptr_restrict below 2"
+            )
+        } else {
+            format!("no function {name} in /proc/kallsyms")
+        }
+    }
 }
 
 /// `ffffffffc0a1b2c0 t record_steal_time  [kvm]`

@@ -9,5 +9,5 @@ mod vm_names;
 pub use finding::{Field, Finding, Severity, Value};
 pub use summary::{Losses, ProbeLoss, Summary, VcpuSummary};
 pub use threads::Threads;
-pub use vcpu::{Enabling, HandOff, Restore, Thread, Unsettled, Vcpu, VcpuKey, VcpuName};
+pub use vcpu::{Enabling, HandOff, Pid, Restore, Thread, Unsettled, Vcpu, VcpuKey, VcpuName};
 pub use vm_names::VmNames;

@@ -6,12 +6,13 @@ use rustc_hash::FxHashMap;
 use stealtrace_common::{
     event::{Event, EventKind, HOST_INITIATED, STEAL_AFTER_KNOWN},
     kvm::{self, KVM_RUN},
+    target::OUTSIDE,
 };
 
 /// A host thread.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Thread {
-    /// Its thread id in the initial pid namespace.
+    /// Its thread id in stealtrace's PID namespace, or in the initial one, marked with [`OUTSIDE`].
     pub tid: u32,
     /// Its name.
     pub comm: String,
@@ -34,7 +35,21 @@ impl Thread {
 
 impl fmt::Display for Thread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}({})", self.comm, self.tid)
+        write!(f, "{}({})", self.comm, Pid(self.tid))
+    }
+}
+
+/// Number of a thread or process, for people.
+#[derive(Clone, Copy, Debug)]
+pub struct Pid(pub u32);
+
+impl fmt::Display for Pid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(number) = *self;
+        match number & OUTSIDE {
+            0 => write!(f, "{number}"),
+            _ => write!(f, "outside:{}", number & !OUTSIDE),
+        }
     }
 }
 
@@ -70,7 +85,7 @@ impl fmt::Display for VcpuName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.pid {
             0 => write!(f, "{}/{}", self.vm, self.id), // a log that does not tell the process
-            pid => write!(f, "{pid}/{}/{}", self.vm, self.id),
+            pid => write!(f, "{}/{}/{}", Pid(pid), self.vm, self.id),
         }
     }
 }
@@ -264,5 +279,20 @@ impl Vcpu {
         if self.runner.is_none() && event.version_before != event.version_after {
             self.runner = Some(Thread::caller(event)); // only guest entry advances the version
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use stealtrace_common::target::OUTSIDE;
+
+    use super::{Thread, VcpuName};
+
+    #[test]
+    fn a_thread_of_another_pid_namespace_is_marked() {
+        let thread = |tid| Thread { tid, comm: "vcpu0".to_owned() }.to_string();
+        assert_eq!(thread(7), "vcpu0(7)");
+        assert_eq!(thread(OUTSIDE | 7), "vcpu0(outside:7)");
+        assert_eq!(VcpuName { pid: OUTSIDE | 5, vm: 1, id: 0 }.to_string(), "outside:5/1/0");
     }
 }

@@ -43,7 +43,13 @@ fn open() -> Result<Kvm> {
         Err(error) if error.errno() == libc::EACCES => {
             bail!("no permission for /dev/kvm; run as root or join the group kvm")
         }
-        Err(error) => bail!("cannot open /dev/kvm ({error}); load kvm_intel or kvm_amd"),
+        Err(error) if matches!(error.errno(), libc::ENOENT | libc::ENXIO | libc::ENODEV) => {
+            bail!("cannot open /dev/kvm ({error}); load kvm_intel or kvm_amd")
+        }
+        Err(error) if error.errno() == libc::EMFILE => {
+            bail!("cannot open /dev/kvm ({error}); raise the limit with `ulimit -n`")
+        }
+        Err(error) => bail!("cannot open /dev/kvm ({error})"),
     }
 }
 

@@ -193,6 +193,7 @@ const APPLETS: &[&str] = &[
     "stat",
     "cksum",
     "xargs",
+    "unshare",
 ];
 
 fn add_modules(archive: &mut Archive<impl Write>, kernel: &KernelFiles) -> Result<()> {
