@@ -52,8 +52,8 @@ const STUCK: u8 = 3;
 /// Play it; once more, and said, if the guest rebooted by itself or nothing went on any more: now and then Linux misses a
 /// wake-up where its processor is emulated twice over.
 ///
-/// What is known of the hangs (QEMU 7.2, `thread=single`, one CPU, a machine with as many builds beside it as CPUs): of two
-/// whole lives one hung between a CPU's unplugging and its return. The emulator took all the CPU it could get, the lab
+/// What is known of the hangs (QEMU 7.2, `thread=single`, one CPU, a machine with as many builds beside it as CPUs): of
+/// three whole lives one hung between a CPU's unplugging and its return. The emulator took all the CPU it could get, the lab
 /// guest's kernel complained of no lockup, and its own `sleep 1` returned no more for five minutes: as if its timer's
 /// interrupt had been lost, which would be the emulation's fault and not the script's or stealtrace's, but that is not
 /// proved. Unplugging and plugging in again do not bring it about by themselves: in a life of nothing else 50 of 50 went
