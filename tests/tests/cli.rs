@@ -4,6 +4,7 @@ use std::{
     fs, io,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use stealtrace_tests::{Run, findings, json_lines, run, stealtrace, summary, xtask};
@@ -222,7 +223,8 @@ fn a_file_is_not_overwritten_before_there_are_results() {
 
 /// As a user sees it: what it found, or that it proves nothing.
 fn judged(bytes: &[u8]) -> Run {
-    let file = scratch("damaged");
+    static FILES: AtomicU32 = AtomicU32::new(0); // tests run beside each other
+    let file = scratch(&format!("damaged-{}", FILES.fetch_add(1, Ordering::Relaxed)));
     fs::write(&file, bytes).expect("written");
     let result = run(stealtrace().args(["analyze", "--format", "json"]).arg(&file));
     fs::remove_file(file).expect("removed");

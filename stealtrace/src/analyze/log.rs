@@ -85,7 +85,7 @@ impl Sink for Judge<'_> {
     fn finding(&mut self, vcpu: VcpuKey, finding: Finding) -> io::Result<()> {
         if !self.bounds.admit_finding(vcpu, &finding) {
             self.missed(TOO_MANY);
-        } else if !self.enough {
+        } else if self.filter.admits_finding(&finding) && !self.enough {
             self.enough = self.pipeline.found(vcpu, finding)? == Flow::Stop;
         }
         Ok(())
