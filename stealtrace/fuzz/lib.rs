@@ -9,7 +9,7 @@ use stealtrace::{
     model::Severity,
     output::Output,
     pipeline::{Filter, Selection},
-    report::{Format, Style},
+    report::{Format, Style, Units},
 };
 
 /// Analyze a file of this kind, or of whichever it is.
@@ -19,7 +19,7 @@ pub fn analyze(kind: Option<Kind>, bytes: &[u8]) {
         kind,
         filter: Filter { pids: Vec::new(), tid: None, vcpu_id: None, comm: None },
         selection: Selection::EVERYTHING,
-        style: Style { format: Format::Json, calls: false, color: false, utc: false },
+        style: Style { format: Format::Json, calls: false, color: false, units: Units::Human, utc: false },
         fail_on: Severity::Error,
     };
     let _any = input::content(Box::new(Cursor::new(bytes.to_vec())))

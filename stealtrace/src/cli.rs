@@ -25,7 +25,7 @@ use crate::{
     model::Severity,
     output::Output,
     pipeline::{Filter, Selection},
-    report::{Format, Style, VerifyFormat},
+    report::{Format, Style, Units, VerifyFormat},
     session::TraceOptions,
     verify::{Expectation, VerifyOptions},
     vmm::{Work, scenario::Class},
@@ -254,6 +254,9 @@ pub struct View {
     /// Exit with 1 for findings of at least this severity
     #[arg(long, value_enum, default_value_t = Severity::Error)]
     pub fail_on: Severity,
+    /// Show times in text as plain nanoseconds
+    #[arg(long)]
+    pub ns: bool,
     /// Colour text; auto: on a terminal, unless NO_COLOR is set
     #[arg(long, value_enum, default_value_t = Color::Auto)]
     pub color: Color,
@@ -371,8 +374,18 @@ impl View {
         }
     }
 
+    const fn units(&self) -> Units {
+        if self.ns { Units::Plain } else { Units::Human }
+    }
+
     fn style(&self, calls: bool, out: &Output) -> Style {
-        Style { format: self.format, calls, color: self.color.wanted(out), utc: self.utc }
+        Style {
+            format: self.format,
+            calls,
+            color: self.color.wanted(out),
+            units: self.units(),
+            utc: self.utc,
+        }
     }
 }
 
@@ -459,7 +472,13 @@ impl Guest {
     /// The same, without clap.
     #[must_use]
     pub fn options(&self, out: &Output) -> GuestOptions {
-        let style = Style { format: self.format, calls: false, color: Color::Auto.wanted(out), utc: false };
+        let style = Style {
+            format: self.format,
+            calls: false,
+            color: Color::Auto.wanted(out),
+            units: Units::Human,
+            utc: false,
+        };
         GuestOptions { interval: self.interval, count: self.count, style }
     }
 }

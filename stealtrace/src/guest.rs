@@ -197,7 +197,7 @@ mod tests {
         model::Severity,
         pipeline::{Pipeline, Selection},
         record::Header,
-        report::{self, Format, Style},
+        report::{self, Format, Style, Units},
     };
 
     #[test]
@@ -215,7 +215,8 @@ mod tests {
     }
 
     fn looked_at(texts: &[&str]) -> (Exit, Summary) {
-        let style = Style { format: Format::Text, calls: false, color: false, utc: false };
+        let style =
+            Style { format: Format::Text, calls: false, color: false, units: Units::Human, utc: false };
         let reporter = report::reporter(style, &Header::of_log(), io::sink());
         let pipeline = Pipeline::new(&Selection::EVERYTHING, reporter);
         let mut judge = Judge { pipeline, missed: Missed::default() };

@@ -29,6 +29,7 @@ pub mod record;
 pub mod report;
 pub mod rules;
 pub mod session;
-mod talk;
+mod shown;
+pub mod talk;
 pub mod verify;
 pub mod vmm;

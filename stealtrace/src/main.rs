@@ -1,9 +1,6 @@
 //! The binary: parse, do, say what went wrong in one line.
 
-use std::{
-    io::{self, Write as _},
-    process::ExitCode,
-};
+use std::{io::Write as _, process::ExitCode};
 
 use anyhow::Result;
 use clap::Parser as _;
@@ -15,7 +12,9 @@ use stealtrace::{
     guard, guest, inspect,
     out_of_memory::SaysSo,
     output::Output,
-    rules, session, verify, vmm,
+    rules, session,
+    talk::say,
+    verify, vmm,
 };
 
 #[global_allocator]
@@ -27,7 +26,7 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(exit) => exit.into(),
         Err(error) => {
-            let _unheard = writeln!(io::stderr(), "stealtrace: {error:#}");
+            say(&format!("{error:#}"));
             Exit::Unusable.into()
         }
     }

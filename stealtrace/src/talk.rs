@@ -2,7 +2,9 @@
 
 use std::io::{self, Write as _};
 
-/// Say something to whoever runs this.
-pub(crate) fn say(what: &str) {
-    let _unheard = writeln!(io::stderr(), "stealtrace: {what}");
+use crate::shown::shown;
+
+/// Say something, in one line, to whoever runs this.
+pub fn say(what: &str) {
+    let _unheard = writeln!(io::stderr(), "stealtrace: {}", shown(what));
 }

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -395,11 +396,22 @@ fn what_a_command_leaves_behind_is_traced_to_its_end() {
     assert_eq!(findings(&json_lines(&result.stdout))["steal-underflow"], "error");
 }
 
+/// As a terminal starts it: a test that is run under nohup must not hand that on.
+fn hearing_hang_up(command: &mut Command) -> &mut Command {
+    // SAFETY: between fork and exec, one system call.
+    unsafe {
+        command.pre_exec(|| {
+            libc::signal(libc::SIGHUP, libc::SIG_DFL);
+            Ok(())
+        })
+    }
+}
+
 /// A trace of a command that says its number, and that number once the command runs.
 fn tracing_a_command() -> (Child, u32) {
-    let sleep = "echo $$; exec sleep 60";
+    let sleep = "echo $$; exec sleep 600";
     let mut command = stealtrace();
-    let mut child = command
+    let mut child = hearing_hang_up(&mut command)
         .args(["trace", "--format", "json", "--", "sh", "-c", sleep])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -434,7 +446,7 @@ fn every_signal_ends_command_and_trace() {
 #[test]
 fn a_signal_before_the_command_began_is_no_crash() {
     let mut command = stealtrace();
-    let child = command
+    let child = hearing_hang_up(&mut command)
         .args(["trace", "--", "sh", "-c", "echo executed"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -715,5 +727,42 @@ fn doctor_lives_without_proc_and_fits_80_columns() {
     assert!(!usual.stdout.contains(" NO "), "{}", usual.stdout);
     for command in ["inspect", "guard", "verify", "guest"] {
         assert!(usual.stdout.contains(&format!("│ {command} ")), "{}", usual.stdout);
+    }
+}
+
+/// A process may call itself anything but NUL and a slash.
+const HOSTILE: &str = "x\u{1b}[31m\nerr\u{202e}";
+
+#[test]
+fn a_name_reaches_nobodys_terminal_as_it_is() {
+    let binary = scratch("hostile").with_file_name(HOSTILE);
+    fs::copy(stealtrace().get_program(), &binary).expect("copied");
+    let mut vm = Command::new(&binary);
+    vm.args(["load", "run", "--idle", "1", "--duration", "10m"]).stdout(Stdio::null());
+    let vm = vm.spawn().expect("it starts");
+    let pid = vm.id().to_string();
+    let _runs = a_second_thread(vm.id());
+    let path = binary.display().to_string();
+    let mut shown = Vec::new();
+    let verify = [path.as_str(), "verify", "--no-trace", "restore-by-main-thread"];
+    for command in [
+        vec!["inspect", "--wait", "0s", "--pid", &pid],
+        vec!["inspect", "--wait", "0s", "--format", "json", "--pid", &pid],
+        [&["trace", "--"], &verify[..]].concat(),
+        [&["trace", "--format", "json", "--"], &verify[..]].concat(),
+        [&["trace", "--calls", "--"], &verify[..]].concat(),
+        vec!["analyze", &path],
+        vec!["trace", "--comm", HOSTILE, "--pid", "4194305"],
+    ] {
+        let result = run(stealtrace().args(&command));
+        shown.push((command.join(" "), result.stdout + &result.stderr));
+    }
+    end(vm);
+    fs::remove_file(binary).expect("removed");
+    for (command, text) in shown {
+        let is_json = command.contains("json"); // which has escapes of its own, for what controls
+        let acts = |c: char| (c.is_control() && c != '\n') || (c == '\u{202e}' && !is_json);
+        assert!(!text.contains(acts), "{command:?}: {text:?}");
+        assert!(!text.lines().any(|line| line.starts_with("err")), "{command:?}: {text:?}");
     }
 }

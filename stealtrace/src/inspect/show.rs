@@ -14,6 +14,7 @@ use crate::{
     doctor::DoctorFormat,
     model::Thread,
     report::{exact, utc_now},
+    shown::shown,
 };
 
 pub(super) fn show(look: &Look, format: DoctorFormat, out: &mut impl Write) -> Result<()> {
@@ -26,7 +27,7 @@ pub(super) fn show(look: &Look, format: DoctorFormat, out: &mut impl Write) -> R
 
 fn show_text(look: &Look, out: &mut impl Write) -> io::Result<()> {
     if let Some(none) = &look.none {
-        return writeln!(out, "{none}");
+        return writeln!(out, "{}", shown(none));
     }
     for vcpus in look.vcpus.chunk_by(|one, next| (one.pid, one.vm) == (next.pid, next.vm)) {
         if let Some(first) = vcpus.first() {
@@ -51,10 +52,10 @@ fn show_text(look: &Look, out: &mut impl Write) -> io::Result<()> {
 
 /// `VM web1, qemu-system-x86(4711)`; which of its process's VMs, where it has several.
 fn vm(vcpu: &VcpuRow) -> String {
-    let process = format!("{}({})", vcpu.comm, vcpu.pid);
+    let process = format!("{}({})", shown(&vcpu.comm), vcpu.pid);
     match (&vcpu.vm_name, vcpu.vm) {
         (_, Some(vm)) => format!("VM {vm} of {process}"),
-        (Some(name), None) => format!("VM {name}, {process}"),
+        (Some(name), None) => format!("VM {}, {process}", shown(name)),
         (None, None) => format!("VM {process}"),
     }
 }

@@ -9,6 +9,8 @@ use stealtrace_common::{
     target::OUTSIDE,
 };
 
+use crate::shown::shown;
+
 /// A host thread.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Thread {
@@ -35,7 +37,7 @@ impl Thread {
 
 impl fmt::Display for Thread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}({})", self.comm, Pid(self.tid))
+        write!(f, "{}({})", shown(&self.comm), Pid(self.tid))
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{
     detect::Judgement,
     ioctl,
     model::{Finding, Summary, Thread},
+    shown::shown,
 };
 
 /// The calls that a thread is in: none of them twice, since a function that is entered again has returned before, whether
@@ -91,7 +92,7 @@ impl<W: Write> Calls<W> {
 
     fn function(&self, event: &Event) -> String {
         match self.functions.get(&event.function) {
-            Some(name) => name.clone(),
+            Some(name) => shown(name).into_owned(),
             None if event.function == 0 => ioctl::name(event.ioctl).into_owned(),
             None => format!("{:#x}", event.function),
         }
@@ -170,14 +171,14 @@ mod tests {
     use crate::{
         detect::Judgement,
         evidence::{Kind, detect},
-        report::{Clock, Reporter as _, text::Text},
+        report::{Clock, Reporter as _, Units, text::Text},
     };
 
     fn shown(events: &[Event]) -> String {
         let mut out = Vec::new();
         let clock = Clock { start_ns: 0, utc_offset_ns: None };
         let functions = [(1, "kvm_arch_vcpu_put".to_owned()), (2, "kvm_put_guest_fpu".to_owned())];
-        let mut calls = Calls::new(Text::new(clock, false, &mut out), &functions, false);
+        let mut calls = Calls::new(Text::new(clock, false, Units::Human, &mut out), &functions, false);
         for event in events {
             calls.event(event, &Judgement::default()).unwrap();
         }

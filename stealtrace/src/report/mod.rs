@@ -12,6 +12,7 @@ use std::io::{self, Write};
 use clap::ValueEnum;
 use stealtrace_common::event::Event;
 
+pub use self::units::Units;
 pub use self::verify::{VerifyFormat, VerifyReporter, list_scenarios, verify_reporter};
 pub(crate) use self::{clock::utc_now, units::exact};
 
@@ -82,6 +83,8 @@ pub struct Style {
     pub calls: bool,
     /// Colours in text?
     pub color: bool,
+    /// How text shows times.
+    pub units: Units,
     /// UTC beside the time since the start?
     pub utc: bool,
 }
@@ -94,12 +97,12 @@ pub fn reporter<'a>(style: Style, header: &Header, out: impl Write + 'a) -> Box<
         Format::Text if style.calls => {
             let ioctls_only = header.backend == BackendKind::Tracepoint.to_string();
             Box::new(calls::Calls::new(
-                text::Text::new(clock, style.color, out),
+                text::Text::new(clock, style.color, style.units, out),
                 &header.functions,
                 ioctls_only,
             ))
         }
-        Format::Text => Box::new(text::Text::new(clock, style.color, out)),
+        Format::Text => Box::new(text::Text::new(clock, style.color, style.units, out)),
         Format::Json => Box::new(json::Json::new(clock, out)),
     }
 }

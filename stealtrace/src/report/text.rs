@@ -8,19 +8,20 @@ use std::{
 use stealtrace_common::{
     event::{Event, EventKind, HOST_INITIATED, NUMBERS_UNKNOWN, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN},
     kvm,
-    steal::StealDelta,
 };
 
-use super::{Clock, Reporter, table, units};
+use super::{Clock, Reporter, Units, table, units};
 use crate::{
     detect::Judgement,
     ioctl,
-    model::{Finding, Severity, Summary, Thread, Value, VcpuName, VcpuSummary},
+    model::{Field, Finding, Severity, Summary, Thread, Value, VcpuName, VcpuSummary},
+    shown::shown,
 };
 
 pub(crate) struct Text<W> {
     clock: Clock,
     color: bool,
+    units: Units,
     /// Advice that was printed.
     advised: BTreeSet<&'static str>,
     alike: BTreeMap<Alike, BTreeSet<String>>,
@@ -31,8 +32,8 @@ pub(crate) struct Text<W> {
 type Alike = (VcpuName, Severity, &'static str, Thread);
 
 impl<W: Write> Text<W> {
-    pub(crate) fn new(clock: Clock, color: bool, out: W) -> Self {
-        Self { clock, color, advised: BTreeSet::new(), alike: BTreeMap::new(), out }
+    pub(crate) fn new(clock: Clock, color: bool, units: Units, out: W) -> Self {
+        Self { clock, color, units, advised: BTreeSet::new(), alike: BTreeMap::new(), out }
     }
 
     pub(super) fn out(&mut self) -> &mut W {
@@ -65,7 +66,7 @@ impl<W: Write> Reporter for Text<W> {
         };
         let caller = Thread::caller(event).to_string();
         let vcpu = judgement.vcpu.to_string();
-        writeln!(self.out, "{mark} {time}{caller:<22} {vcpu:<11} {}", details(event).trim_end())
+        writeln!(self.out, "{mark} {time}{caller:<22} {vcpu:<11} {}", details(event, self.units).trim_end())
     }
 
     fn finding(&mut self, finding: &Finding) -> io::Result<()> {
@@ -83,8 +84,8 @@ impl<W: Write> Reporter for Text<W> {
             "{severity}: {}{}: {} [{}]",
             finding.rule,
             self.place(finding),
-            finding.what,
-            evidence(finding),
+            shown(&finding.what),
+            evidence(finding, self.units),
         )?;
         if self.advised.insert(finding.advice) {
             writeln!(self.out, "         do: {}", finding.advice)?;
@@ -93,7 +94,7 @@ impl<W: Write> Reporter for Text<W> {
     }
 
     fn note(&mut self, note: &str) -> io::Result<()> {
-        writeln!(self.out, "   note: {note}")
+        writeln!(self.out, "   note: {}", shown(note))
     }
 
     fn summary(&mut self, summary: &Summary) -> io::Result<()> {
@@ -115,10 +116,16 @@ impl<W: Write> Reporter for Text<W> {
         }
         writeln!(out, "{}", outcome(summary))?;
         for probe in summary.losses.probes.iter().filter(|probe| probe.lost > 0) {
-            writeln!(out, "lost at {}: {} (by CPU: {:?})", probe.probe, probe.lost, probe.lost_by_cpu)?;
+            writeln!(
+                out,
+                "lost at {}: {} (by CPU: {:?})",
+                shown(&probe.probe),
+                probe.lost,
+                probe.lost_by_cpu
+            )?;
         }
         match summary.inconclusive() {
-            Some(reason) => writeln!(out, "inconclusive: {reason}"),
+            Some(reason) => writeln!(out, "inconclusive: {}", shown(&reason)),
             None => Ok(()),
         }
     }
@@ -149,9 +156,9 @@ fn paint(text: &str, code: &str, color: bool) -> String {
     if color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
 }
 
-fn details(event: &Event) -> String {
+fn details(event: &Event, units: Units) -> String {
     let ioctl = ioctl::name(event.ioctl);
-    let numbers = numbers(event);
+    let numbers = numbers(event, units);
     match EventKind::from_u32(event.kind) {
         Some(EventKind::Created) => "created".to_owned(),
         Some(EventKind::Destroyed) => "destroyed".to_owned(),
@@ -163,12 +170,12 @@ fn details(event: &Event) -> String {
             event.msr_before,
             event.msr_val,
             if event.has(HOST_INITIATED) { "host" } else { "guest" },
-            units::ns(event.last_steal_after_ns),
+            units.ns(event.last_steal_after_ns),
         ),
         Some(EventKind::Update) => format!(
             "update  {ioctl}  {numbers}  guest steal={} -> {}",
-            known(event.has(STEAL_BEFORE_KNOWN), event.steal_before_ns),
-            known(event.has(STEAL_AFTER_KNOWN), event.steal_after_ns),
+            known(event.has(STEAL_BEFORE_KNOWN), event.steal_before_ns, units),
+            known(event.has(STEAL_AFTER_KNOWN), event.steal_after_ns, units),
         ),
         Some(
             EventKind::Call
@@ -182,36 +189,36 @@ fn details(event: &Event) -> String {
 }
 
 /// What a delta is made of, and the delta where the guest has steal time enabled.
-fn numbers(event: &Event) -> String {
+fn numbers(event: &Event, units: Units) -> String {
     if event.has(NUMBERS_UNKNOWN) {
         return String::new();
     }
-    let run_delay = units::ns(event.run_delay_ns);
-    let last_steal = units::ns(event.last_steal_before_ns);
-    let delta = StealDelta::between(event.last_steal_before_ns, event.run_delay_ns).signed_ns();
+    let run_delay = units.ns(event.run_delay_ns);
+    let last_steal = units.ns(event.last_steal_before_ns);
     if kvm::msr_enabled(event.msr_before) {
-        format!("run_delay={run_delay} last_steal={last_steal} delta={delta} ns")
+        let delta = units.signed(event.delta().signed_ns());
+        format!("run_delay={run_delay} last_steal={last_steal} delta={delta}")
     } else {
         format!("run_delay={run_delay} last_steal={last_steal}")
     }
 }
 
-fn known(known: bool, ns: u64) -> String {
-    if known { units::ns(ns) } else { "?".to_owned() }
+fn known(known: bool, ns: u64, units: Units) -> String {
+    if known { units.ns(ns) } else { "?".to_owned() }
 }
 
-fn evidence(finding: &Finding) -> String {
-    let fields: Vec<_> =
-        finding.evidence.iter().map(|(name, value)| format!("{name}={}", show(value))).collect();
+fn evidence(finding: &Finding, units: Units) -> String {
+    let field = |(name, value): &Field| format!("{name}={}", show(value, units));
+    let fields: Vec<_> = finding.evidence.iter().map(field).collect();
     fields.join(" ")
 }
 
-fn show(value: &Value) -> String {
+fn show(value: &Value, units: Units) -> String {
     match value {
-        Value::Text(text) => text.clone(),
+        Value::Text(text) => shown(text).into_owned(),
         Value::Number(number) => number.to_string(),
-        Value::Ns(number) => units::ns(*number),
-        Value::SignedNs(number) => format!("{number} ns"),
+        Value::Ns(number) => units.ns(*number),
+        Value::SignedNs(number) => units.signed(*number),
         Value::Thread(thread) => thread.to_string(),
         Value::Unknown => "?".to_owned(),
     }
@@ -250,5 +257,5 @@ fn outcome(summary: &Summary) -> String {
         duration_ns => format!(" in {}", units::seconds(duration_ns)),
     };
     let lost = summary.losses.total();
-    format!("{} events{time} ({}); findings: {found}, lost: {lost}", summary.events, summary.source)
+    format!("{} events{time} ({}); findings: {found}, lost: {lost}", summary.events, shown(&summary.source))
 }

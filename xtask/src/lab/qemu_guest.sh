@@ -57,7 +57,7 @@ begin() {
     part=$1
     step "$part"
     : > /tmp/says
-    stealtrace trace --findings-only --min-severity warning > /tmp/findings 2> /tmp/says &
+    stealtrace trace --findings-only --ns --min-severity warning > /tmp/findings 2> /tmp/says &
     watcher=$!
     until_seen /tmp/says tracing
 }
