@@ -299,7 +299,7 @@ fn threads_outside_of_ones_pid_namespace_are_marked() {
     let vm = three_vcpus();
     let result = run(contained().args(["trace", "--format", "json", "--findings-only", "--duration", "2s"]));
     let pid = vm.id();
-    end(vm);
+    drop(vm);
     let lines = json_lines(&result.stdout);
     let vcpus = summary(&lines)["vcpus"].as_array().expect("a list");
     assert!(vcpus.iter().any(|vcpu| vcpu["vm_pid"] == (OUTSIDE | pid)), "{}", result.stdout);
@@ -339,7 +339,7 @@ fn a_thread_is_no_process_and_no_thread_matches_nothing() {
     let gone = run(stealtrace().args(["trace", "--tid", "4194305"]));
     assert_eq!(gone.code, 2);
     assert!(gone.stderr.contains("no thread 4194305"), "{}", gone.stderr);
-    end(vm);
+    drop(vm);
 }
 
 /// A thread of this process beside its first, as soon as there is one.
@@ -479,16 +479,27 @@ fn blocks_signals(pid: u32) -> bool {
     blocked.and_then(|mask| u64::from_str_radix(mask, 16).ok()).is_some_and(|mask| mask & 1 != 0)
 }
 
-/// One vCPU that runs and two that do nothing, until it is ended.
-fn three_vcpus() -> Child {
-    let mut command = stealtrace();
-    command.args(["load", "run", "--idle", "2", "--duration", "10m"]).stdout(Stdio::null());
-    command.spawn().expect("stealtrace starts")
+/// A VM that runs until it is ended, by a test that fails too.
+struct Vm(Child);
+
+impl Vm {
+    fn id(&self) -> u32 {
+        self.0.id()
+    }
 }
 
-fn end(mut vm: Child) {
-    vm.kill().expect("it runs");
-    vm.wait().expect("it ends");
+impl Drop for Vm {
+    fn drop(&mut self) {
+        let _ended = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
+/// One vCPU that runs and two that do nothing.
+fn three_vcpus() -> Vm {
+    let mut command = stealtrace();
+    command.args(["load", "run", "--idle", "2", "--duration", "10m"]).stdout(Stdio::null());
+    Vm(command.spawn().expect("stealtrace starts"))
 }
 
 #[test]
@@ -509,7 +520,7 @@ fn inspect_watches_a_processs_vcpus_until_it_ends() {
     let mut looks = looks.filter(told); // the VM begins while it is looked at
     let look = looks.nth(2).expect("two that do nothing, and one that counts right");
     assert!(look["vcpus"].as_array().expect("a list").iter().all(|vcpu| vcpu["vm_pid"] == id), "{look}");
-    end(vm);
+    drop(vm);
     looks.for_each(drop);
     inspect.wait().expect("it ends with the VM");
     let gone = run(stealtrace().args(["inspect", "--pid", &pid]));
@@ -522,7 +533,7 @@ fn inspect_into_a_closed_pipe_is_quiet() {
     let vm = three_vcpus();
     let watch = format!("{} inspect --watch 10ms | head -n 1", stealtrace().get_program().display());
     let result = run(std::process::Command::new("sh").args(["-c", &watch]));
-    end(vm);
+    drop(vm);
     assert_eq!((result.stdout.lines().count(), result.stderr.as_str()), (1, ""));
 }
 
@@ -584,7 +595,7 @@ fn a_recording_on_a_full_disk_is_named_and_the_trace_goes_on() {
 #[test]
 fn a_recording_whose_writer_was_killed_is_read_up_to_there() {
     let file = scratch("killed");
-    let mut child = started(&["--record", &file.display().to_string()]);
+    let mut child = started(&["--output", "/dev/null", "--record", &file.display().to_string()]);
     let header = fs::metadata(&file).expect("begun").len();
     assert_eq!(run(stealtrace().args(["verify", "--no-trace", "same-thread"])).code, 0);
     while fs::metadata(&file).expect("there").len() == header {
@@ -627,7 +638,7 @@ fn calls_of_a_vm_that_runs_already_pair_up() {
     );
     let refused = run(stealtrace().args(["analyze", "--calls", &name]));
     fs::remove_file(file).expect("removed");
-    end(vm);
+    drop(vm);
     let calls: Vec<_> =
         shown.stdout.lines().filter_map(|line| line.split_once("): ").map(|(_, says)| says)).collect();
     let runs = calls.iter().filter(|call| **call == "-> KVM_RUN").count();
@@ -739,7 +750,7 @@ fn a_name_reaches_nobodys_terminal_as_it_is() {
     fs::copy(stealtrace().get_program(), &binary).expect("copied");
     let mut vm = Command::new(&binary);
     vm.args(["load", "run", "--idle", "1", "--duration", "10m"]).stdout(Stdio::null());
-    let vm = vm.spawn().expect("it starts");
+    let vm = Vm(vm.spawn().expect("it starts"));
     let pid = vm.id().to_string();
     let _runs = a_second_thread(vm.id());
     let path = binary.display().to_string();
@@ -757,7 +768,7 @@ fn a_name_reaches_nobodys_terminal_as_it_is() {
         let result = run(stealtrace().args(&command));
         shown.push((command.join(" "), result.stdout + &result.stderr));
     }
-    end(vm);
+    drop(vm);
     fs::remove_file(binary).expect("removed");
     for (command, text) in shown {
         let is_json = command.contains("json"); // which has escapes of its own, for what controls
