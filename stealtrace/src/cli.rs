@@ -21,6 +21,7 @@ use crate::{
     evidence::Kind,
     guard::GuardOptions,
     guest::GuestOptions,
+    help,
     inspect::InspectOptions,
     model::Severity,
     output::Output,
@@ -58,20 +59,27 @@ Exit codes:
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Say what of this host stealtrace can use, and if not, why
+    #[command(after_help = help::DOCTOR)]
     Doctor(Doctor),
     /// Trace vCPU ioctls and steal updates, and flag what corrupts steal time
+    #[command(after_help = help::TRACE)]
     Trace(Box<Trace>),
     /// Judge a recording, or the logs of an old bug report
+    #[command(after_help = help::ANALYZE)]
     Analyze(Analyze),
     /// Explain the rules
     Rules(Rules),
     /// Prove what the running kernel's steal accounting can be trusted with
+    #[command(after_help = help::VERIFY)]
     Verify(Verify),
     /// Put the guest's steal counter back when KVM's update corrupted it, before the guest runs
+    #[command(after_help = help::GUARD)]
     Guard(Guard),
     /// Every vCPU of every running VM, and whether its steal counter is sound
+    #[command(after_help = help::INSPECT)]
     Inspect(Inspect),
     /// Inside a Linux guest: judge the steal time it shows
+    #[command(after_help = help::GUEST)]
     Guest(Guest),
     /// Issue vCPU ioctls flat out and say how long one takes, to measure what watching costs
     #[command(hide = true)]

@@ -14,6 +14,7 @@ pub mod evidence;
 pub mod exit;
 pub mod guard;
 pub mod guest;
+mod help;
 pub mod input;
 pub mod inspect;
 pub mod interrupt;

@@ -32,7 +32,8 @@ fn lines<'a>(part: &'a str, word: &str) -> Vec<&'a str> {
 fn threads_and_counters_are_what_qemus_monitor_says() {
     for name in LIFE {
         let part = part(name);
-        assert_eq!(lines(part, "vCPU").len(), 2, "{part}");
+        let asked = part.lines().filter(|line| line.contains("in QEMU's monitor: thread"));
+        assert_eq!(asked.count(), 2, "{part}");
         for witness in ["inspect: the same", "trace: the same", "the guest's own MSR: the same"] {
             assert_eq!(lines(part, witness).len(), 2, "{part}");
         }
@@ -73,8 +74,8 @@ fn waiting_for_a_busy_host_is_no_over_charge() {
 }
 
 /// QEMU keeps the descriptor of a CPU that is unplugged, and runs it on a new thread when it is plugged in again. The
-/// counter heals as that thread waits, which a CPU that has little to do hardly does: it is still wrapped when everybody
-/// looks at it, however long that takes. What the trace found was recorded when it happened.
+/// counter heals as that thread waits: whoever looks later may find it sound again. What the trace found was recorded when
+/// it happened, and what the guest took for stolen stays in its /proc/stat.
 #[test]
 fn a_replugged_cpu_is_corrupt_and_the_guest_sees_it() {
     let part = part(REPLUG);
@@ -87,7 +88,6 @@ fn a_replugged_cpu_is_corrupt_and_the_guest_sees_it() {
         ["delta=", "run_delay=", "last_steal="].map(|name| number(name).expect(name));
     assert!(delta < 0 && delta == run_delay - last_steal, "{error}");
     assert!(number("steal_after=") > Some(1 << 63), "the guest's counter wrapped: {error}");
-    assert!(lines(part, "inspect: the same")[1].contains("poisoned"), "{part}");
     assert!(part.contains("trace exits with 1") && part.contains("guest exits with 1"), "{part}");
 }
 

@@ -147,17 +147,18 @@ pub(crate) fn is_unsure(finding: &Finding) -> bool {
     finding.evidence.iter().any(|(name, value)| *name == "reached_guest" && *value == unknown)
 }
 
-/// The guest's counter before: read; or what the update before left there, if KVM added the delta to just that; or what
-/// KVM must have added it to for the counter to be impossible now.
+/// The guest's counter before: read; or what the update before left there, if the counter still stands there or further,
+/// or KVM added the delta to just that; or what KVM must have added it to for the counter to be impossible now.
 fn before_ns(event: &Event) -> Option<u64> {
-    let added_to = event.steal_after_ns.wrapping_sub(event.delta().wrapped_ns());
-    let is_left = event.has(STEAL_LAST_KNOWN) && added_to == event.steal_last_ns;
-    let is_impossible = event.steal_after_ns.cast_signed() < 0 && added_to.cast_signed() >= 0;
     if event.has(STEAL_BEFORE_KNOWN) {
-        Some(event.steal_before_ns)
-    } else {
-        (event.has(STEAL_AFTER_KNOWN) && (is_left || is_impossible)).then_some(added_to)
+        return Some(event.steal_before_ns);
     }
+    let added_to = event.steal_after_ns.wrapping_sub(event.delta().wrapped_ns());
+    let left = Some(event.steal_last_ns)
+        .filter(|_| event.has(STEAL_LAST_KNOWN))
+        .filter(|left| added_to == *left || !StealDelta::between(*left, event.steal_after_ns).is_underflow());
+    let is_impossible = event.steal_after_ns.cast_signed() < 0 && added_to.cast_signed() >= 0;
+    left.or_else(|| is_impossible.then_some(added_to)).filter(|_| event.has(STEAL_AFTER_KNOWN))
 }
 
 fn reach(event: &Event) -> Reach {
@@ -263,6 +264,7 @@ mod tests {
         assert_eq!(before(left(1000)), Value::Ns(1000));
         assert_eq!(before(left(1001)), Value::Unknown, "something else was added, too");
         assert_eq!(before(unread), Value::Unknown);
+        assert_eq!(before(left(200)), Value::Ns(200), "a kernel that drops the delta leaves it as it was");
         let wrapped = Event { steal_after_ns: 0u64.wrapping_sub(300), ..unread };
         assert_eq!(before(wrapped), Value::Ns(500), "only from there the delta leads here");
         let plugged_in_again = judge(&RULE, &[left(1000)]).expect("fires");
