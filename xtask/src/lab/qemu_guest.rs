@@ -49,16 +49,13 @@ const SCRIPT: &str = include_str!("qemu_guest.sh");
 /// The script's exit code when a step did not come to its end.
 const STUCK: u8 = 3;
 
-/// Play it; once more, and said, if the guest rebooted by itself or nothing went on any more: now and then Linux misses a
-/// wake-up where its processor is emulated twice over.
+/// Play it; once more, and said, if the guest rebooted by itself or nothing went on any more.
 ///
-/// What is known of the hangs (QEMU 7.2, `thread=single`, one CPU, a machine with as many builds beside it as CPUs): of
-/// three whole lives one hung between a CPU's unplugging and its return. The emulator took all the CPU it could get, the lab
-/// guest's kernel complained of no lockup, and its own `sleep 1` returned no more for five minutes: as if its timer's
-/// interrupt had been lost, which would be the emulation's fault and not the script's or stealtrace's, but that is not
-/// proved. Unplugging and plugging in again do not bring it about by themselves: in a life of nothing else 50 of 50 went
-/// through with 7.2 and 25 of 25 with 10.0.2, under a trace. So nothing speaks for another QEMU yet; the next hang is told
-/// with the processor's registers and its local APIC, which is where a lost interrupt shows.
+/// The hangs are the emulation's (QEMU 7.2, `thread=single`, one CPU): in one that was told with everything, the lab guest's
+/// local APIC held the timer's interrupt (236 in IRR, processor priority 0x10) for a processor that ran user code with
+/// interrupts enabled, and never delivered it; the kernel told of a soft lockup. Of five whole lives two hung so, between a
+/// CPU's unplugging and its return; unplugging and plugging in again do not bring it about by themselves: in a life of
+/// nothing else 50 of 50 went through with 7.2 and 25 of 25 with 10.0.2, under a trace.
 pub(super) fn run(kernel: &Kernel) -> Result<u8> {
     let folder = cache::target()?.join("lab");
     std::fs::create_dir_all(&folder)?;

@@ -69,7 +69,7 @@ end() {
     stealtrace trace --format json > /report/events 2> /tmp/says &
     tracer=$!
     until_seen /tmp/says tracing
-    next_seen /tmp/console ^beat
+    next_seen /tmp/console "^beat.*exits with [0-9]"
     monitor stop
     kill -INT $tracer
     wait $tracer
