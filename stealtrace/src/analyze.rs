@@ -118,13 +118,13 @@ fn play_events(
     let (mut bounds, mut left_out) = (Bounds::default(), 0);
     loop {
         match player.next_item() {
+            Item::Event(event) if !options.filter.admits(&event) => {}
             Item::Event(event) if !bounds.admit(&event) => left_out += 1,
-            Item::Event(event) if options.filter.admits(&event) => {
+            Item::Event(event) => {
                 if pipeline.event(&event)? == Flow::Stop || out.is_over() {
                     return Ok(End::default());
                 }
             }
-            Item::Event(_) => {}
             Item::End(end) => return Ok(less(end, left_out)),
             Item::Cut(how) => {
                 let unproved = Some(format!("the recording is not whole: {how}"));

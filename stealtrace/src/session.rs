@@ -73,6 +73,7 @@ pub struct TraceOptions {
 /// # Errors
 /// When tracing is not possible here, or the command cannot be run.
 pub fn trace(options: &TraceOptions, out: &Output) -> Result<Exit> {
+    let record = options.record.as_deref().map(LateFile::open).transpose()?; // a pipe waits for its reader
     let interrupt = Interrupt::block()?;
     let facts = KernelFacts::gather(&options.functions);
     facts.require_traceable()?;
@@ -83,7 +84,6 @@ pub fn trace(options: &TraceOptions, out: &Output) -> Result<Exit> {
     let plan = plan(options, kind, held.as_ref());
     let header = header(&facts, &plan)?;
     say_what_calls_cannot_show(&plan, &facts);
-    let record = options.record.as_deref().map(LateFile::open).transpose()?;
     let backend = EbpfBackend::attach(&plan, &facts)?;
     drop(facts); // type information is large and has served
     let interrupted = interrupt.came();

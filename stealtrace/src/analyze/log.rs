@@ -74,19 +74,25 @@ const TOO_MANY: &str = "events or findings are about more vCPUs, threads and ioc
 
 impl Sink for Judge<'_> {
     fn event(&mut self, event: &Event) -> io::Result<()> {
-        if !self.bounds.admit(event) {
-            self.missed(TOO_MANY);
-        } else if self.filter.admits(event) && !self.enough {
+        if !self.filter.admits(event) || self.enough {
+            return Ok(());
+        }
+        if self.bounds.admit(event) {
             self.enough = self.pipeline.event(event)? == Flow::Stop;
+        } else {
+            self.missed(TOO_MANY);
         }
         Ok(())
     }
 
     fn finding(&mut self, vcpu: VcpuKey, finding: Finding) -> io::Result<()> {
-        if !self.bounds.admit_finding(vcpu, &finding) {
-            self.missed(TOO_MANY);
-        } else if self.filter.admits_finding(&finding) && !self.enough {
+        if !self.filter.admits_finding(&finding) || self.enough {
+            return Ok(());
+        }
+        if self.bounds.admit_finding(vcpu, &finding) {
             self.enough = self.pipeline.found(vcpu, finding)? == Flow::Stop;
+        } else {
+            self.missed(TOO_MANY);
         }
         Ok(())
     }

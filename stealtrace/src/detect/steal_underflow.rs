@@ -79,7 +79,9 @@ fn settle(open: Open<'_>) -> Vec<Finding> {
         _ => return Vec::new(),
     };
     let blamed = open.threads.find(unsettled.event.last_steal_tid);
-    vec![finding(open.vcpu, unsettled.hand_off.as_ref(), &unsettled.event, blamed.as_ref(), reach)]
+    let found = finding(open.vcpu, unsettled.hand_off.as_ref(), &unsettled.event, blamed.as_ref(), reach);
+    let advice = advice(unsettled.hand_off.as_ref(), unsettled.copied_by, &unsettled.event, reach);
+    vec![Finding { advice, ..found }]
 }
 
 /// Did the underflow before this update reach the guest? An update that underflows too answers for itself.
@@ -116,7 +118,8 @@ fn finding(
     let caller = Thread::caller(event);
     let what = format!("{caller}{cause} consumed a negative steal delta; {}", consequence(event, reach));
     let backwards = reach == Reach::Reached && went_backwards(event);
-    Finding { advice: advice(vcpu, event, reach), ..Finding::new(RULE.id, severity, vcpu, event, what) }
+    let advice = advice(hand_off, vcpu.copied_by, event, reach);
+    Finding { advice, ..Finding::new(RULE.id, severity, vcpu, event, what) }
         .with("last_steal_of", blamed.into())
         .with("run_delay", Value::Ns(event.run_delay_ns))
         .with("last_steal", Value::Ns(event.last_steal_before_ns))
@@ -128,16 +131,15 @@ fn finding(
 }
 
 /// What to do depends on who brought it about; empty for the rule's own.
-fn advice(vcpu: &Vcpu, event: &Event, reach: Reach) -> &'static str {
-    let by = event.last_steal_tid;
+fn advice(hand_off: Option<&HandOff>, copied_by: Option<u32>, event: &Event, reach: Reach) -> &'static str {
     if reach == Reach::Overwritten {
         OVERWRITTEN
-    } else if by == 0 {
-        ""
-    } else if vcpu.copied_by == Some(by) {
+    } else if hand_off.is_some() {
+        HANDED_OFF
+    } else if copied_by.is_some_and(|tid| tid == event.last_steal_tid) {
         RESTORED
     } else {
-        HANDED_OFF
+        ""
     }
 }
 
@@ -299,7 +301,11 @@ mod tests {
         assert!(handed_off.contains("guard") && !handed_off.contains("4.4"), "{handed_off}");
         let restored = advice(&[s.restore(1, 900, (0, 900)), update]);
         assert!(restored.contains("4.4"), "{restored}");
-        assert_eq!(advice(&[Event { last_steal_tid: 0, ..update }]), "", "the rule's own");
+        assert_eq!(advice(&[update]), "", "the rule's own: an ioctl of another thread, or an old runner");
+        let unread = Event { flags: 0, ..update };
+        let wrapped = s.update(2, 150, 100, (0, 0u64.wrapping_sub(700)));
+        let settled = advice(&[s.restore(1, 900, (0, 900)), unread, wrapped]);
+        assert!(settled.contains("4.4"), "also where the next update settled it: {settled}");
     }
 
     #[test]

@@ -140,6 +140,8 @@ pub struct Unsettled {
     pub event: Event,
     /// The hand-off that led to it.
     pub hand_off: Option<HandOff>,
+    /// [`Vcpu::copied_by`] then.
+    pub copied_by: Option<u32>,
 }
 
 /// KVM_RUN moved to another thread while the steal MSR was enabled.
@@ -274,10 +276,13 @@ impl Vcpu {
 
     fn learn_update(&mut self, event: &Event) {
         self.updates = self.updates.max(event.updates.into());
-        self.copied_by = None;
+        let copied_by = self.copied_by;
+        if copied_by != Some(event.caller_tid) {
+            self.copied_by = None; // whoever copied may load the vCPU once more before the runner does
+        }
         let hand_off = self.hand_off.take();
         let unsettled = event.delta().is_underflow() && !event.has(STEAL_AFTER_KNOWN) && event.ioctl != 0;
-        self.unsettled = unsettled.then(|| Box::new(Unsettled { event: *event, hand_off }));
+        self.unsettled = unsettled.then(|| Box::new(Unsettled { event: *event, hand_off, copied_by }));
         if self.runner.is_none() && event.version_before != event.version_after {
             self.runner = Some(Thread::caller(event)); // only guest entry advances the version
         }
