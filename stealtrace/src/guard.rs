@@ -10,7 +10,6 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 use stealtrace_common::{
     event::{Event, EventKind},
-    steal::StealDelta,
     target::{GuardOrders, Volume},
 };
 
@@ -182,7 +181,7 @@ impl Told {
             (false, true) => "would repair",
             (false, false) => "FAILED to repair",
         };
-        let delta = StealDelta::between(event.last_steal_before_ns, event.run_delay_ns).signed_ns();
+        let delta = event.delta().signed_ns();
         let (corrupt, good) = (event.steal_after_ns, event.steal_before_ns);
         let version = event.version_after;
         let line = match self.format {

@@ -28,7 +28,7 @@ fn judge(case: Case<'_>) -> Option<Finding> {
     if kind != EventKind::Update || !event.has(STEAL_BEFORE_KNOWN | STEAL_AFTER_KNOWN) {
         return None;
     }
-    let delta = StealDelta::between(event.last_steal_before_ns, event.run_delay_ns);
+    let delta = event.delta();
     let growth = StealDelta::between(event.steal_before_ns, event.steal_after_ns);
     if delta.is_underflow() || !growth.is_underflow() || steal_rewound::reset(event) {
         return None;

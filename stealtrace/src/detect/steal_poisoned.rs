@@ -1,10 +1,7 @@
 //! The guest's counter was impossible already when first seen, or became so while nobody updated it.
 //! What KVM does to it from then on is other rules' business.
 
-use stealtrace_common::{
-    event::{Event, EventKind, FIRST_READ, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN},
-    steal::StealDelta,
-};
+use stealtrace_common::event::{Event, EventKind, FIRST_READ, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN};
 
 use super::{Case, Explanation, REPORT, Rule, steal_rewound};
 use crate::model::{Finding, Severity, Value};
@@ -50,7 +47,7 @@ fn judge(case: Case<'_>) -> Option<Finding> {
 
 /// The counter before the update; where it could not be read, what the update must have found.
 fn found(event: &Event) -> Option<u64> {
-    let delta = StealDelta::between(event.last_steal_before_ns, event.run_delay_ns);
+    let delta = event.delta();
     if event.has(STEAL_BEFORE_KNOWN) {
         Some(event.steal_before_ns)
     } else if event.has(STEAL_AFTER_KNOWN) && event.steal_after_ns >= IMPOSSIBLE_NS && !delta.is_underflow() {

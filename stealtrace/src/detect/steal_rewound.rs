@@ -51,7 +51,7 @@ pub(super) fn rewound(event: &Event) -> bool {
 
 /// Did the counter restart at zero while the guest ran? It then holds no more than was charged meanwhile.
 pub(super) fn reset(event: &Event) -> bool {
-    let charged = StealDelta::between(event.last_steal_before_ns, event.run_delay_ns);
+    let charged = event.delta();
     let growth = StealDelta::between(event.steal_before_ns, event.steal_after_ns);
     event.has(STEAL_BEFORE_KNOWN | STEAL_AFTER_KNOWN)
         && growth.is_underflow()

@@ -7,7 +7,7 @@ use stealtrace_common::{
 };
 
 use super::{Case, Explanation, FIX, Open, REPORT, REWORK, Rule};
-use crate::model::{Finding, HandOff, Severity, Thread, Value, Vcpu};
+use crate::model::{Finding, HandOff, Severity, Thread, Unsettled, Value, Vcpu};
 
 pub(crate) const RULE: Rule = Rule {
     id: "steal-underflow",
@@ -53,7 +53,7 @@ enum Reach {
 
 fn judge(case: Case<'_>) -> Option<Finding> {
     let Case { vcpu, event, kind, .. } = case;
-    if kind != EventKind::Update || !event.delta().is_underflow() || is_unsettled(event) {
+    if kind != EventKind::Update || !event.delta().is_underflow() || Unsettled::begins_with(event) {
         return None;
     }
     let reach = reach(event);
@@ -61,12 +61,6 @@ fn judge(case: Case<'_>) -> Option<Finding> {
         return None; // KVM loads a vCPU once more to destroy it; no guest is left to see it
     }
     Some(finding(vcpu, vcpu.hand_off.as_ref(), event, case.last_steal_of().as_ref(), reach))
-}
-
-/// An underflow in a guest's area that could not be read yet. The next update tells: it replaces the delta on kernels
-/// that keep it until guest entry, and where none does the counter shows it.
-pub(crate) fn is_unsettled(event: &Event) -> bool {
-    event.delta().is_underflow() && !event.has(STEAL_AFTER_KNOWN) && event.ioctl != 0
 }
 
 fn settle(open: Open<'_>) -> Vec<Finding> {

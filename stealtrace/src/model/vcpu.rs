@@ -144,6 +144,15 @@ pub struct Unsettled {
     pub copied_by: Option<u32>,
 }
 
+impl Unsettled {
+    /// An underflow in a guest's area that could not be read yet. The next update tells: it replaces the delta on
+    /// kernels that keep it until guest entry, and where none does the counter shows it.
+    #[must_use]
+    pub const fn begins_with(event: &Event) -> bool {
+        event.delta().is_underflow() && !event.has(STEAL_AFTER_KNOWN) && event.ioctl != 0
+    }
+}
+
 /// KVM_RUN moved to another thread while the steal MSR was enabled.
 #[derive(Clone, Debug)]
 pub struct HandOff {
@@ -281,7 +290,7 @@ impl Vcpu {
             self.copied_by = None; // whoever copied may load the vCPU once more before the runner does
         }
         let hand_off = self.hand_off.take();
-        let unsettled = event.delta().is_underflow() && !event.has(STEAL_AFTER_KNOWN) && event.ioctl != 0;
+        let unsettled = Unsettled::begins_with(event);
         self.unsettled = unsettled.then(|| Box::new(Unsettled { event: *event, hand_off, copied_by }));
         if self.runner.is_none() && event.version_before != event.version_after {
             self.runner = Some(Thread::caller(event)); // only guest entry advances the version

@@ -143,7 +143,7 @@ impl<W: Write> Reporter for Calls<W> {
 }
 
 fn steal_delta(event: &Event) -> StealDelta {
-    StealDelta::between(event.last_steal_before_ns, event.run_delay_ns)
+    event.delta()
 }
 
 fn underflows(event: &Event) -> bool {

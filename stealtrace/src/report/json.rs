@@ -7,9 +7,8 @@ use std::{
 
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value as Json_, json};
-use stealtrace_common::{
-    event::{Event, EventKind, HOST_INITIATED, NUMBERS_UNKNOWN, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN},
-    steal::StealDelta,
+use stealtrace_common::event::{
+    Event, EventKind, HOST_INITIATED, NUMBERS_UNKNOWN, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN,
 };
 
 use super::{Clock, Reporter, clock};
@@ -116,7 +115,7 @@ struct EventLine<'a> {
 impl<'a> EventLine<'a> {
     fn new(event: &'a Event, vcpu: VcpuName, clock: Clock) -> Self {
         let measured = |number: u64| (!event.has(NUMBERS_UNKNOWN)).then_some(number);
-        let delta = StealDelta::between(event.last_steal_before_ns, event.run_delay_ns);
+        let delta = event.delta();
         Self {
             kind: kind(event),
             time_ns: clock.since_start(event.time_ns),
