@@ -29,8 +29,8 @@ pub enum EventKind {
     Repaired = 10,
     /// The same, but nothing was written.
     Unrepaired = 11,
-    /// The thread that ran the vCPU ended.
-    RunnerEnded = 12,
+    /// A thread that had issued vCPU ioctls ended.
+    ThreadEnded = 12,
 }
 
 impl EventKind {
@@ -49,9 +49,15 @@ impl EventKind {
             9 => Self::Seen,
             10 => Self::Repaired,
             11 => Self::Unrepaired,
-            12 => Self::RunnerEnded,
+            12 => Self::ThreadEnded,
             _ => return None,
         })
+    }
+
+    /// Is it about a thread, and not about a vCPU?
+    #[must_use]
+    pub const fn is_of_thread(self) -> bool {
+        matches!(self, Self::Call | Self::Return | Self::ThreadEnded)
     }
 }
 
@@ -71,6 +77,9 @@ pub const FIRST_READ: u32 = 32;
 
 /// `flags`: run_delay, last_steal and MSR are not known (the event comes from a log).
 pub const NUMBERS_UNKNOWN: u32 = 64;
+
+/// `flags`: this kernel keeps a delta until guest entry, where a later load may have replaced it (Linux 3.1 to 4.5).
+pub const ACCUMULATES: u32 = 128;
 
 /// One fact. Times are ns of CLOCK_MONOTONIC; for kinds without a before and after both are the same moment.
 #[repr(C)]
@@ -113,7 +122,7 @@ pub struct Event {
     pub version_after: u32,
     /// An [`EventKind`].
     pub kind: u32,
-    /// [`STEAL_BEFORE_KNOWN`], [`STEAL_AFTER_KNOWN`], [`HOST_INITIATED`].
+    /// [`STEAL_BEFORE_KNOWN`] and the others.
     pub flags: u32,
     /// `kvm_vcpu.vcpu_id`
     pub vcpu_id: u32,

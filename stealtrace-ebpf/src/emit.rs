@@ -6,7 +6,7 @@ use aya_ebpf::helpers::{
 };
 use stealtrace_common::{
     event::{
-        Event, EventKind, FIRST_READ, FIRST_SINCE_ENABLED, HOST_INITIATED, STEAL_AFTER_KNOWN,
+        ACCUMULATES, Event, EventKind, FIRST_READ, FIRST_SINCE_ENABLED, HOST_INITIATED, STEAL_AFTER_KNOWN,
         STEAL_BEFORE_KNOWN, STEAL_LAST_KNOWN,
     },
     probe::Probe,
@@ -290,6 +290,9 @@ fn flags(kind: EventKind, state: &VcpuState, before: &Snapshot, after: &Snapshot
     }
     if matches!(kind, EventKind::Update) && state.steal_read == 0 && after.readable != 0 {
         flags |= FIRST_READ;
+    }
+    if matches!(kind, EventKind::Update) && read::accumulates() {
+        flags |= ACCUMULATES;
     }
     if matches!(kind, EventKind::MsrWrite) && state.msr_write == MsrWrite::Host as u32 {
         flags |= HOST_INITIATED;

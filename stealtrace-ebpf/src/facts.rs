@@ -46,7 +46,7 @@ pub(crate) fn entered(probe: Probe, caller: Caller, state: &mut VcpuState, threa
     if is_run && foreign {
         state.handed_over = u32::from(state.runner != 0);
         state.runner = caller.tid;
-        quiet::taken_over(thread.vcpu, caller);
+        quiet::taken_over(thread.vcpu, caller.tid);
     }
 }
 
@@ -165,7 +165,9 @@ fn consumed(state: &mut VcpuState, stay: &Stay<'_>) {
     state.steal_read |= after.readable;
     state.last_steal_tid = stay.caller.tid;
     state.enabled_anew = 0;
-    state.handed_over = 0;
+    if stay.caller.tid == state.runner {
+        state.handed_over = 0;
+    }
     state.unsettled = u32::from(underflows && after.readable == 0);
 }
 

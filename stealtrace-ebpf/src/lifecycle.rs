@@ -9,10 +9,13 @@ use stealtrace_common::{
 };
 
 use crate::{
-    emit::{Caller, emit, lost, now_ns, watched},
+    emit::{Caller, emit, emit_call, lost, now_ns, watched},
     maps::{NAMESPACE, TARGETS, THREADS, VCPUS, given},
     quiet, read,
 };
+
+/// The runner of a vCPU whose runner ended: no thread has this number.
+const NO_MORE: u32 = u32::MAX;
 
 /// Begin a new vCPU at this address, whatever was there before.
 #[inline(always)]
@@ -69,15 +72,17 @@ pub(crate) fn find(vcpu: u64) -> Option<&'static mut VcpuState> {
 /// `trace_sched_process_exit(task)`: the thread is in no ioctl any more, and runs no vCPU.
 #[raw_tracepoint]
 pub(crate) fn thread_exit(_ctx: RawTracePointContext) -> i32 {
-    if let Some(caller) = watched(Probe::Exit) {
+    if let Some(caller) = watched(Probe::Exit)
         // SAFETY: the entry is this thread's own and is only read here.
-        if let Some(thread) = unsafe { THREADS.get(caller.key()) }
-            && let Some(state) = find(thread.vcpu)
+        && let Some(thread) = unsafe { THREADS.get(caller.key()) }
+    {
+        if let Some(state) = find(thread.vcpu)
             && state.runner == caller.tid
         {
-            let nothing = Snapshot::default();
-            emit(Probe::Exit, EventKind::RunnerEnded, caller, thread.vcpu, 0, state, &nothing, &nothing);
+            state.runner = NO_MORE;
+            quiet::taken_over(thread.vcpu, NO_MORE);
         }
+        emit_call(Probe::Exit, EventKind::ThreadEnded, caller, 0, 0);
         let _absent = THREADS.remove(caller.key());
     }
     0

@@ -79,6 +79,16 @@ fn look(quiet: &mut QuietVcpu) {
     }
 }
 
+/// This thread enters an ioctl that is looked at in any case.
+#[inline(always)]
+pub(crate) fn mingles(vcpu: u64, tid: u32) {
+    if let Some(quiet) = find(vcpu)
+        && quiet.tid != tid
+    {
+        quiet.mingled = 1;
+    }
+}
+
 /// The ioctl of this thread, if it is the one of which there is nothing to tell.
 #[inline(always)]
 pub(crate) fn ioctl(vcpu: u64, tid: u32) -> Option<u32> {
@@ -108,9 +118,9 @@ pub(crate) fn msr_written(vcpu: u64) {
 
 /// The runner changed.
 #[inline(always)]
-pub(crate) fn taken_over(vcpu: u64, by: Caller) {
+pub(crate) fn taken_over(vcpu: u64, by: u32) {
     if let Some(quiet) = find(vcpu) {
-        quiet.runner = by.tid;
+        quiet.runner = by;
     }
 }
 

@@ -69,7 +69,12 @@ fn enter([fd, ioctl, argument]: [u64; 3]) {
     if vcpu == 0 && ioctl != KVM_CREATE_VCPU {
         return;
     }
-    let quiet = ioctl != KVM_SET_MSRS && quiet::enters(vcpu, caller.tid, ioctl);
+    let quiet = if ioctl == KVM_SET_MSRS {
+        quiet::mingles(vcpu, caller.tid);
+        false
+    } else {
+        quiet::enters(vcpu, caller.tid, ioctl)
+    };
     if !quiet && watched(Probe::SysEnter).is_none() {
         return;
     }
@@ -149,6 +154,7 @@ fn report_changes(caller: Caller, thread: &ThreadState, ret: i64) {
     opened.run_delay_ns = thread.entered.run_delay_ns;
     let mut before = opened;
     let msr_write = msr_write(thread, ret, &before, &after);
+    let is_run = thread.ioctl == KVM_RUN;
     if by_caller(&before, &after) {
         // An update, and a write that copies, leave the caller's run_delay of that moment in last_steal.
         before.run_delay_ns = after.last_steal_ns;
@@ -156,14 +162,16 @@ fn report_changes(caller: Caller, thread: &ThreadState, ret: i64) {
             opened.run_delay_ns = after.last_steal_ns;
         }
     } else if matches!(msr_write, MsrWrite::None) {
-        before = after; // whatever changed in last_steal, another thread did it
-        if thread.ioctl == KVM_RUN {
-            facts::counted(state, &after, after.msr_val); // but only running the guest changes its counter
+        if !is_run && state.open_time_ns != 0 {
+            return; // whatever changed, another thread did it, and shows when that one lets go
+        }
+        before = after;
+        if is_run {
+            facts::counted(state, &after, after.msr_val); // only running the guest changes its counter
         }
     }
     let (ioctl, since_ns) = (thread.ioctl, thread.time_ns);
-    let counts = ioctl == KVM_RUN;
-    if !counts {
+    if !is_run {
         before = facts::with_counter(&before, &after);
     }
     let stay = Stay {
@@ -176,7 +184,7 @@ fn report_changes(caller: Caller, thread: &ThreadState, ret: i64) {
         before: &before,
         after: &after,
         since_ns,
-        counts,
+        counts: is_run,
     };
     facts::left(state, &stay);
 }

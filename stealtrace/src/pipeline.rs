@@ -56,7 +56,7 @@ impl Filter {
     pub fn admits(&self, event: &Event) -> bool {
         (self.pids.is_empty() || self.pids.contains(&event.caller_tgid))
             && self.tid.is_none_or(|tid| tid == event.caller_tid)
-            && self.vcpu_id.is_none_or(|id| id == event.vcpu_id)
+            && self.vcpu_id.is_none_or(|id| id == event.vcpu_id || event.vcpu == 0)
             && self.comm.as_ref().is_none_or(|comm| padded(comm) == event.comm)
     }
 }

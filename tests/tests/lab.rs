@@ -75,6 +75,8 @@ impl Steps {
         script.step("poisoned", POISONED);
         guard(&mut script);
         script.step("raw tracepoints", RAW_TRACEPOINTS);
+        script.step("contained", CONTAINED);
+        script.step("hounded", HOUNDED);
         for backend in BACKENDS {
             script.step(&format!("crowded, {backend}"), &CROWDED.replace("BACKEND", backend));
         }
@@ -173,6 +175,15 @@ stealtrace trace --findings-only --format json --backend BACKEND -- \
 code=$?
 kill $busy
 exit $code";
+
+/// In a PID namespace, as in a container.
+const CONTAINED: &str = "unshare --pid --fork --mount-proc stealtrace verify --format json same-thread \
+                         restore-by-main-thread run-hand-off-down";
+
+/// Two threads' ioctls on one vCPU at once, most of which the trace passes over.
+const HOUNDED: &str = "\
+stealtrace trace --findings-only --format json --backend tracepoint -- \
+    sh -c 'stealtrace load hounded --duration 3s > /dev/null'";
 
 /// SIGKILL while tracing, then what is left of probes and programs.
 const KILLED: &str = "\
@@ -453,6 +464,29 @@ fn stock_6_1_tells_the_same_live_recorded_and_from_edges() {
 #[test]
 fn stock_6_12_tells_the_same_live_recorded_and_from_edges() {
     assert_volumes_and_recordings_agree(&STOCK_6_12);
+}
+
+#[test]
+fn in_a_pid_namespace_both_witnesses_agree() {
+    for (kernel, _) in BOOTS {
+        let step = self::kernel(kernel).step("contained");
+        let agree: Vec<_> =
+            json_lines(&step.stdout).iter().filter_map(|line| line["witnesses_agree"].as_bool()).collect();
+        assert_eq!(agree, [true; 3], "{kernel}: {}{}", step.stdout, step.stderr);
+    }
+}
+
+#[test]
+fn what_kvm_counts_while_two_threads_ioctls_overlap_is_nobody_elses_doing() {
+    for (kernel, _) in BOOTS {
+        let step = self::kernel(kernel).step("hounded");
+        let lines = json_lines(&step.stdout);
+        let found = findings(&lines);
+        assert!(found.contains_key("cross-thread-ioctl"), "{kernel}: {}", step.stderr);
+        for rule in ["steal-rewound", "steal-backwards"] {
+            assert!(!found.contains_key(rule), "{kernel}: {}", step.stdout);
+        }
+    }
 }
 
 /// The finding of this rule with this severity.

@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn a_runner_that_ended_is_none() {
         let mut s = Script::new();
-        let unplugged = [s.created(1), s.ioctl(1, KVM_RUN), s.runner_ended(1), s.ioctl(2, GET_LAPIC)];
+        let unplugged = [s.created(1), s.ioctl(1, KVM_RUN), s.thread_ended(1), s.ioctl(2, GET_LAPIC)];
         assert!(judge(&RULE, &unplugged).is_none());
         assert!(judge(&RULE, &[&unplugged[..], &[s.ioctl(2, KVM_RUN)]].concat()).is_none());
     }

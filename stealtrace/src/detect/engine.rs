@@ -86,8 +86,11 @@ impl Engine {
         };
         self.events += 1;
         self.threads.learn(event);
-        if matches!(kind, EventKind::Call | EventKind::Return) {
-            return Judgement::default(); // they are about a thread, not a vCPU
+        if kind == EventKind::ThreadEnded {
+            self.thread_ended(event);
+        }
+        if kind.is_of_thread() {
+            return Judgement::default();
         }
         let key = VcpuKey::of(event);
         let mut found_before = Vec::new();
@@ -122,6 +125,15 @@ impl Engine {
             self.end(key);
         }
         Judgement { vcpu, anomalous, told }
+    }
+
+    /// It may have run any number of vCPUs.
+    fn thread_ended(&mut self, event: &Event) {
+        for (key, _) in self.alive.values() {
+            if let Some(vcpu) = self.vcpus.get_mut(key) {
+                vcpu.learn(EventKind::ThreadEnded, event);
+            }
+        }
     }
 
     fn forget_name(&mut self, key: VcpuKey, vm: u64) {
@@ -249,7 +261,7 @@ fn summarize(vcpu: &Vcpu, threads: &Threads) -> VcpuSummary {
 
 #[cfg(test)]
 mod tests {
-    use stealtrace_common::kvm::KVM_RUN;
+    use stealtrace_common::{event::Event, kvm::KVM_RUN};
 
     use super::Engine;
     use crate::{
@@ -303,6 +315,18 @@ mod tests {
             summary.findings[&("cross-thread-ioctl", Severity::Warning)],
             super::MOST_ENDED as u64 + 50
         );
+    }
+
+    #[test]
+    fn a_thread_that_ended_runs_none_of_the_vcpus_that_it_ran() {
+        let mut engine = Engine::default();
+        let mut script = Script::new();
+        let another = |event| Event { vcpu: 0xffff_8880_0000_8000, vcpu_id: 1, ..event };
+        let ran = [script.ioctl(1, KVM_RUN), another(script.ioctl(1, KVM_RUN))];
+        let ended = Event { vcpu: 0, ..script.thread_ended(1) };
+        let next = [script.ioctl(2, GET_LAPIC), another(script.ioctl(2, GET_LAPIC))];
+        let events = ran.into_iter().chain([ended]).chain(next);
+        assert!(events.into_iter().all(|event| !engine.judge(&event).anomalous));
     }
 
     #[test]

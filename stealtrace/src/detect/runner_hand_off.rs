@@ -33,9 +33,11 @@ fn judge(case: Case<'_>) -> Option<Finding> {
 fn settle(open: Open<'_>) -> Vec<Finding> {
     let is_decided = match open.next {
         Some((EventKind::Update, update)) => {
-            !update.delta().is_underflow() && !steal_over_charge::over_charged(open.vcpu, update)
+            open.vcpu.ended_hand_off(update).is_some()
+                && !update.delta().is_underflow()
+                && !steal_over_charge::over_charged(open.vcpu, update)
         }
-        Some((EventKind::Ioctl, _)) => true,
+        Some((EventKind::Ioctl, next)) => next.ioctl == KVM_RUN,
         _ => open.is_over(),
     };
     if is_decided { unfinished(open.vcpu).into_iter().collect() } else { Vec::new() }
@@ -44,7 +46,7 @@ fn settle(open: Open<'_>) -> Vec<Finding> {
 /// A hand-off with the MSR disabled, which can do no harm.
 fn disabled(vcpu: &Vcpu, event: &Event) -> Option<Finding> {
     let from = vcpu.runner.as_ref()?;
-    if event.ioctl != KVM_RUN || from.tid == event.caller_tid || kvm::msr_enabled(event.msr_val) {
+    if event.ioctl != KVM_RUN || vcpu.is_run_by(event.caller_tid) || kvm::msr_enabled(event.msr_val) {
         return None;
     }
     Some(finding(Severity::Notice, vcpu, from, event))
@@ -52,7 +54,7 @@ fn disabled(vcpu: &Vcpu, event: &Event) -> Option<Finding> {
 
 /// A hand-off with the MSR enabled whose update did not underflow, or was not seen.
 fn unfinished(vcpu: &Vcpu) -> Option<Finding> {
-    let HandOff { from, run } = vcpu.hand_off.as_ref()?;
+    let HandOff { from, run, .. } = vcpu.hand_off.as_ref().filter(|hand_off| !hand_off.is_past)?;
     Some(finding(Severity::Warning, vcpu, from, run))
 }
 
@@ -71,7 +73,7 @@ mod tests {
     use super::RULE;
     use crate::{
         detect::{
-            Engine,
+            Engine, steal_underflow,
             testing::{GET_LAPIC, Script, judge},
         },
         model::Severity,
@@ -100,13 +102,34 @@ mod tests {
     }
 
     #[test]
-    fn without_an_update_it_is_told_with_the_next_ioctl_or_at_the_end() {
+    fn without_an_update_it_is_told_with_the_next_run_or_at_the_end() {
         let mut s = Script::enabled();
-        let events = [s.ioctl(1, KVM_RUN), s.ioctl(2, KVM_RUN), s.ioctl(2, KVM_RUN)];
-        assert_eq!(judge(&RULE, &events).map(|f| f.severity), Some(Severity::Warning));
+        let events = [s.ioctl(1, KVM_RUN), s.ioctl(2, KVM_RUN), s.ioctl(2, KVM_RUN), s.ioctl(2, KVM_RUN)];
+        assert_eq!(judge(&RULE, &events[..3]).map(|f| f.severity), Some(Severity::Warning));
+        assert!(judge(&RULE, &events).is_none(), "once");
+        assert!(judge(&RULE, &[events[0], events[1], s.ioctl(2, GET_LAPIC)]).is_none());
         let mut engine = Engine::default();
         assert!(events[..2].iter().all(|event| !engine.judge(event).anomalous));
         assert_eq!(engine.finish().len(), 1);
+    }
+
+    #[test]
+    fn only_the_new_runners_update_tells_what_it_did() {
+        let mut s = Script::enabled();
+        let others = s.update(3, 950, 500, (0, 450));
+        let runners = s.update(2, 100, 950, (450, 0u64.wrapping_sub(400)));
+        let events = [s.ioctl(1, KVM_RUN), s.ioctl(2, KVM_RUN), others, s.ioctl(2, KVM_RUN), runners];
+        assert!(judge(&RULE, &events[..3]).is_none(), "a load by an ioctl of a third thread");
+        let underflow = judge(&steal_underflow::RULE, &events).expect("fires");
+        assert!(underflow.what.contains("took KVM_RUN over"), "{}", underflow.what);
+    }
+
+    #[test]
+    fn a_new_thread_with_the_number_of_one_that_ended_is_another() {
+        let mut s = Script::enabled();
+        let events =
+            [s.ioctl(1, KVM_RUN), s.thread_ended(1), s.ioctl(1, KVM_RUN), s.update(1, 900, 500, (0, 400))];
+        assert_eq!(judge(&RULE, &events).map(|f| f.severity), Some(Severity::Warning));
     }
 
     #[test]

@@ -109,7 +109,7 @@ enum Cause<'a> {
 
 impl<'a> Cause<'a> {
     fn of(vcpu: &'a Vcpu, event: &Event) -> Self {
-        match &vcpu.hand_off {
+        match vcpu.ended_hand_off(event) {
             Some(hand_off) => Self::HandOff(hand_off),
             None if event.has(FIRST_SINCE_ENABLED) => Self::FirstRun,
             None if event.last_steal_tid != 0 => Self::ForeignIoctl,

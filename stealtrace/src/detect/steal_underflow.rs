@@ -2,7 +2,7 @@
 //! A counter that went backwards without wrapping is this finding's evidence, not a finding of its own.
 
 use stealtrace_common::{
-    event::{Event, EventKind, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN, STEAL_LAST_KNOWN},
+    event::{ACCUMULATES, Event, EventKind, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN, STEAL_LAST_KNOWN},
     steal::StealDelta,
 };
 
@@ -60,7 +60,7 @@ fn judge(case: Case<'_>) -> Option<Finding> {
     if reach == Reach::Overwritten && event.ioctl == 0 {
         return None; // KVM loads a vCPU once more to destroy it; no guest is left to see it
     }
-    Some(finding(vcpu, vcpu.hand_off.as_ref(), event, case.last_steal_of().as_ref(), reach))
+    Some(finding(vcpu, vcpu.ended_hand_off(event), event, case.last_steal_of().as_ref(), reach))
 }
 
 fn settle(open: Open<'_>) -> Vec<Finding> {
@@ -80,11 +80,16 @@ fn settle(open: Open<'_>) -> Vec<Finding> {
 
 /// Did the underflow before this update reach the guest? An update that underflows too answers for itself.
 fn reach_shown_by(next: &Event) -> Reach {
-    let is_impossible = next.steal_after_ns.cast_signed() < 0;
-    match (next.has(STEAL_AFTER_KNOWN), is_impossible && !next.delta().is_underflow()) {
-        (false, _) => Reach::Unknown,
-        (true, true) => Reach::Reached,
-        (true, false) => Reach::Overwritten,
+    let is_impossible = next.steal_after_ns.cast_signed() < 0 && !next.delta().is_underflow();
+    let is_below = |left: u64| StealDelta::between(left, next.steal_before_ns).is_underflow();
+    let left = next.has(STEAL_LAST_KNOWN | STEAL_BEFORE_KNOWN).then_some(next.steal_last_ns);
+    match left {
+        _ if !next.has(STEAL_AFTER_KNOWN) => Reach::Unknown,
+        _ if is_impossible => Reach::Reached,
+        _ if next.has(ACCUMULATES) => Reach::Overwritten,
+        Some(left) if is_below(left) => Reach::Reached,
+        Some(_) => Reach::Overwritten,
+        None => Reach::Unknown, // a counter that may have been anything before
     }
 }
 
@@ -113,7 +118,7 @@ fn finding(
     let what = format!("{caller}{cause} consumed a negative steal delta; {}", consequence(event, reach));
     let backwards = reach == Reach::Reached && went_backwards(event);
     let advice = advice(hand_off, vcpu.copied_by, event, reach);
-    Finding { advice, ..Finding::new(RULE.id, severity, vcpu, event, what) }
+    Finding { advice, cause: reached_word(reach), ..Finding::new(RULE.id, severity, vcpu, event, what) }
         .with("last_steal_of", blamed.into())
         .with("run_delay", Value::Ns(event.run_delay_ns))
         .with("last_steal", Value::Ns(event.last_steal_before_ns))
@@ -139,8 +144,7 @@ fn advice(hand_off: Option<&HandOff>, copied_by: Option<u32>, event: &Event, rea
 
 /// Is it not known whether this underflow reached the guest?
 pub(crate) fn is_unsure(finding: &Finding) -> bool {
-    let unknown = Value::Text(reached_word(Reach::Unknown).to_owned());
-    finding.evidence.iter().any(|(name, value)| *name == "reached_guest" && *value == unknown)
+    finding.rule == RULE.id && finding.cause == reached_word(Reach::Unknown)
 }
 
 /// The guest's counter before: read; or what the update before left there, if the counter still stands there or further,
@@ -196,7 +200,7 @@ const fn yes_no(yes: bool) -> &'static str {
 #[cfg(test)]
 mod tests {
     use stealtrace_common::{
-        event::{Event, STEAL_AFTER_KNOWN, STEAL_LAST_KNOWN},
+        event::{ACCUMULATES, Event, STEAL_AFTER_KNOWN, STEAL_LAST_KNOWN},
         kvm::KVM_RUN,
     };
 
@@ -273,7 +277,8 @@ mod tests {
         let mut s = Script::enabled();
         let unread = Event { flags: 0, ..s.update(2, 100, 900, (0, 0)) };
         assert!(judge(&RULE, &[unread]).is_none(), "it waits");
-        let settled = |next: Event| judge_all(&RULE, &[unread, next]);
+        let accumulates = |next: Event| Event { flags: next.flags | ACCUMULATES, ..next };
+        let settled = |next: Event| judge_all(&RULE, &[unread, accumulates(next)]);
         let [overwritten] = &settled(s.update(3, 500, 100, (0, 400)))[..] else { panic!("one finding") };
         assert_eq!((overwritten.severity, overwritten.caller.tid), (Severity::Warning, 2));
         let [reached] = &settled(s.update(3, 500, 100, (0, 0u64.wrapping_sub(400))))[..] else {
@@ -284,6 +289,22 @@ mod tests {
         let told: Vec<_> = both.iter().map(|finding| (finding.caller.tid, finding.severity)).collect();
         assert_eq!(told, [(2, Severity::Warning), (3, Severity::Error)], "the second replaced the first");
         assert_eq!(judge_at_end(&RULE, &[unread]).len(), 1, "unknown, but told");
+    }
+
+    #[test]
+    fn where_no_load_replaces_a_delta_only_a_counter_known_before_tells() {
+        let mut s = Script::enabled();
+        let unread = Event { flags: 0, ..s.update(2, 100, 900, (0, 0)) };
+        let next = s.update(2, 150, 100, (4200, 4250));
+        let left = |ns| Event { flags: next.flags | STEAL_LAST_KNOWN, steal_last_ns: ns, ..next };
+        let reach = |next| match &judge_all(&RULE, &[unread, next])[..] {
+            [finding] => field(finding, "reached_guest").clone(),
+            others => panic!("one finding, not {others:?}"),
+        };
+        let word = |word: &str| Value::Text(word.to_owned());
+        assert_eq!(reach(next), word("unknown"));
+        assert_eq!(reach(left(5000)), word("yes"));
+        assert_eq!(reach(left(4200)), word("no"));
     }
 
     #[test]

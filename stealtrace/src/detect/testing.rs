@@ -58,9 +58,9 @@ impl Script {
         self.event(EventKind::Destroyed, tid, 0)
     }
 
-    /// The runner is no more.
-    pub(crate) fn runner_ended(&mut self, tid: u32) -> Event {
-        self.event(EventKind::RunnerEnded, tid, 0)
+    /// A thread is no more.
+    pub(crate) fn thread_ended(&mut self, tid: u32) -> Event {
+        self.event(EventKind::ThreadEnded, tid, 0)
     }
 
     pub(crate) fn ioctl(&mut self, tid: u32, ioctl: u32) -> Event {

@@ -160,6 +160,8 @@ pub struct HandOff {
     pub from: Thread,
     /// The first KVM_RUN of the runner after.
     pub run: Event,
+    /// Did the runner run it again, without an update in between?
+    pub is_past: bool,
 }
 
 /// A vCPU as far as events have shown it.
@@ -215,6 +217,12 @@ impl Vcpu {
         }
     }
 
+    /// The hand-off that this update ends: it is the new runner's first.
+    #[must_use]
+    pub fn ended_hand_off(&self, update: &Event) -> Option<&HandOff> {
+        self.hand_off.as_ref().filter(|hand_off| hand_off.run.caller_tid == update.caller_tid)
+    }
+
     /// Learn from an event, after the rules have judged it.
     pub fn learn(&mut self, kind: EventKind, event: &Event) {
         match kind {
@@ -222,7 +230,7 @@ impl Vcpu {
             EventKind::Ioctl => self.learn_ioctl(event),
             EventKind::MsrWrite => self.learn_msr_write(event),
             EventKind::Update => self.learn_update(event),
-            EventKind::RunnerEnded => self.runner_ended = true,
+            EventKind::ThreadEnded => self.runner_ended |= self.is_run_by(event.caller_tid),
             EventKind::Load
             | EventKind::Destroyed
             | EventKind::Call
@@ -237,6 +245,12 @@ impl Vcpu {
     #[must_use]
     pub fn living_runner(&self) -> Option<&Thread> {
         self.runner.as_ref().filter(|_| !self.runner_ended)
+    }
+
+    /// Is it this thread that runs it? Another one may get the number of one that ended.
+    #[must_use]
+    pub fn is_run_by(&self, tid: u32) -> bool {
+        self.living_runner().is_some_and(|runner| runner.tid == tid)
     }
 
     /// Is this thread its creator or runner?
@@ -261,14 +275,14 @@ impl Vcpu {
 
     fn learn_run(&mut self, event: &Event) {
         self.unrun_restore = None;
-        self.hand_off = None;
-        self.runner_ended = false;
         self.strangers.clear();
-        if self.runner.as_ref().is_none_or(|runner| runner.tid != event.caller_tid) {
-            let from = self.runner.replace(Thread::caller(event));
-            self.hand_off =
-                from.filter(|_| kvm::msr_enabled(event.msr_val)).map(|from| HandOff { from, run: *event });
+        if self.is_run_by(event.caller_tid) {
+            self.hand_off.iter_mut().for_each(|hand_off| hand_off.is_past = true);
+            return;
         }
+        self.runner_ended = false;
+        let from = self.runner.replace(Thread::caller(event)).filter(|_| kvm::msr_enabled(event.msr_val));
+        self.hand_off = from.map(|from| HandOff { from, run: *event, is_past: false });
     }
 
     fn learn_msr_write(&mut self, event: &Event) {
@@ -289,7 +303,7 @@ impl Vcpu {
         if copied_by != Some(event.caller_tid) {
             self.copied_by = None; // whoever copied may load the vCPU once more before the runner does
         }
-        let hand_off = self.hand_off.take();
+        let hand_off = self.hand_off.take_if(|hand_off| hand_off.run.caller_tid == event.caller_tid);
         let unsettled = Unsettled::begins_with(event);
         self.unsettled = unsettled.then(|| Box::new(Unsettled { event: *event, hand_off, copied_by }));
         if self.runner.is_none() && event.version_before != event.version_after {

@@ -117,7 +117,7 @@ impl<W: Write> Reporter for Calls<W> {
                 EventKind::Created
                 | EventKind::Destroyed
                 | EventKind::Seen
-                | EventKind::RunnerEnded
+                | EventKind::ThreadEnded
                 | EventKind::Repaired
                 | EventKind::Unrepaired,
             )

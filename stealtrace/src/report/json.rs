@@ -158,7 +158,7 @@ fn kind(event: &Event) -> &'static str {
         Some(EventKind::Seen) => "seen",
         Some(EventKind::Repaired) => "repaired",
         Some(EventKind::Unrepaired) => "unrepaired",
-        Some(EventKind::RunnerEnded) => "runner_ended",
+        Some(EventKind::ThreadEnded) => "thread_ended",
         None => "unknown",
     }
 }

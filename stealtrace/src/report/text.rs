@@ -65,7 +65,7 @@ impl<W: Write> Reporter for Text<W> {
             time_ns => format!("{:>12}  ", self.clock.show(time_ns)),
         };
         let caller = Thread::caller(event).to_string();
-        let vcpu = judgement.vcpu.to_string();
+        let vcpu = if event.vcpu == 0 { String::new() } else { judgement.vcpu.to_string() };
         writeln!(self.out, "{mark} {time}{caller:<22} {vcpu:<11} {}", details(event, self.units).trim_end())
     }
 
@@ -162,7 +162,7 @@ fn details(event: &Event, units: Units) -> String {
     match EventKind::from_u32(event.kind) {
         Some(EventKind::Created) => "created".to_owned(),
         Some(EventKind::Destroyed) => "destroyed".to_owned(),
-        Some(EventKind::RunnerEnded) => "runner ended".to_owned(),
+        Some(EventKind::ThreadEnded) => "thread ended".to_owned(),
         Some(EventKind::Ioctl) => format!("ioctl   {ioctl}  {numbers}"),
         Some(EventKind::Load) => format!("load    {ioctl}  {numbers}"),
         Some(EventKind::MsrWrite) => format!(

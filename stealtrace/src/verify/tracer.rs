@@ -29,8 +29,8 @@ pub(super) struct Tracer {
 /// What its findings were, beyond their number.
 #[derive(Default)]
 struct Told {
-    /// Corruptions of which it is not known whether they reached the guest.
-    unsure: u64,
+    /// Corruptions of which it is known that they reached the guest.
+    corruptions: u64,
     /// Over-charges of a first run, and others.
     first_runs: u64,
     over_charges: u64,
@@ -40,10 +40,14 @@ impl Told {
     fn learn(&mut self, finding: &Finding) {
         let over_charge = finding.rule == steal_over_charge::RULE.id && finding.severity == Severity::Warning;
         let first_run = over_charge && finding.cause == steal_over_charge::FIRST_RUN;
-        self.unsure += u64::from(steal_underflow::is_unsure(finding));
+        self.corruptions += u64::from(is_corruption(finding) && !steal_underflow::is_unsure(finding));
         self.first_runs += u64::from(first_run);
         self.over_charges += u64::from(over_charge && !first_run);
     }
+}
+
+fn is_corruption(finding: &Finding) -> bool {
+    finding.severity == Severity::Error && CORRUPTIONS.contains(&finding.rule)
 }
 
 impl Tracer {
@@ -77,13 +81,13 @@ impl Tracer {
     pub(super) fn testimony(&mut self) -> Testimony {
         self.drain();
         self.engine.finish().iter().for_each(|finding| self.told.learn(finding));
-        let Told { unsure, first_runs, over_charges } = self.told;
+        let Told { corruptions, first_runs, over_charges } = self.told;
         match self.corruptions() {
             _ if self.engine.saw_nothing() => Testimony::Blind,
             0 if over_charges > 0 => Testimony::Saw(Harm::OverCharged),
             0 if first_runs > 0 => Testimony::FirstRun,
             0 => Testimony::Saw(Harm::None),
-            corruptions if corruptions > unsure => Testimony::Saw(Harm::Corrupt),
+            _ if corruptions > 0 => Testimony::Saw(Harm::Corrupt),
             _ => Testimony::Unsure,
         }
     }
