@@ -19,8 +19,10 @@ use crate::{
 const TARGETS: [&str; 6] = ["systemtap", "strace", "proc_stat", "xp", "recording", "file"];
 
 /// What libFuzzer needs to see which code an input reaches: LLVM's coverage, in all crates (as cargo-fuzz builds them,
-/// but for sanitizers: those need a nightly compiler, and there is no unsafe code to find fault with).
-const COVERAGE: [&str; 7] = [
+/// but for sanitizers: those need a nightly compiler, and there is no unsafe code to find fault with). Recordings are not
+/// held to their checksums, which no made-up input has.
+const COVERAGE: [&str; 8] = [
+    "--cfg=fuzzing",
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",
     "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",

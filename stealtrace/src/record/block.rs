@@ -96,7 +96,8 @@ impl<R: BufRead> BlockReader<R> {
         }
         self.sum.update(&head);
         self.sum.update(payload);
-        if u32::from_le_bytes(self.bytes()?) != self.sum.clone().finalize() {
+        let is_whole = u32::from_le_bytes(self.bytes()?) == self.sum.clone().finalize();
+        if !is_whole && !cfg!(fuzzing) {
             bail!("damaged: {}", self.fault(sequence));
         }
         self.sequence = self.sequence.wrapping_add(1);
