@@ -24,9 +24,9 @@ use crate::{
     help,
     inspect::InspectOptions,
     model::Severity,
-    output::Output,
+    output::{Color, Output},
     pipeline::{Filter, Selection},
-    report::{Format, Style, Units, VerifyFormat},
+    report::{Format, Paint, Style, Units, VerifyFormat},
     session::TraceOptions,
     verify::{Expectation, VerifyOptions},
     vmm::{Work, scenario::Class},
@@ -39,6 +39,12 @@ pub struct Cli {
     /// Show diagnostics of stealtrace itself on stderr
     #[arg(short, long, global = true)]
     pub verbose: bool,
+    /// Say nothing on stderr but what went wrong
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Colour text; auto: on a terminal, unless NO_COLOR is set
+    #[arg(long, global = true, value_name = "WHEN", value_enum, hide_possible_values = true, default_value_t = Color::Auto)]
+    pub color: Color,
     /// Write the results to this file instead of standard output
     #[arg(long, global = true, value_name = "FILE", value_parser = parse_file)]
     pub output: Option<PathBuf>,
@@ -265,21 +271,9 @@ pub struct View {
     /// Show times in text as plain nanoseconds
     #[arg(long)]
     pub ns: bool,
-    /// Colour text; auto: on a terminal, unless NO_COLOR is set
-    #[arg(long, value_enum, default_value_t = Color::Auto)]
-    pub color: Color,
     /// Show UTC beside the time since the start
     #[arg(long)]
     pub utc: bool,
-}
-
-/// `--color`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[expect(missing_docs, reason = "clap would show it")]
-pub enum Color {
-    Auto,
-    Always,
-    Never,
 }
 
 /// Whose events.
@@ -387,29 +381,13 @@ impl View {
     }
 
     fn style(&self, calls: bool, out: &Output) -> Style {
-        Style {
-            format: self.format,
-            calls,
-            color: self.color.wanted(out),
-            units: self.units(),
-            utc: self.utc,
-        }
+        Style { format: self.format, calls, paint: Paint::of(out), units: self.units(), utc: self.utc }
     }
 }
 
 impl Only {
     fn filter(self) -> Filter {
         Filter { pids: self.pids, tid: self.tid, vcpu_id: self.vcpu, comm: self.comm }
-    }
-}
-
-impl Color {
-    fn wanted(self, out: &Output) -> bool {
-        match self {
-            Self::Always => true,
-            Self::Never => false,
-            Self::Auto => out.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty()),
-        }
     }
 }
 
@@ -483,7 +461,7 @@ impl Guest {
         let style = Style {
             format: self.format,
             calls: false,
-            color: Color::Auto.wanted(out),
+            paint: Paint::of(out),
             units: Units::Human,
             utc: false,
         };

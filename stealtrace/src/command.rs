@@ -17,7 +17,11 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{interrupt::Interrupt, process, talk::say};
+use crate::{
+    interrupt::Interrupt,
+    process,
+    talk::{remark, say},
+};
 
 /// How long a command may take to end after SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -195,7 +199,9 @@ impl RunningCommand {
             }
             if !self.told_of_rest {
                 let names = names(&rest);
-                say(&format!("the command has ended, but not {names}; going on until then; Ctrl-C ends it"));
+                remark(&format!(
+                    "the command has ended, but not {names}; going on until then; Ctrl-C ends it"
+                ));
                 self.told_of_rest = true;
             }
         }

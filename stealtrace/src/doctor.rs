@@ -12,7 +12,8 @@ use crate::{
     exit::Exit,
     guard,
     kernel::{Capability, Era, KVM_BTF, KernelFacts, Kvm, Lockdown, missing_capabilities},
-    report::table,
+    output::Output,
+    report::{Paint, Tone, table},
     vmm,
 };
 
@@ -53,7 +54,7 @@ impl Check {
 ///
 /// # Errors
 /// When the output cannot be written.
-pub fn doctor(format: DoctorFormat, mut out: impl Write) -> Result<Exit> {
+pub fn doctor(format: DoctorFormat, out: &Output) -> Result<Exit> {
     let facts = KernelFacts::gather(&[]);
     let usable = usable(&facts);
     let mut checks = host(&facts);
@@ -71,8 +72,8 @@ pub fn doctor(format: DoctorFormat, mut out: impl Write) -> Result<Exit> {
     ));
     checks.push(Check::fact("guest", "can run, inside a Linux guest; needs no privilege"));
     match format {
-        DoctorFormat::Table => print_table(&checks, &mut out)?,
-        DoctorFormat::Json => print_json(&checks, &usable, &mut out)?,
+        DoctorFormat::Table => print_table(&checks, out.clone())?,
+        DoctorFormat::Json => print_json(&checks, &usable, out.clone())?,
     }
     Ok(if usable.is_ok() { Exit::Clean } else { Exit::Unusable })
 }
@@ -205,16 +206,18 @@ fn probe(kind: BackendKind, row: &ProbeRow, facts: &KernelFacts) -> Check {
     }
 }
 
-fn print_table(checks: &[Check], out: &mut impl Write) -> Result<()> {
+fn print_table(checks: &[Check], mut out: Output) -> Result<()> {
+    let paint = Paint::of(&out);
     let mut rows = table(["", "", "found"]);
     for check in checks {
-        let mark = match check.good {
-            Some(true) => "ok",
-            Some(false) => "NO",
-            None => "",
+        let (mark, tone) = match check.good {
+            Some(true) => ("ok", Tone::Good),
+            Some(false) => ("NO", Tone::Bad),
+            None => ("", Tone::Plain),
         };
-        rows.add_row([check.item.as_str(), mark, &check.found]);
+        rows.add_row([check.item.as_str().into(), paint.cell(mark, tone), check.found.as_str().into()]);
     }
+    paint.table(&mut rows);
     wrap_narrow(&mut rows);
     Ok(writeln!(out, "{rows}")?)
 }
@@ -228,7 +231,7 @@ fn wrap_narrow(rows: &mut comfy_table::Table) {
     }
 }
 
-fn print_json(checks: &[Check], usable: &Result<String, String>, out: &mut impl Write) -> Result<()> {
+fn print_json(checks: &[Check], usable: &Result<String, String>, mut out: Output) -> Result<()> {
     let list: Vec<_> = checks
         .iter()
         .map(|check| json!({"item": check.item, "good": check.good, "found": check.found}))

@@ -22,8 +22,8 @@ use crate::{
     model::{Pid, Thread},
     output::Output,
     process,
-    report::{Format, utc_now},
-    talk::say,
+    report::{Format, Paint, Tone, utc_now},
+    talk::{remark, say},
 };
 
 /// Between two looks for repairs to tell of.
@@ -78,7 +78,7 @@ pub fn guard(options: &GuardOptions, out: Output) -> Result<Exit> {
     let mut command = held.filter(|_| !interrupted).map(HeldCommand::release).transpose()?;
     let verb = if options.dry_run { "watching, nothing is written" } else { "guarding" };
     let until = if command.is_some() { "until the command ends" } else { "Ctrl-C ends it" };
-    say(&format!("{verb}; {until}"));
+    remark(&format!("{verb}; {until}"));
     let mut told = Told::new(options, out);
     while !interrupted {
         interrupted |= interrupt.wait(TICK);
@@ -176,18 +176,19 @@ impl Told {
     fn tell(&mut self, event: &Event) -> String {
         let repaired = event.kind == EventKind::Repaired as u32;
         *(if repaired { &mut self.repaired } else { &mut self.left }) += 1;
-        let verb = match (repaired, self.dry_run) {
-            (true, _) => "repaired",
-            (false, true) => "would repair",
-            (false, false) => "FAILED to repair",
+        let (verb, tone) = match (repaired, self.dry_run) {
+            (true, _) => ("repaired", Tone::Good),
+            (false, true) => ("would repair", Tone::Doubtful),
+            (false, false) => ("FAILED to repair", Tone::Bad),
         };
         let delta = event.delta().signed_ns();
         let (corrupt, good) = (event.steal_after_ns, event.steal_before_ns);
         let version = event.version_after;
         let line = match self.format {
             Format::Text => format!(
-                "{verb} vCPU {}/{} on {}: guest steal {corrupt} ns ({corrupt:#x}) -> {good} ns, version {version} -> {}, \
+                "{} vCPU {}/{} on {}: guest steal {corrupt} ns ({corrupt:#x}) -> {good} ns, version {version} -> {}, \
                  the delta was {delta} ns",
+                Paint::of(&self.out).text(verb, tone),
                 Pid(event.vm_tgid),
                 event.vcpu_id,
                 Thread::caller(event),

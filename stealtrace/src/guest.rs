@@ -215,8 +215,13 @@ mod tests {
     }
 
     fn looked_at(texts: &[&str]) -> (Exit, Summary) {
-        let style =
-            Style { format: Format::Text, calls: false, color: false, units: Units::Human, utc: false };
+        let style = Style {
+            format: Format::Text,
+            calls: false,
+            paint: report::Paint(false),
+            units: Units::Human,
+            utc: false,
+        };
         let reporter = report::reporter(style, &Header::of_log(), io::sink());
         let pipeline = Pipeline::new(&Selection::EVERYTHING, reporter);
         let mut judge = Judge { pipeline, missed: Missed::default() };

@@ -33,6 +33,7 @@ use crate::{
     model::Thread,
     output::Output,
     process,
+    report::Paint,
 };
 
 const RING_BYTES: u32 = 8 << 20;
@@ -78,7 +79,7 @@ pub fn inspect(options: &InspectOptions, out: &Output) -> Result<Exit> {
     }
     loop {
         let look = eyes.look_twice_if_off(&options.pids, &earlier)?;
-        show::show(&look, options.format, &mut out.clone())?;
+        show::show(&look, options.format, Paint::of(out), &mut out.clone())?;
         match options.watch {
             Some(pause) if !over && !out.is_over() => over = eyes.rest(&interrupt, pause),
             None if look.none.is_some() && !options.pids.is_empty() => return Ok(Exit::Inconclusive),

@@ -1,24 +1,32 @@
 //! Signals that tell a command to end: blocked from its first moment on, so that none is missed and none ends it half way.
+//! The first is noted, and the command ends by itself; who tells it again later does not want to wait for that.
 
 use std::{
     io,
     mem::MaybeUninit,
     ptr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Condvar, Mutex, PoisonError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
 
-/// Ctrl-C, `kill`, and a terminal that goes away; waited for instead of ending the process.
-pub struct Interrupt(libc::sigset_t);
+/// What comes so soon after the first signal belongs to it: a terminal that goes away, `timeout` and service managers
+/// send several.
+const ONE_STORY: Duration = Duration::from_secs(1);
+
+/// Ctrl-C, `kill`, and a terminal that goes away: whether one came.
+pub struct Interrupt(Arc<Noted>);
+
+#[derive(Default)]
+struct Noted {
+    came: Mutex<bool>,
+    comes: Condvar,
+}
 
 impl Interrupt {
-    /// Block them for this thread and those it starts.
+    /// Block them for this thread and those it starts, but for one that waits for them.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -28,7 +36,11 @@ impl Interrupt {
         if unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) } != 0 {
             bail!("cannot block signals: {}", io::Error::last_os_error());
         }
-        Ok(Self(set))
+        let noted = Arc::new(Noted::default());
+        let tell = Arc::clone(&noted);
+        let watch = move || watch(&set, &tell);
+        thread::Builder::new().name("signals".to_owned()).spawn(watch).context("start a thread")?;
+        Ok(Self(noted))
     }
 
     /// Let a child of ours, between fork and exec, hear them again. Only makes system calls.
@@ -38,55 +50,50 @@ impl Interrupt {
         unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, ptr::null_mut()) };
     }
 
-    /// Wait so long; true if a signal came.
+    /// Wait so long, or until one came; true if one did.
     #[must_use]
     pub fn wait(&self, time: Duration) -> bool {
-        let time = libc::timespec {
-            tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: time.subsec_nanos().into(),
-        };
-        // SAFETY: valid pointers; what the signal carries is not asked for.
-        unsafe { libc::sigtimedwait(&raw const self.0, ptr::null_mut(), &raw const time) > 0 }
+        let Self(noted) = self;
+        let came = noted.came.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = noted.comes.wait_timeout_while(came, time, |came| !*came);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// Note the first of them while other work is done. The second ends the process at once.
-    ///
-    /// # Errors
-    /// When no thread can be started.
-    pub fn note(self) -> Result<Noted> {
-        let came = Arc::new(AtomicBool::new(false));
-        let noted = Noted(Arc::clone(&came));
-        let watch = move || {
-            let mut signal = 0;
-            // SAFETY: valid pointers.
-            unsafe { libc::sigwait(&raw const self.0, &raw mut signal) };
-            came.store(true, Ordering::Relaxed);
-            // SAFETY: a valid set; from here on this thread takes them as if nobody had blocked them.
-            unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const self.0, ptr::null_mut()) };
-            loop {
-                thread::park();
-            }
-        };
-        thread::Builder::new().name("signals".to_owned()).spawn(watch).context("start a thread")?;
-        Ok(noted)
-    }
-
-    /// Did a signal come since the last time?
+    /// Did one come?
     #[must_use]
     pub fn came(&self) -> bool {
         self.wait(Duration::ZERO)
     }
 }
 
-/// Whether a signal came.
-pub struct Noted(Arc<AtomicBool>);
-
 impl Noted {
-    /// Did one?
-    #[must_use]
-    pub fn came(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    fn note(&self) {
+        *self.came.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.comes.notify_all();
     }
+}
+
+/// Note the first; end the process with one that comes later, as if nobody had blocked it.
+fn watch(set: &libc::sigset_t, noted: &Noted) {
+    next_of(set);
+    noted.note();
+    let first = Instant::now();
+    let mut signal = next_of(set);
+    while first.elapsed() < ONE_STORY {
+        signal = next_of(set);
+    }
+    // SAFETY: a valid set, and a signal of it.
+    unsafe {
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, set, ptr::null_mut());
+        libc::raise(signal);
+    }
+}
+
+fn next_of(set: &libc::sigset_t) -> libc::c_int {
+    let mut signal = 0;
+    // SAFETY: valid pointers.
+    unsafe { libc::sigwait(set, &raw mut signal) };
+    signal
 }
 
 fn ours() -> libc::sigset_t {

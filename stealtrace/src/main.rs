@@ -13,7 +13,7 @@ use stealtrace::{
     out_of_memory::SaysSo,
     output::Output,
     rules, session,
-    talk::say,
+    talk::{be_quiet, say},
     verify, vmm,
 };
 
@@ -23,6 +23,9 @@ static MEMORY: SaysSo = SaysSo;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     log_to_stderr(cli.verbose);
+    if cli.quiet {
+        be_quiet();
+    }
     match run(cli) {
         Ok(exit) => exit.into(),
         Err(error) => {
@@ -34,7 +37,7 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<Exit> {
     cli.require_different_files()?;
-    let out = Output::open(cli.output.as_deref())?;
+    let out = Output::open(cli.output.as_deref(), cli.color)?;
     let exit = obey(cli, &out)?;
     out.settle()?;
     Ok(exit)
@@ -42,7 +45,7 @@ fn run(cli: Cli) -> Result<Exit> {
 
 fn obey(cli: Cli, out: &Output) -> Result<Exit> {
     match cli.command {
-        Command::Doctor(options) => doctor::doctor(options.format, out.clone()),
+        Command::Doctor(options) => doctor::doctor(options.format, out),
         Command::Trace(trace) => session::trace(&trace.options(cli.verbose, out), out),
         Command::Analyze(options) => analyze::analyze(&options.options(out), out),
         Command::Rules(options) => Ok(rules::rules(options.id.as_deref(), out.clone())?),

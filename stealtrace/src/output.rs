@@ -4,6 +4,7 @@
 
 use std::{
     cell::RefCell,
+    env,
     io::{self, ErrorKind, IsTerminal as _, Write},
     mem,
     path::Path,
@@ -11,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use clap::ValueEnum;
 
 use crate::late_file::LateFile;
 
@@ -23,6 +25,28 @@ struct Inner {
     to: Box<dyn Write>,
     state: State,
     is_terminal: bool,
+    is_colored: bool,
+}
+
+/// `--color`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless `NO_COLOR` is set.
+    Auto,
+    /// Everywhere.
+    Always,
+    /// Nowhere.
+    Never,
+}
+
+impl Color {
+    fn is_wanted(self, is_terminal: bool) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Never => false,
+            Self::Auto => is_terminal && env::var_os("NO_COLOR").is_none_or(|set| set.is_empty()),
+        }
+    }
 }
 
 /// Can results still be written?
@@ -38,31 +62,37 @@ impl Output {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn open(file: Option<&Path>) -> Result<Self> {
-        let stdout = || {
-            let is_terminal = io::stdout().is_terminal();
-            Self::to("standard output".to_owned(), Box::new(io::stdout()), is_terminal)
-        };
+    pub fn open(file: Option<&Path>, color: Color) -> Result<Self> {
         Ok(match file {
-            Some(file) => Self::to(file.display().to_string(), Box::new(LateFile::open(file)?), false),
-            None => stdout(),
+            Some(file) => Self::to(file.display().to_string(), Box::new(LateFile::open(file)?), false, color),
+            None => {
+                let is_terminal = io::stdout().is_terminal();
+                Self::to("standard output".to_owned(), Box::new(io::stdout()), is_terminal, color)
+            }
         })
     }
 
     /// Nowhere: for whoever only asks what results there are.
     #[must_use]
     pub fn nowhere() -> Self {
-        Self::to("nowhere".to_owned(), Box::new(io::sink()), false)
+        Self::to("nowhere".to_owned(), Box::new(io::sink()), false, Color::Never)
     }
 
-    fn to(name: String, to: Box<dyn Write>, is_terminal: bool) -> Self {
-        Self(Rc::new(RefCell::new(Inner { name, to, state: State::Open, is_terminal })))
+    fn to(name: String, to: Box<dyn Write>, is_terminal: bool, color: Color) -> Self {
+        let is_colored = color.is_wanted(is_terminal);
+        Self(Rc::new(RefCell::new(Inner { name, to, state: State::Open, is_terminal, is_colored })))
     }
 
     /// Does somebody look at it as it is written?
     #[must_use]
     pub fn is_terminal(&self) -> bool {
         self.0.borrow().is_terminal
+    }
+
+    /// Are colours wanted in it?
+    #[must_use]
+    pub fn is_colored(&self) -> bool {
+        self.0.borrow().is_colored
     }
 
     /// Is everything that is still written written in vain?
@@ -114,7 +144,7 @@ impl Write for Output {
 mod tests {
     use std::io::{self, ErrorKind, Write};
 
-    use super::Output;
+    use super::{Color, Output};
 
     struct Failing(ErrorKind);
 
@@ -129,7 +159,7 @@ mod tests {
     }
 
     fn after_a_write(error: ErrorKind) -> Output {
-        let out = Output::to("f".to_owned(), Box::new(Failing(error)), false);
+        let out = Output::to("f".to_owned(), Box::new(Failing(error)), false, Color::Auto);
         assert!(!out.is_over());
         writeln!(out.clone(), "a result").unwrap();
         assert!(out.is_over());

@@ -31,7 +31,7 @@ use crate::{
     process,
     record::{End, Header, Sink},
     report::{self, Style},
-    talk::say,
+    talk::{remark, say},
 };
 
 /// A wake-up can be missed; nothing waits longer than this.
@@ -135,7 +135,7 @@ fn say_what_calls_cannot_show(plan: &Plan, facts: &KernelFacts) {
         plan.functions.iter().filter(|name| !facts.symbols.has(name)).map(String::as_str).collect();
     match plan.kind {
         BackendKind::Tracepoint if !plan.functions.is_empty() => {
-            say("the tracepoint backend shows entry and return of ioctls, not of KVM's functions");
+            remark("the tracepoint backend shows entry and return of ioctls, not of KVM's functions");
         }
         BackendKind::Kprobe if !missing.is_empty() => {
             say(&format!("not in this kernel (inlined or absent): {}", missing.join(", ")));
@@ -202,7 +202,7 @@ impl Session<'_> {
             .context("wait for events")?;
         let mut child = signal(SignalKind::child()).context("listen for signals")?;
         if self.command.is_none() && !self.interrupted {
-            say(&format!("tracing ({} backend); Ctrl-C ends it", self.kind)); // true only from here on
+            remark(&format!("tracing ({} backend); Ctrl-C ends it", self.kind)); // true only from here on
         }
         let mut tick = interval(SAFETY_TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -275,7 +275,7 @@ impl Session<'_> {
         let recorded = self.recording.as_ref().is_some_and(Sink::is_whole);
         if self.out.is_over() && recorded && !self.told_unread {
             self.told_unread = true;
-            say("nobody reads the results any more; the recording goes on until the trace ends");
+            remark("nobody reads the results any more; the recording goes on until the trace ends");
         }
         self.out.is_over() && !recorded
     }

@@ -3,7 +3,10 @@
 use std::{
     fs,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
-    os::unix::process::CommandExt as _,
+    os::{
+        fd::AsRawFd,
+        unix::process::{CommandExt as _, ExitStatusExt as _},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -152,6 +155,28 @@ fn ctrl_c_ends_a_trace_with_its_summary() {
     child.stdout.take().expect("piped").read_to_string(&mut text).expect("readable");
     assert!(text.contains("lost: 0"), "{text}");
     assert_eq!(child.wait().expect("ends").code(), Some(0));
+}
+
+#[test]
+fn quiet_says_only_what_went_wrong() {
+    let trace = |flags: &[&str]| run(stealtrace().args(["trace", "--duration", "10ms"]).args(flags)).stderr;
+    assert!(trace(&[]).contains("tracing"));
+    assert_eq!(trace(&["--quiet"]), "");
+    assert!(trace(&["--quiet", "--pid", "4194305"]).contains("no process 4194305"));
+}
+
+#[test]
+fn colours_are_everywhere_or_nowhere() {
+    let vm = three_vcpus();
+    let pid = vm.id().to_string();
+    let commands: [&[&str]; 3] =
+        [&["doctor"], &["inspect", "--pid", &pid], &["verify", "--no-trace", "same-thread"]];
+    for command in commands {
+        let shown = |color| run(stealtrace().args(["--color", color]).args(command)).stdout;
+        assert!(shown("always").contains("\u{1b}["), "{command:?}");
+        assert!(!shown("never").contains('\u{1b}'), "{command:?}");
+        assert!(!shown("auto").contains('\u{1b}'), "{command:?}: no terminal");
+    }
 }
 
 #[test]
@@ -318,8 +343,9 @@ fn a_proc_of_another_pid_namespace_is_exit_2() {
 /// The one child of a process, as soon as there is one.
 fn child_of(pid: u32) -> u32 {
     loop {
-        let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("readable");
-        if let Ok(child) = list.trim().parse() {
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("readable").flatten();
+        let mut lists = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+        if let Some(child) = lists.find_map(|list| list.trim().parse().ok()) {
             return child;
         }
         thread::yield_now();
@@ -441,6 +467,43 @@ fn every_signal_ends_command_and_trace() {
             );
         }
     }
+}
+
+/// A reader that does not read holds up whoever writes to it; who tells the trace again does not want to wait for that.
+#[test]
+fn a_trace_whose_reader_does_not_read_ends_when_it_is_told_again() {
+    let mut trace = stealtrace()
+        .args(["trace", "--format", "json", "--"])
+        .arg(stealtrace().get_program())
+        .args(["load", "run", "--duration", "600s"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("stealtrace starts");
+    let pipe = trace.stdout.take().expect("piped");
+    while unread(&pipe) < 32 << 10 {
+        thread::yield_now();
+    }
+    let command = child_of(trace.id());
+    let status = loop {
+        // SAFETY: our own child, not reaped yet.
+        unsafe { libc::kill(trace.id().cast_signed(), libc::SIGTERM) };
+        thread::sleep(Duration::from_millis(100));
+        if let Some(status) = trace.try_wait().expect("our own child") {
+            break status;
+        }
+    };
+    assert_eq!(status.signal(), Some(libc::SIGTERM));
+    while std::fs::read_to_string(format!("/proc/{command}/comm")).is_ok_and(|comm| comm == "stealtrace\n") {
+        thread::yield_now(); // a command that runs on hangs the test
+    }
+}
+
+/// Bytes that wait in a pipe.
+fn unread(pipe: &impl AsRawFd) -> i32 {
+    let mut bytes = 0;
+    // SAFETY: a descriptor of ours, and a number to write to.
+    unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
+    bytes
 }
 
 #[test]

@@ -13,19 +13,19 @@ use super::{Judgement, Look, VcpuRow};
 use crate::{
     doctor::DoctorFormat,
     model::Thread,
-    report::{exact, utc_now},
+    report::{Paint, Tone, exact, utc_now},
     shown::shown,
 };
 
-pub(super) fn show(look: &Look, format: DoctorFormat, out: &mut impl Write) -> Result<()> {
+pub(super) fn show(look: &Look, format: DoctorFormat, paint: Paint, out: &mut impl Write) -> Result<()> {
     match format {
-        DoctorFormat::Table => show_text(look, out)?,
+        DoctorFormat::Table => show_text(look, paint, out)?,
         DoctorFormat::Json => writeln!(out, "{}", object(look))?,
     }
     Ok(())
 }
 
-fn show_text(look: &Look, out: &mut impl Write) -> io::Result<()> {
+fn show_text(look: &Look, paint: Paint, out: &mut impl Write) -> io::Result<()> {
     if let Some(none) = &look.none {
         return writeln!(out, "{}", shown(none));
     }
@@ -33,7 +33,7 @@ fn show_text(look: &Look, out: &mut impl Write) -> io::Result<()> {
         if let Some(first) = vcpus.first() {
             writeln!(out, "{}", vm(first))?;
         }
-        vcpus.iter().try_for_each(|vcpu| show_vcpu(vcpu, out))?;
+        vcpus.iter().try_for_each(|vcpu| show_vcpu(vcpu, paint, out))?;
     }
     for (pid, id) in &look.unseen {
         writeln!(out, "not seen yet: vCPU {id} of process {pid} has issued no ioctl since we look")?;
@@ -60,9 +60,10 @@ fn vm(vcpu: &VcpuRow) -> String {
     }
 }
 
-fn show_vcpu(vcpu: &VcpuRow, out: &mut impl Write) -> io::Result<()> {
+fn show_vcpu(vcpu: &VcpuRow, paint: Paint, out: &mut impl Write) -> io::Result<()> {
     let runner = vcpu.runner.as_ref().map_or_else(|| "not run yet".to_owned(), |by| format!("run by {by}"));
-    writeln!(out, "  vCPU {:<4} {:<12} {runner}", vcpu.id, vcpu.judgement.word())?;
+    let judgement = paint.text(&format!("{:<12}", vcpu.judgement.word()), tone(vcpu.judgement));
+    writeln!(out, "  vCPU {:<4} {judgement} {runner}", vcpu.id)?;
     if let Some(why) = why(vcpu.judgement) {
         writeln!(out, "            {why}")?;
     }
@@ -81,6 +82,15 @@ fn show_vcpu(vcpu: &VcpuRow, out: &mut impl Write) -> io::Result<()> {
             writeln!(out, ", version {}, flags {}{preempted}", area.version, area.flags)
         }
         None => writeln!(out),
+    }
+}
+
+const fn tone(judgement: Judgement) -> Tone {
+    match judgement {
+        Judgement::Sound => Tone::Good,
+        Judgement::Off(_) | Judgement::Poisoned(_) => Tone::Bad,
+        Judgement::Untold | Judgement::Unknown => Tone::Doubtful,
+        Judgement::Disabled => Tone::Plain,
     }
 }
 

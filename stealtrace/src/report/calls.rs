@@ -171,14 +171,14 @@ mod tests {
     use crate::{
         detect::Judgement,
         evidence::{Kind, detect},
-        report::{Clock, Reporter as _, Units, text::Text},
+        report::{Clock, Paint, Reporter as _, Units, text::Text},
     };
 
     fn shown(events: &[Event]) -> String {
         let mut out = Vec::new();
         let clock = Clock { start_ns: 0, utc_offset_ns: None };
         let functions = [(1, "kvm_arch_vcpu_put".to_owned()), (2, "kvm_put_guest_fpu".to_owned())];
-        let mut calls = Calls::new(Text::new(clock, false, Units::Human, &mut out), &functions, false);
+        let mut calls = Calls::new(Text::new(clock, Paint(false), Units::Human, &mut out), &functions, false);
         for event in events {
             calls.event(event, &Judgement::default()).unwrap();
         }

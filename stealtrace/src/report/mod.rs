@@ -3,6 +3,7 @@
 mod calls;
 mod clock;
 mod json;
+mod paint;
 mod text;
 mod units;
 mod verify;
@@ -12,9 +13,10 @@ use std::io::{self, Write};
 use clap::ValueEnum;
 use stealtrace_common::event::Event;
 
-pub use self::units::Units;
+pub(crate) use self::paint::Tone;
 pub use self::verify::{VerifyFormat, VerifyReporter, list_scenarios, verify_reporter};
 pub(crate) use self::{clock::utc_now, units::exact};
+pub use self::{paint::Paint, units::Units};
 
 use self::clock::Clock;
 use crate::{
@@ -81,8 +83,8 @@ pub struct Style {
     pub format: Format,
     /// The view of calls instead of lines per event.
     pub calls: bool,
-    /// Colours in text?
-    pub color: bool,
+    /// Of text.
+    pub paint: Paint,
     /// How text shows times.
     pub units: Units,
     /// UTC beside the time since the start?
@@ -97,12 +99,12 @@ pub fn reporter<'a>(style: Style, header: &Header, out: impl Write + 'a) -> Box<
         Format::Text if style.calls => {
             let ioctls_only = header.backend == BackendKind::Tracepoint.to_string();
             Box::new(calls::Calls::new(
-                text::Text::new(clock, style.color, style.units, out),
+                text::Text::new(clock, style.paint, style.units, out),
                 &header.functions,
                 ioctls_only,
             ))
         }
-        Format::Text => Box::new(text::Text::new(clock, style.color, style.units, out)),
+        Format::Text => Box::new(text::Text::new(clock, style.paint, style.units, out)),
         Format::Json => Box::new(json::Json::new(clock, out)),
     }
 }

@@ -10,7 +10,7 @@ use stealtrace_common::{
     kvm,
 };
 
-use super::{Clock, Reporter, Units, table, units};
+use super::{Clock, Paint, Reporter, Tone, Units, table, units};
 use crate::{
     detect::Judgement,
     ioctl,
@@ -20,7 +20,7 @@ use crate::{
 
 pub(crate) struct Text<W> {
     clock: Clock,
-    color: bool,
+    paint: Paint,
     units: Units,
     /// Advice that was printed.
     advised: BTreeSet<&'static str>,
@@ -32,8 +32,8 @@ pub(crate) struct Text<W> {
 type Alike = (VcpuName, Severity, &'static str, Thread);
 
 impl<W: Write> Text<W> {
-    pub(crate) fn new(clock: Clock, color: bool, units: Units, out: W) -> Self {
-        Self { clock, color, units, advised: BTreeSet::new(), alike: BTreeMap::new(), out }
+    pub(crate) fn new(clock: Clock, paint: Paint, units: Units, out: W) -> Self {
+        Self { clock, paint, units, advised: BTreeSet::new(), alike: BTreeMap::new(), out }
     }
 
     pub(super) fn out(&mut self) -> &mut W {
@@ -42,7 +42,7 @@ impl<W: Write> Text<W> {
 
     /// `**` on what a rule objects to.
     pub(super) fn mark(&self, anomalous: bool) -> String {
-        if anomalous { paint(" **", MARK, self.color) } else { "   ".to_owned() }
+        if anomalous { self.paint.text(" **", Tone::Marked) } else { "   ".to_owned() }
     }
 
     /// Which vCPU and when, as far as the source tells.
@@ -78,7 +78,7 @@ impl<W: Write> Reporter for Text<W> {
             }
             self.alike.insert(alike, BTreeSet::new());
         }
-        let severity = paint(&format!("{:>7}", finding.severity), color_of(finding.severity), self.color);
+        let severity = self.paint.text(&format!("{:>7}", finding.severity), finding.severity.into());
         writeln!(
             self.out,
             "{severity}: {}{}: {} [{}]",
@@ -137,24 +137,6 @@ impl<W: Write> Reporter for Text<W> {
 
 /// Of what a log tells without saying when.
 const NO_TIME: u64 = 0;
-
-/// Select Graphic Rendition codes (ECMA-48).
-const MARK: &str = "1";
-const RED: &str = "1;31";
-const YELLOW: &str = "33";
-const CYAN: &str = "36";
-
-const fn color_of(severity: Severity) -> &'static str {
-    match severity {
-        Severity::Error => RED,
-        Severity::Warning => YELLOW,
-        Severity::Notice => CYAN,
-    }
-}
-
-fn paint(text: &str, code: &str, color: bool) -> String {
-    if color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
-}
 
 fn details(event: &Event, units: Units) -> String {
     let ioctl = ioctl::name(event.ioctl);

@@ -68,7 +68,7 @@ pub struct Verified {
 pub fn verify(options: &VerifyOptions, out: &Output) -> Result<Exit> {
     let scenarios = select(&options.scenarios)?;
     require_steal_time()?;
-    let signals = Interrupt::block()?.note()?;
+    let signals = Interrupt::block()?;
     let stop = || signals.came() || out.is_over();
     let mut tracer = tracer(options)?;
     let mut reporter = report::verify_reporter(options.format, out.clone());

@@ -11,6 +11,8 @@ use anyhow::{Result, bail};
 use clap::ValueEnum;
 
 use crate::{
+    output::Output,
+    report::Paint,
     verify::{Agreement, Verdict, Verified},
     vmm::scenario::Scenario,
 };
@@ -54,9 +56,9 @@ pub trait VerifyReporter {
 }
 
 /// A reporter in this format.
-pub fn verify_reporter<'a>(format: VerifyFormat, out: impl Write + 'a) -> Box<dyn VerifyReporter + 'a> {
+pub fn verify_reporter(format: VerifyFormat, out: Output) -> Box<dyn VerifyReporter> {
     match format {
-        VerifyFormat::Table => Box::new(table::Table(out)),
+        VerifyFormat::Table => Box::new(table::Table { paint: Paint::of(&out), out }),
         VerifyFormat::Json => Box::new(json::Json(out)),
         VerifyFormat::Junit => Box::new(junit::Junit(out)),
         VerifyFormat::Tap => Box::new(tap::Tap { out, played: 0 }),

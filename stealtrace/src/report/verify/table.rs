@@ -4,12 +4,16 @@ use std::io::{self, IsTerminal as _, Write};
 
 use super::{VerifyReporter, class_sentence, not_played, witness_sentence};
 use crate::{
-    report::{table, wrap},
+    report::{Paint, Tone, table, wrap},
+    talk::is_quiet,
     verify::{Status, Verdict, Verified},
     vmm::scenario::Scenario,
 };
 
-pub(super) struct Table<W>(pub(super) W);
+pub(super) struct Table<W> {
+    pub(super) paint: Paint,
+    pub(super) out: W,
+}
 
 impl<W: Write> VerifyReporter for Table<W> {
     fn begin(&mut self, scenarios: &[&Scenario]) -> io::Result<()> {
@@ -23,18 +27,20 @@ impl<W: Write> VerifyReporter for Table<W> {
 
     fn end(&mut self, verified: &Verified) -> io::Result<()> {
         progress("")?;
-        let Self(out) = self;
+        let Self { paint, out } = self;
         let mut rows = table(["scenario", "property", "the guest saw", "expected", "verdict"]);
         wrap(&mut rows);
         for verdict in &verified.verdicts {
+            let status = verified.status(verdict);
             rows.add_row([
-                verdict.scenario.id.to_owned(),
-                verdict.scenario.property.to_owned(),
-                verdict.observation.saw.clone(),
-                verified.expectation.worst(verdict.scenario).to_string(),
-                format!("{}: {}", verified.status(verdict), verdict.why()),
+                verdict.scenario.id.into(),
+                verdict.scenario.property.into(),
+                verdict.observation.saw.as_str().into(),
+                verified.expectation.worst(verdict.scenario).to_string().into(),
+                paint.cell(&format!("{status}: {}", verdict.why()), tone(status)),
             ]);
         }
+        paint.table(&mut rows);
         writeln!(out, "{rows}")?;
         if let Some(class) = class_sentence(verified) {
             writeln!(out, "{class}")?;
@@ -54,6 +60,14 @@ pub(super) fn list(scenarios: &[Scenario], mut out: impl Write) -> io::Result<()
         rows.add_row([scenario.id, scenario.about, scenario.property]);
     }
     writeln!(out, "{rows}")
+}
+
+const fn tone(status: Status) -> Tone {
+    match status {
+        Status::Passed => Tone::Good,
+        Status::Failed => Tone::Bad,
+        Status::Skipped | Status::Inconclusive => Tone::Doubtful,
+    }
 }
 
 fn outcome(verified: &Verified) -> String {
@@ -85,6 +99,10 @@ enum Progress {
 }
 
 impl Progress {
+    fn here() -> Self {
+        Self::on(io::stderr().is_terminal() && !is_quiet(), io::stdout().is_terminal())
+    }
+
     const fn on(talk_is_terminal: bool, results_are_terminal: bool) -> Self {
         match (talk_is_terminal, results_are_terminal) {
             (true, false) => Self::Rewritten,
@@ -106,8 +124,7 @@ impl Progress {
 /// On stderr.
 fn progress(line: &str) -> io::Result<()> {
     let mut err = io::stderr();
-    let how = Progress::on(err.is_terminal(), io::stdout().is_terminal());
-    err.write_all(how.shown(line).as_bytes()).and_then(|()| err.flush())
+    err.write_all(Progress::here().shown(line).as_bytes()).and_then(|()| err.flush())
 }
 
 #[cfg(test)]
