@@ -2,6 +2,7 @@
 
 mod bounds;
 mod log;
+mod made_up;
 
 use std::{
     io::{self, BufWriter},
@@ -10,6 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+pub use self::made_up::analyze_made_up;
 use self::{bounds::Bounds, log::read_log};
 use crate::{
     evidence::{self, Kind},
@@ -49,10 +51,7 @@ pub fn analyze(options: &AnalyzeOptions, out: &Output) -> Result<Exit> {
 }
 
 /// The same with what is in the file, wherever that is from.
-///
-/// # Errors
-/// When it cannot be read or is none that we know.
-pub fn analyze_content(options: &AnalyzeOptions, content: Input, out: &Output) -> Result<Exit> {
+fn analyze_content(options: &AnalyzeOptions, content: Input, out: &Output) -> Result<Exit> {
     let name = options.file.display();
     let (head, input) = input::head(content).with_context(|| format!("read {name}"))?;
     let kind = match options.kind.or_else(|| detect(&head)) {

@@ -1,6 +1,6 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use stealtrace_fuzz::analyze;
+use stealtrace::analyze::analyze_made_up;
 
-fuzz_target!(|bytes: &[u8]| analyze(None, bytes));
+fuzz_target!(|bytes: &[u8]| analyze_made_up(None, bytes));
