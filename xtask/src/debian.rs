@@ -1,11 +1,12 @@
 //! Debian's packages: install them as root, fetch them without.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::process::{output, run, say, which};
 
@@ -23,7 +24,7 @@ pub(crate) fn install(packages: &[String]) -> Result<()> {
     }
     say(&format!("installing {list}"));
     refresh_lists()?;
-    let plan = Plan::of(packages)?;
+    let plan = Plan::of(&Archive::system(), packages)?;
     if !plan.removes.is_empty() {
         bail!("{list} would remove {}, which this never does; install them by hand", plan.removes.join(", "));
     }
@@ -47,9 +48,9 @@ struct Plan {
 }
 
 impl Plan {
-    fn of(packages: &[String]) -> Result<Self> {
+    fn of(archive: &Archive, packages: &[String]) -> Result<Self> {
         let simulated = ["install", "-s", "-q", "--no-install-recommends"];
-        Ok(Self::read(&output(Command::new("apt-get").args(simulated).args(packages))?))
+        Ok(Self::read(&output(archive.command("apt-get").args(simulated).args(packages))?))
     }
 
     /// `Inst libssl3 [3.0.19-1] (3.0.22-1 Debian-Security:12 [amd64])`, `Remv qemu-utils [1:10.0.2]`
@@ -81,31 +82,111 @@ pub(crate) fn refresh_lists() -> Result<()> {
 
 /// Fetch `name=version` (or just `name`) and unpack it into a folder. Needs no root; apt checks the content.
 pub(crate) fn unpack(package: &str, into: &Path) -> Result<()> {
-    unpack_all(&[package.to_owned()], into)
+    Archive::system().unpack_all(&[package.to_owned()], into)
 }
 
-/// A package and all that it needs and this system lacks, unpacked into a folder: nothing is installed, and nothing of
-/// the system's can be in conflict with it.
-pub(crate) fn unpack_with_needs(package: &str, into: &Path) -> Result<()> {
-    unpack_all(&Plan::of(&[package.to_owned()])?.brings, into)
+/// Where packages come from: the system's own sources, or also its release's backports.
+pub(crate) struct Archive {
+    options: Vec<String>,
 }
 
-fn unpack_all(packages: &[String], into: &Path) -> Result<()> {
-    if which("apt-get").is_none() {
-        bail!("the lab takes its kernels and QEMU from Debian's packages: apt-get is missing");
+impl Archive {
+    /// The system's own.
+    pub(crate) const fn system() -> Self {
+        Self { options: Vec::new() }
     }
-    let folder = into.join("deb");
-    std::fs::create_dir_all(&folder)?;
-    output(Command::new("apt-get").args(["download", "-q"]).args(packages).current_dir(&folder))?;
-    for deb in debs(&folder)? {
-        run(Command::new("dpkg").arg("-x").arg(deb).arg(into))?;
+
+    /// The release's backports before its own packages, by lists kept in a folder: the system's are not touched.
+    pub(crate) fn backports(folder: &Path) -> Result<Self> {
+        let release = release()?;
+        for lists in ["lists/partial", "cache/archives/partial"] {
+            fs::create_dir_all(folder.join(lists))?;
+        }
+        let list = folder.join("sources.list");
+        fs::write(&list, sources(&release)?)?;
+        let folder = folder.display();
+        let options = [
+            format!("Dir::Etc::SourceList={}", list.display()),
+            "Dir::Etc::SourceParts=/dev/null".to_owned(),
+            format!("Dir::State::Lists={folder}/lists"),
+            format!("Dir::Cache={folder}/cache"),
+            "APT::Sandbox::User=root".to_owned(), // the folder is the user's
+            format!("APT::Default-Release={release}-backports"),
+        ];
+        let archive =
+            Self { options: options.into_iter().flat_map(|option| ["-o".to_owned(), option]).collect() };
+        output(archive.command("apt-get").args(["update", "-q"]))?;
+        Ok(archive)
     }
-    std::fs::remove_dir_all(&folder)?;
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.args(&self.options);
+        command
+    }
+
+    /// The version that it has to offer: `1:10.0.2+ds-2`.
+    pub(crate) fn candidate(&self, package: &str) -> Result<Option<String>> {
+        let policy = output(self.command("apt-cache").args(["policy", package]))?;
+        let candidate = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "));
+        Ok(candidate.filter(|version| *version != "(none)").map(str::to_owned))
+    }
+
+    /// A package and all that it needs and this system lacks, unpacked into a folder: nothing is installed, and nothing
+    /// of the system's can be in conflict with it.
+    pub(crate) fn unpack_with_needs(&self, package: &str, into: &Path) -> Result<()> {
+        self.unpack_all(&Plan::of(self, &[package.to_owned()])?.brings, into)
+    }
+
+    fn unpack_all(&self, packages: &[String], into: &Path) -> Result<()> {
+        require_apt()?;
+        let folder = into.join("deb");
+        fs::create_dir_all(&folder)?;
+        output(self.command("apt-get").args(["download", "-q"]).args(packages).current_dir(&folder))?;
+        for deb in debs(&folder)? {
+            run(Command::new("dpkg").arg("-x").arg(deb).arg(into))?;
+        }
+        fs::remove_dir_all(&folder)?;
+        Ok(())
+    }
+}
+
+/// Without it there is nothing to fetch.
+pub(crate) fn require_apt() -> Result<()> {
+    ensure!(
+        which("apt-get").is_some(),
+        "the lab takes its kernels and QEMU from Debian's packages: apt-get is missing"
+    );
     Ok(())
 }
 
+/// The system's release: `bookworm`.
+fn release() -> Result<String> {
+    let about = fs::read_to_string("/etc/os-release").context("read /etc/os-release")?;
+    let codename = about.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    Ok(codename.context("/etc/os-release names no release")?.trim_matches('"').to_owned())
+}
+
+/// The system's sources of its release, and their mirror's backports.
+fn sources(release: &str) -> Result<String> {
+    let format = "$(REPO_URI) $(CODENAME) $(COMPONENT)";
+    let known =
+        output(Command::new("apt-get").args(["indextargets", "--format", format, "Created-By: Packages"]))?;
+    let own =
+        known.lines().filter(|line| line.split(' ').nth(1).is_some_and(|name| name.starts_with(release)));
+    let backports = known.lines().filter_map(|line| {
+        let [uri, name, component] = line.split(' ').collect::<Vec<_>>()[..] else { return None };
+        (name == release).then(|| format!("{uri} {release}-backports {component}"))
+    });
+    let lines = own.map(str::to_owned).chain(backports);
+    Ok(lines.map(|line| format!("deb [signed-by={KEYRING}] {line}\n")).collect())
+}
+
+/// Of `debian-archive-keyring`.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
 fn debs(folder: &Path) -> Result<Vec<PathBuf>> {
-    Ok(std::fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?)
+    Ok(fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?)
 }
 
 fn apt_get() -> Command {
