@@ -145,6 +145,8 @@ fn details(event: &Event, units: Units) -> String {
         Some(EventKind::Created) => "created".to_owned(),
         Some(EventKind::Destroyed) => "destroyed".to_owned(),
         Some(EventKind::ThreadEnded) => "thread ended".to_owned(),
+        Some(EventKind::Call) => format!("call    {ioctl}"),
+        Some(EventKind::Return) => format!("return  {ioctl}"),
         Some(EventKind::Ioctl) => format!("ioctl   {ioctl}  {numbers}"),
         Some(EventKind::Load) => format!("load    {ioctl}  {numbers}"),
         Some(EventKind::MsrWrite) => format!(
@@ -159,14 +161,9 @@ fn details(event: &Event, units: Units) -> String {
             known(event.has(STEAL_BEFORE_KNOWN), event.steal_before_ns, units),
             known(event.has(STEAL_AFTER_KNOWN), event.steal_after_ns, units),
         ),
-        Some(
-            EventKind::Call
-            | EventKind::Return
-            | EventKind::Seen
-            | EventKind::Repaired
-            | EventKind::Unrepaired,
-        )
-        | None => format!("kind {}", event.kind),
+        Some(EventKind::Seen | EventKind::Repaired | EventKind::Unrepaired) | None => {
+            format!("kind {}", event.kind)
+        }
     }
 }
 
