@@ -18,7 +18,7 @@ use crate::{
     exit::Exit,
     input::{self, Input},
     model::{Severity, Summary},
-    output::Output,
+    os::output::Output,
     pipeline::{Filter, Flow, Pipeline, Selection},
     record::{End, Header, Item, Player, is_recording},
     report::{self, Style},

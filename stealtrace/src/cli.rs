@@ -24,7 +24,7 @@ use crate::{
     help,
     inspect::InspectOptions,
     model::Severity,
-    output::{Color, Output},
+    os::output::{Color, Output},
     pipeline::{Filter, Selection},
     report::{Format, Paint, Style, Units, VerifyFormat},
     session::TraceOptions,

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use crate::{pipeline::Filter, process};
+use crate::{os::process, pipeline::Filter};
 
 /// What was found.
 pub(crate) struct Descriptors {

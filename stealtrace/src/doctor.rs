@@ -12,7 +12,7 @@ use crate::{
     exit::Exit,
     guard,
     kernel::{Capability, Era, KVM_BTF, KernelFacts, Kvm, Lockdown, missing_capabilities},
-    output::Output,
+    os::output::Output,
     report::{Paint, Tone, table},
     vmm,
 };

@@ -15,15 +15,17 @@ use stealtrace_common::{
 
 use crate::{
     backend::{self, BackendKind, EbpfBackend, Plan, Processes, Task},
-    command::{HeldCommand, Orphaned, RunningCommand},
     exit::Exit,
-    interrupt::Interrupt,
     kernel::{Capability, KernelFacts, Lockdown},
     model::{Pid, Thread},
-    output::Output,
-    process,
+    os::{
+        command::{HeldCommand, Orphaned, RunningCommand},
+        interrupt::Interrupt,
+        output::Output,
+        process,
+        talk::{remark, say},
+    },
     report::{Format, Paint, Tone, utc_now},
-    talk::{remark, say},
 };
 
 /// Between two looks for repairs to tell of.

@@ -18,9 +18,8 @@ use stealtrace_common::{
 use crate::{
     evidence::{Kind, Lines, Missed, ProcStat, Reader as _, Sink, Tally},
     exit::Exit,
-    interrupt::Interrupt,
     model::{Finding, Severity, Summary, VcpuKey},
-    output::Output,
+    os::{interrupt::Interrupt, output::Output},
     pipeline::{Pipeline, Selection},
     record::Header,
     report::{self, Format, Style, table, utc_now},

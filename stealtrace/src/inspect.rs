@@ -24,15 +24,12 @@ use self::{
 };
 use crate::{
     backend::{self, EbpfBackend, Plan, Processes, Task},
-    clock::now_ns,
     descriptors,
     doctor::DoctorFormat,
     exit::Exit,
-    interrupt::Interrupt,
     kernel::{Capability, KernelFacts},
     model::Thread,
-    output::Output,
-    process,
+    os::{clock::now_ns, interrupt::Interrupt, output::Output, process},
     report::Paint,
 };
 

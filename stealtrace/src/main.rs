@@ -10,11 +10,12 @@ use stealtrace::{
     doctor,
     exit::Exit,
     guard, guest, inspect,
-    out_of_memory::SaysSo,
-    output::Output,
-    rules, session,
-    talk::{be_quiet, say},
-    verify, vmm,
+    os::{
+        out_of_memory::SaysSo,
+        output::Output,
+        talk::{be_quiet, say},
+    },
+    rules, session, verify, vmm,
 };
 
 #[global_allocator]

@@ -18,20 +18,22 @@ use tokio::{
 
 use crate::{
     backend::{self, BackendKind, EbpfBackend, Plan, Processes},
-    clock::{clock_ns, now_ns},
-    command::{Ended, HeldCommand, Orphaned, RunningCommand},
     descriptors,
     exit::Exit,
-    interrupt::Interrupt,
     kernel::KernelFacts,
-    late_file::LateFile,
     model::{Severity, Summary},
-    output::Output,
+    os::{
+        clock::{clock_ns, now_ns},
+        command::{Ended, HeldCommand, Orphaned, RunningCommand},
+        interrupt::Interrupt,
+        late_file::LateFile,
+        output::Output,
+        process,
+        talk::{remark, say},
+    },
     pipeline::{Filter, Flow, Pipeline, Selection},
-    process,
     record::{End, Header, Sink},
     report::{self, Style},
-    talk::{remark, say},
 };
 
 /// A wake-up can be missed; nothing waits longer than this.

@@ -10,7 +10,7 @@ use crate::{
     evidence::{Kind, Lines, Missed, Reader, Sink, Tally},
     input::Input,
     model::{Finding, Losses, Summary, VcpuKey},
-    output::Output,
+    os::output::Output,
     pipeline::{Filter, Flow, Pipeline},
     record::{End, Header},
 };

@@ -8,7 +8,7 @@ use crate::{
     evidence::Kind,
     input,
     model::Severity,
-    output::Output,
+    os::output::Output,
     pipeline::{Filter, Selection},
     report::{Format, Paint, Style, Units},
 };

@@ -13,8 +13,8 @@ use super::{Judgement, Look, VcpuRow};
 use crate::{
     doctor::DoctorFormat,
     model::Thread,
+    os::shown::shown,
     report::{Paint, Tone, exact, utc_now},
-    shown::shown,
 };
 
 pub(super) fn show(look: &Look, format: DoctorFormat, paint: Paint, out: &mut impl Write) -> Result<()> {

@@ -9,7 +9,7 @@ use stealtrace_common::{
     target::OUTSIDE,
 };
 
-use crate::shown::shown;
+use crate::os::shown::shown;
 
 /// A host thread.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

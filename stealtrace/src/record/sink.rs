@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use stealtrace_common::event::Event;
 
 use super::{End, Header, Recorder};
-use crate::{late_file::LateFile, talk::say};
+use crate::os::{late_file::LateFile, talk::say};
 
 /// A recording that is being made.
 pub(crate) struct Sink {

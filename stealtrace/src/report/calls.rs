@@ -17,7 +17,7 @@ use crate::{
     detect::Judgement,
     ioctl,
     model::{Finding, Summary, Thread},
-    shown::shown,
+    os::shown::shown,
 };
 
 /// The calls that a thread is in: none of them twice, since a function that is entered again has returned before, whether

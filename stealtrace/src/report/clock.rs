@@ -3,7 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::units;
-use crate::clock::clock_ns;
+use crate::os::clock::clock_ns;
 
 /// Turns the kernel's time into time since the start, and UTC where wanted.
 #[derive(Clone, Copy, Debug)]

@@ -2,7 +2,7 @@
 
 use comfy_table::{Cell, Table};
 
-use crate::{model::Severity, output::Output};
+use crate::{model::Severity, os::output::Output};
 
 /// How good or bad something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use crate::{
     detect::Judgement,
     ioctl,
     model::{Field, Finding, Severity, Summary, Thread, Value, VcpuName, VcpuSummary},
-    shown::shown,
+    os::shown::shown,
 };
 
 pub(crate) struct Text<W> {

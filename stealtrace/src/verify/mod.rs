@@ -14,8 +14,7 @@ use self::tracer::Tracer;
 use crate::{
     backend::BackendKind,
     exit::Exit,
-    interrupt::Interrupt,
-    output::Output,
+    os::{interrupt::Interrupt, output::Output},
     report::{self, VerifyFormat},
     vmm::{
         require_steal_time,

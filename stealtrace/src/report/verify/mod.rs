@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use clap::ValueEnum;
 
 use crate::{
-    output::Output,
+    os::output::Output,
     report::Paint,
     verify::{Agreement, Verdict, Verified},
     vmm::scenario::Scenario,

@@ -4,8 +4,8 @@ use std::io::{self, IsTerminal as _, Write};
 
 use super::{VerifyReporter, class_sentence, not_played, witness_sentence};
 use crate::{
+    os::talk::is_quiet,
     report::{Paint, Tone, table, wrap},
-    talk::is_quiet,
     verify::{Status, Verdict, Verified},
     vmm::scenario::Scenario,
 };

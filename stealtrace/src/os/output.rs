@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
-use crate::late_file::LateFile;
+use crate::os::late_file::LateFile;
 
 /// Results; every clone writes to the same place.
 #[derive(Clone)]

@@ -5,7 +5,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use crate::shown::shown;
+use crate::os::shown::shown;
 
 static IS_QUIET: AtomicBool = AtomicBool::new(false);
 

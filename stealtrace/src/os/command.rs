@@ -17,7 +17,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{
+use crate::os::{
     interrupt::Interrupt,
     process,
     talk::{remark, say},
