@@ -4,25 +4,21 @@
 
 pub mod analyze;
 pub mod backend;
-pub mod cli;
+mod commands;
 mod descriptors;
 pub mod detect;
-pub mod doctor;
 pub mod evidence;
 pub mod exit;
-pub mod guard;
-pub mod guest;
-mod help;
 pub mod input;
-pub mod inspect;
 pub mod ioctl;
 pub mod kernel;
+mod live;
 pub mod model;
 pub mod os;
 pub mod pipeline;
 pub mod record;
 pub mod report;
-pub mod rules;
-pub mod session;
 pub mod verify;
 pub mod vmm;
+
+pub use commands::main;

@@ -78,6 +78,20 @@ pub enum Flow {
     Continue,
     /// Enough was found.
     Stop,
+    /// Nobody gets anything of it any more, here.
+    InVain,
+}
+
+impl Flow {
+    /// What two say together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Stop, _) | (_, Self::Stop) => Self::Stop,
+            (Self::InVain, Self::InVain) => Self::InVain,
+            _ => Self::Continue,
+        }
+    }
 }
 
 /// From event to screen.

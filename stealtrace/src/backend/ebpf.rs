@@ -24,7 +24,7 @@ use stealtrace_common::{
 };
 
 use super::{
-    Attachment, BackendKind, Plan, ProbeRow, Processes,
+    Attachment, BackendKind, Plan, ProbeRow, Processes, choose,
     table::{CALLS, FILES, planned},
 };
 use crate::{
@@ -42,6 +42,7 @@ pub struct EbpfBackend {
     counters: PerCpuArray<MapData, CounterPod>,
     quiet: Array<MapData, QuietPod>,
     attached: Vec<(&'static ProbeRow, &'static str)>,
+    kind: BackendKind,
     logger: EbpfLogger<&'static dyn log::Log>,
     /// Is a vCPU's file told from others?
     knows_files: bool,
@@ -88,6 +89,7 @@ impl EbpfBackend {
     /// When the kernel has no place for a required probe, or refuses a program; says which.
     pub fn attach(plan: &Plan, facts: &KernelFacts) -> Result<Self> {
         let types = facts.require_traceable()?;
+        let kind = choose(plan.wanted, facts)?;
         let kvm_vcpu_ioctl = facts.symbols.address("kvm_vcpu_ioctl");
         let namespace = facts.own_namespace()?;
         let layout = LayoutPod(types.layout(kvm_vcpu_ioctl, namespace)?);
@@ -103,10 +105,16 @@ impl EbpfBackend {
         let counters = PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?)?;
         let quiet = Array::try_from(take(&mut ebpf, "QUIET")?)?;
         watch(&mut ebpf, &plan.processes)?;
-        let mut attached = attach_calls(&mut ebpf, plan, facts)?; // first, so that ours run before them
-        attached.extend(attach_all(&mut ebpf, plan, facts)?);
+        let mut attached = attach_calls(&mut ebpf, plan, kind, facts)?; // first, so that ours run before them
+        attached.extend(attach_all(&mut ebpf, plan, kind, facts)?);
         let knows_files = kvm_vcpu_ioctl.is_some();
-        Ok(Self { ebpf, ring, counters, quiet, attached, logger, knows_files, undecodable: 0 })
+        Ok(Self { ebpf, ring, counters, quiet, attached, kind, logger, knows_files, undecodable: 0 })
+    }
+
+    /// How it sees.
+    #[must_use]
+    pub const fn kind(&self) -> BackendKind {
+        self.kind
     }
 
     /// Hand over up to `limit` events while `each` takes them; true if the ring is empty then.
@@ -265,12 +273,7 @@ fn take(ebpf: &mut Ebpf, map: &str) -> Result<aya::maps::Map> {
 fn watch(ebpf: &mut Ebpf, processes: &Processes) -> Result<()> {
     let map = ebpf.map_mut("TARGETS").context("the kernel side has no map TARGETS")?;
     let mut map: HashMap<_, u32, u8> = HashMap::try_from(map)?;
-    let pids = match processes {
-        Processes::All => &[][..],
-        Processes::These(pids) => pids,
-        Processes::Tree(pid) => std::slice::from_ref(pid),
-    };
-    for pid in pids {
+    for pid in processes.pids() {
         map.insert(pid, 1, 0).with_context(|| format!("watch process {pid}"))?;
     }
     Ok(())
@@ -279,11 +282,12 @@ fn watch(ebpf: &mut Ebpf, processes: &Processes) -> Result<()> {
 fn attach_all(
     ebpf: &mut Ebpf,
     plan: &Plan,
+    kind: BackendKind,
     facts: &KernelFacts,
 ) -> Result<Vec<(&'static ProbeRow, &'static str)>> {
     let follows = matches!(plan.processes, Processes::Tree(_));
     let mut attached = Vec::new();
-    for row in planned(plan, facts).into_iter().filter(|row| row.probe != Probe::Fork || follows) {
+    for row in planned(plan.task, kind, facts).into_iter().filter(|row| row.probe != Probe::Fork || follows) {
         match row.target(facts) {
             Ok(target) if plan.volume == Volume::Edges && !row.serves_edges(target) => {}
             Ok(target) => {
@@ -302,10 +306,11 @@ fn attach_all(
 fn attach_calls(
     ebpf: &mut Ebpf,
     plan: &Plan,
+    kind: BackendKind,
     facts: &KernelFacts,
 ) -> Result<Vec<(&'static ProbeRow, &'static str)>> {
     let present: Vec<_> = plan.functions.iter().filter(|name| facts.symbols.has(name)).collect();
-    if present.is_empty() || plan.kind == BackendKind::Tracepoint {
+    if present.is_empty() || kind == BackendKind::Tracepoint {
         return Ok(Vec::new());
     }
     for row in CALLS {

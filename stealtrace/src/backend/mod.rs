@@ -17,7 +17,7 @@ use crate::kernel::KernelFacts;
 ///
 /// # Errors
 /// When it is not usable, with the first reason.
-pub fn choose(wanted: Option<BackendKind>, facts: &KernelFacts) -> Result<BackendKind> {
+fn choose(wanted: Option<BackendKind>, facts: &KernelFacts) -> Result<BackendKind> {
     let problem = |kind: BackendKind| kind.problem(facts);
     match wanted {
         Some(kind) => match problem(kind) {

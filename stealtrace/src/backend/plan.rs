@@ -21,6 +21,16 @@ impl Processes {
     pub fn named(pids: &[u32]) -> Self {
         if pids.is_empty() { Self::All } else { Self::These(pids.to_vec()) }
     }
+
+    /// Those that are told by their numbers.
+    #[must_use]
+    pub fn pids(&self) -> &[u32] {
+        match self {
+            Self::All => &[],
+            Self::These(pids) => pids,
+            Self::Tree(pid) => std::slice::from_ref(pid),
+        }
+    }
 }
 
 /// What the probes are for.
@@ -37,8 +47,8 @@ pub enum Task {
 /// What to attach and what to watch.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// How.
-    pub kind: BackendKind,
+    /// How; None: the better usable way.
+    pub wanted: Option<BackendKind>,
     /// Whose vCPUs.
     pub processes: Processes,
     /// Only this thread.
@@ -64,9 +74,9 @@ pub struct Plan {
 impl Plan {
     /// Everything that these processes do.
     #[must_use]
-    pub const fn of(kind: BackendKind, processes: Processes, volume: Volume, ring_bytes: u32) -> Self {
+    pub const fn of(processes: Processes, volume: Volume, ring_bytes: u32) -> Self {
         Self {
-            kind,
+            wanted: None,
             processes,
             tid: None,
             vcpu_id: None,

@@ -6,7 +6,7 @@ use std::fmt;
 use clap::ValueEnum;
 use stealtrace_common::probe::Probe;
 
-use super::{Plan, Task};
+use super::Task;
 use crate::kernel::{KernelFacts, KernelTypes};
 
 /// A way to see what KVM does.
@@ -112,10 +112,10 @@ static GUARD: &[ProbeRow] = &[
 ];
 
 /// Every probe of a plan on this kernel.
-pub(super) fn planned(plan: &Plan, facts: &KernelFacts) -> Vec<&'static ProbeRow> {
-    match plan.task {
+pub(super) fn planned(task: Task, kind: BackendKind, facts: &KernelFacts) -> Vec<&'static ProbeRow> {
+    match task {
         Task::Guard(_) => GUARD.iter().chain(COMMON).collect(),
-        Task::Watch => probes(plan.kind, facts).collect(),
+        Task::Watch => probes(kind, facts).collect(),
         Task::LookAtFiles => Vec::new(),
     }
 }

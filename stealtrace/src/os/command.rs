@@ -42,6 +42,7 @@ pub struct HeldCommand {
     go: File,
     spawned: Receiver<io::Result<Child>>,
     parent: Parent,
+    orphaned: Orphaned,
     /// Children that we had before.
     others: BTreeSet<u32>,
 }
@@ -78,7 +79,7 @@ impl HeldCommand {
         let mut pid = [0; 4];
         pid_reader.read_exact(&mut pid).with_context(|| format!("start {name}"))?;
         let pid = u32::from_ne_bytes(pid);
-        Ok(Some(Self { name: name.clone(), pid, go, spawned, parent, others }))
+        Ok(Some(Self { name: name.clone(), pid, go, spawned, parent, orphaned, others }))
     }
 
     /// Its process id.
@@ -100,6 +101,7 @@ impl HeldCommand {
         Ok(RunningCommand {
             pid: self.pid,
             status: None,
+            orphaned: self.orphaned,
             others: self.others,
             told_of_rest: false,
             _parent: self.parent,
@@ -168,6 +170,7 @@ fn wait_for_go(pid_writer: &File, go_reader: &File, go_fd: RawFd) {
 pub struct RunningCommand {
     pid: u32,
     status: Option<ExitStatus>,
+    orphaned: Orphaned,
     /// Children of ours that it has nothing to do with.
     others: BTreeSet<u32>,
     /// Was it said that processes that it left behind run on?
@@ -232,19 +235,16 @@ impl RunningCommand {
         children.difference(&self.others).copied().filter(|pid| process::is_alive(*pid)).collect()
     }
 
-    /// What went wrong, if it has ended and failed. If it has not ended it runs on.
-    #[must_use]
-    pub fn failure_so_far(self) -> Option<String> {
-        Ended { status: self.status, by_us: self.status.is_none() }.failure()
-    }
-
-    /// End it if it has not ended: politely, then not waiting for ever. What made a session of its own, as daemons do,
-    /// runs on.
+    /// End it if it has not ended and does not outlive us: politely, then not waiting for ever. What made a session of its
+    /// own, as daemons do, runs on.
     ///
     /// # Errors
     /// When its status cannot be asked for.
     pub fn end(mut self) -> Result<Ended> {
         let by_us = self.status.is_none();
+        if self.orphaned == Orphaned::RunsOn {
+            return Ok(Ended { status: self.status, by_us });
+        }
         self.told_of_rest = true;
         let mut told = BTreeSet::new();
         let give_up = Instant::now() + PATIENCE;

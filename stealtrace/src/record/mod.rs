@@ -14,7 +14,7 @@ mod difference;
 mod header;
 mod player;
 mod recorder;
-mod sink;
+mod recording;
 
 pub use self::{
     header::{End, Header},
@@ -22,7 +22,7 @@ pub use self::{
     recorder::Recorder,
 };
 
-pub(crate) use self::sink::Sink;
+pub(crate) use self::recording::Recording;
 
 use stealtrace_common::event::Event;
 

@@ -8,13 +8,16 @@ mod text;
 mod units;
 mod verify;
 
-use std::io::{self, Write};
+use std::{
+    fmt,
+    io::{self, Write},
+};
 
 use clap::ValueEnum;
 use stealtrace_common::event::Event;
 
 pub(crate) use self::paint::Tone;
-pub use self::verify::{VerifyFormat, VerifyReporter, list_scenarios, verify_reporter};
+pub use self::verify::{VerifyReporter, list_scenarios, verify_reporter};
 pub(crate) use self::{clock::utc_now, units::exact};
 pub use self::{paint::Paint, units::Units};
 
@@ -30,9 +33,30 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// For people.
+    #[value(alias = "table")]
     Text,
-    /// One JSON object a line.
+    /// One JSON object, or one a line.
     Json,
+    /// One JUnit XML document.
+    Junit,
+    /// Test Anything Protocol, version 13.
+    Tap,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Json => "json",
+            Self::Junit => "junit",
+            Self::Tap => "tap",
+        })
+    }
+}
+
+impl Format {
+    /// Every one.
+    pub const ALL: [Self; 4] = [Self::Text, Self::Json, Self::Junit, Self::Tap];
 }
 
 /// Prints a run as it happens.
@@ -96,7 +120,8 @@ pub fn reporter<'a>(style: Style, header: &Header, out: impl Write + 'a) -> Box<
     let utc_offset_ns = Some(header.utc_offset_ns).filter(|offset_ns| style.utc && *offset_ns != 0);
     let clock = Clock { start_ns: header.start_ns, utc_offset_ns };
     match style.format {
-        Format::Text if style.calls => {
+        Format::Json => Box::new(json::Json::new(clock, out)),
+        _ if style.calls => {
             let ioctls_only = header.backend == BackendKind::Tracepoint.to_string();
             Box::new(calls::Calls::new(
                 text::Text::new(clock, style.paint, style.units, out),
@@ -104,8 +129,7 @@ pub fn reporter<'a>(style: Style, header: &Header, out: impl Write + 'a) -> Box<
                 ioctls_only,
             ))
         }
-        Format::Text => Box::new(text::Text::new(clock, style.paint, style.units, out)),
-        Format::Json => Box::new(json::Json::new(clock, out)),
+        _ => Box::new(text::Text::new(clock, style.paint, style.units, out)),
     }
 }
 

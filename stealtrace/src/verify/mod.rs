@@ -1,47 +1,17 @@
-//! `stealtrace verify`: play scenarios on the running kernel, say what its steal accounting can be trusted with.
+//! What scenarios that were played say of the running kernel: verdicts, its class, and whether two witnesses agree.
 
 mod tracer;
 mod verdict;
 
+pub(crate) use tracer::Tracer;
+pub(crate) use verdict::Attempt;
 pub use verdict::{Agreement, Expectation, Status, Verdict};
 
-use std::io::Write;
-
-use anyhow::{Context as _, Result, bail};
-use glob::Pattern;
-
-use self::tracer::Tracer;
 use crate::{
     backend::BackendKind,
     exit::Exit,
-    os::{interrupt::Interrupt, output::Output},
-    report::{self, VerifyFormat},
-    vmm::{
-        require_steal_time,
-        scenario::{Class, Decides, Harm, Play, SCENARIOS, Scenario, Witness},
-    },
+    vmm::scenario::{Class, Decides, Harm, SCENARIOS, Scenario},
 };
-
-/// What to play and how to judge it.
-#[derive(Clone, Debug)]
-pub struct VerifyOptions {
-    /// Globs; all scenarios if there are none.
-    pub scenarios: Vec<String>,
-    /// What the kernel should be, and how strictly.
-    pub expectation: Expectation,
-    /// Play each so often.
-    pub repeat: u32,
-    /// Where random numbers start.
-    pub seed: u64,
-    /// Random hand-offs to make.
-    pub rounds: u32,
-    /// No second witness.
-    pub no_trace: bool,
-    /// Its backend; None: the better usable one.
-    pub backend: Option<BackendKind>,
-    /// How to print.
-    pub format: VerifyFormat,
-}
 
 /// Everything that was played.
 #[derive(Debug)]
@@ -58,99 +28,6 @@ pub struct Verified {
     pub verdicts: Vec<Verdict>,
     /// Those that a signal, or a reader that left, kept from being played.
     pub not_played: Vec<&'static Scenario>,
-}
-
-/// Play, print, and say by exit code whether the kernel is what it should be.
-///
-/// # Errors
-/// When no scenario is meant or this host cannot play any.
-pub fn verify(options: &VerifyOptions, out: &Output) -> Result<Exit> {
-    let scenarios = select(&options.scenarios)?;
-    require_steal_time()?;
-    let signals = Interrupt::block()?;
-    let stop = || signals.came() || out.is_over();
-    let mut tracer = tracer(options)?;
-    let mut reporter = report::verify_reporter(options.format, out.clone());
-    let mut verified = Verified {
-        expectation: options.expectation,
-        seed: options.seed,
-        witness: tracer.as_ref().map(Tracer::kind).map_err(Clone::clone),
-        lost: 0,
-        verdicts: Vec::new(),
-        not_played: Vec::new(),
-    };
-    reporter.begin(&scenarios).context("write the verdicts")?;
-    for (played, scenario) in scenarios.iter().enumerate() {
-        let verdict = Verdict::of(scenario, options.repeat, |number| {
-            let seed = options.seed.wrapping_add(number.into());
-            let go_on = !stop();
-            go_on.then(|| attempt(scenario, seed, options.rounds, tracer.as_mut().ok())).transpose()
-        })?;
-        let Some(verdict) = verdict else {
-            verified.not_played = scenarios[played..].to_vec();
-            break;
-        };
-        reporter.verdict(&verdict, &verified).context("write the verdicts")?;
-        verified.verdicts.push(verdict);
-    }
-    if let Ok(tracer) = &tracer {
-        verified.lost = tracer.lost()?;
-    }
-    reporter.end(&verified).context("write the verdicts")?;
-    Ok(verified.exit())
-}
-
-/// The second witness, or why there is none. One that was asked for by name must be there.
-fn tracer(options: &VerifyOptions) -> Result<Result<Tracer, String>> {
-    if options.no_trace {
-        return Ok(Err("--no-trace".to_owned()));
-    }
-    match Tracer::attach(options.backend) {
-        Err(error) if options.backend.is_some() => Err(error),
-        tracer => Ok(tracer.map_err(|error| format!("{error:#}"))),
-    }
-}
-
-/// Play once, with the second witness if there is one; what it says.
-fn attempt(
-    scenario: &Scenario,
-    seed: u64,
-    rounds: u32,
-    mut tracer: Option<&mut Tracer>,
-) -> Result<verdict::Attempt> {
-    if let Some(tracer) = &mut tracer {
-        tracer.begin();
-    }
-    let witness = tracer.as_deref_mut().map(|tracer| tracer as &mut dyn Witness);
-    let played = (scenario.play)(&mut Play { seed, rounds, witness });
-    let told = tracer.map(Tracer::testimony);
-    Ok(verdict::Attempt { played, told })
-}
-
-fn select(globs: &[String]) -> Result<Vec<&'static Scenario>> {
-    let patterns = globs
-        .iter()
-        .map(|glob| Pattern::new(glob).with_context(|| format!("{glob} is no glob")))
-        .collect::<Result<Vec<_>>>()?;
-    for pattern in &patterns {
-        if !SCENARIOS.iter().any(|scenario| pattern.matches(scenario.id)) {
-            let known: Vec<_> = SCENARIOS.iter().map(|scenario| scenario.id).collect();
-            bail!("no scenario {pattern}; there are {}", known.join(", "));
-        }
-    }
-    let meant = |scenario: &&Scenario| {
-        patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(scenario.id))
-    };
-    Ok(SCENARIOS.iter().filter(meant).collect())
-}
-
-/// Print what scenarios there are.
-///
-/// # Errors
-/// When the output cannot be written.
-pub fn list(format: VerifyFormat, out: impl Write) -> Result<Exit> {
-    report::list_scenarios(format, SCENARIOS, out)?;
-    Ok(Exit::Clean)
 }
 
 impl Verified {
@@ -251,7 +128,7 @@ impl Verified {
 
 #[cfg(test)]
 mod tests {
-    use super::{Agreement, Expectation, Status, Verdict, Verified, select};
+    use super::{Agreement, Expectation, Status, Verdict, Verified};
     use crate::{
         exit::Exit,
         vmm::scenario::{Class, Fault, Harm, Observation, Scenario},
@@ -395,17 +272,5 @@ mod tests {
             assert_eq!(interrupted.exit(), exit);
             assert!(interrupted.inconclusive().unwrap().contains("1 of 4 scenarios were not played"));
         }
-    }
-
-    #[test]
-    fn scenarios_are_named_by_globs() {
-        let ids = |globs: &[&str]| -> Vec<&str> {
-            let globs: Vec<_> = globs.iter().map(|glob| (*glob).to_owned()).collect();
-            select(&globs).map(|found| found.iter().map(|scenario| scenario.id).collect()).unwrap_or_default()
-        };
-        assert_eq!(ids(&["replug"]), ["replug"]);
-        assert!(ids(&["restore-*"]).len() >= 4);
-        assert!(ids(&["replug", "nonsense-*"]).is_empty());
-        assert!(ids(&["[a"]).is_empty());
     }
 }

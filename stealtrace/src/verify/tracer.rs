@@ -7,7 +7,7 @@ use stealtrace_common::target::Volume;
 
 use super::verdict::Testimony;
 use crate::{
-    backend::{self, BackendKind, EbpfBackend, Plan, Processes},
+    backend::{BackendKind, EbpfBackend, Plan, Processes},
     detect::{Engine, steal_over_charge, steal_underflow},
     kernel::KernelFacts,
     model::{Finding, Severity},
@@ -19,8 +19,7 @@ const RING_BYTES: u32 = 4 << 20;
 /// Findings that say that KVM lowered the guest's counter.
 const CORRUPTIONS: [&str; 2] = ["steal-underflow", "steal-backwards"];
 
-pub(super) struct Tracer {
-    kind: BackendKind,
+pub(crate) struct Tracer {
     backend: EbpfBackend,
     engine: Engine,
     told: Told,
@@ -52,33 +51,29 @@ fn is_corruption(finding: &Finding) -> bool {
 
 impl Tracer {
     /// Watch this process.
-    pub(super) fn attach(wanted: Option<BackendKind>) -> Result<Self> {
-        let facts = KernelFacts::gather(&[]);
-        facts.require_traceable()?;
-        let kind = backend::choose(wanted, &facts)?;
+    pub(crate) fn attach(wanted: Option<BackendKind>) -> Result<Self> {
         let this = Processes::These(vec![process::id()]);
-        let plan = Plan::of(kind, this, Volume::Edges, RING_BYTES);
+        let plan = Plan { wanted, ..Plan::of(this, Volume::Edges, RING_BYTES) };
         Ok(Self {
-            kind,
-            backend: EbpfBackend::attach(&plan, &facts)?,
+            backend: EbpfBackend::attach(&plan, &KernelFacts::gather(&[]))?,
             engine: Engine::default(),
             told: Told::default(),
         })
     }
 
-    pub(super) const fn kind(&self) -> BackendKind {
-        self.kind
+    pub(crate) const fn kind(&self) -> BackendKind {
+        self.backend.kind()
     }
 
     /// Forget what was; every scenario makes its own VMs.
-    pub(super) fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         self.drain();
         self.engine = Engine::default();
         self.told = Told::default();
     }
 
     /// What it has to say of the scenario that just ended.
-    pub(super) fn testimony(&mut self) -> Testimony {
+    pub(crate) fn testimony(&mut self) -> Testimony {
         self.drain();
         self.engine.finish().iter().for_each(|finding| self.told.learn(finding));
         let Told { corruptions, first_runs, over_charges } = self.told;
@@ -96,7 +91,7 @@ impl Tracer {
         CORRUPTIONS.iter().map(|rule| self.engine.count(rule, Severity::Error)).sum()
     }
 
-    pub(super) fn lost(&self) -> Result<u64> {
+    pub(crate) fn lost(&self) -> Result<u64> {
         Ok(self.backend.losses()?.total())
     }
 

@@ -59,16 +59,16 @@ impl fmt::Display for Status {
 }
 
 /// One attempt, as both witnesses tell it.
-pub(super) struct Attempt {
+pub(crate) struct Attempt {
     /// What the VMM saw.
-    pub(super) played: Result<Observation>,
+    pub(crate) played: Result<Observation>,
     /// What the second witness says, if there is one.
-    pub(super) told: Option<Testimony>,
+    pub(crate) told: Option<Testimony>,
 }
 
 /// What the second witness says of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Testimony {
+pub(crate) enum Testimony {
     /// It saw no vCPU, so it has nothing to say.
     Blind,
     /// It saw a corruption, but not whether that reached the guest.
@@ -121,7 +121,7 @@ impl fmt::Debug for Scenario {
 impl Verdict {
     /// Play a scenario so often, each time until it is conclusive or the attempts are used up, or there is to be no
     /// more; None if there was none to the end.
-    pub(super) fn of(
+    pub(crate) fn of(
         scenario: &'static Scenario,
         repeat: u32,
         mut play: impl FnMut(u32) -> Result<Option<Attempt>>,

@@ -8,27 +8,13 @@ mod tap;
 use std::io::{self, Write};
 
 use anyhow::{Result, bail};
-use clap::ValueEnum;
 
 use crate::{
     os::output::Output,
-    report::Paint,
+    report::{Format, Paint},
     verify::{Agreement, Verdict, Verified},
     vmm::scenario::Scenario,
 };
-
-/// How to print.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum VerifyFormat {
-    /// For people
-    Table,
-    /// One object a line: scenarios as they end, then the summary
-    Json,
-    /// One JUnit XML document
-    Junit,
-    /// Test Anything Protocol, version 13
-    Tap,
-}
 
 /// Prints verdicts as they come.
 pub trait VerifyReporter {
@@ -56,12 +42,12 @@ pub trait VerifyReporter {
 }
 
 /// A reporter in this format.
-pub fn verify_reporter(format: VerifyFormat, out: Output) -> Box<dyn VerifyReporter> {
+pub fn verify_reporter(format: Format, out: Output) -> Box<dyn VerifyReporter> {
     match format {
-        VerifyFormat::Table => Box::new(table::Table { paint: Paint::of(&out), out }),
-        VerifyFormat::Json => Box::new(json::Json(out)),
-        VerifyFormat::Junit => Box::new(junit::Junit(out)),
-        VerifyFormat::Tap => Box::new(tap::Tap { out, played: 0 }),
+        Format::Text => Box::new(table::Table { paint: Paint::of(&out), out }),
+        Format::Json => Box::new(json::Json(out)),
+        Format::Junit => Box::new(junit::Junit(out)),
+        Format::Tap => Box::new(tap::Tap { out, played: 0 }),
     }
 }
 
@@ -69,11 +55,11 @@ pub fn verify_reporter(format: VerifyFormat, out: Output) -> Box<dyn VerifyRepor
 ///
 /// # Errors
 /// When the output cannot be written, or the format has no lists.
-pub fn list_scenarios(format: VerifyFormat, scenarios: &[Scenario], out: impl Write) -> Result<()> {
+pub fn list_scenarios(format: Format, scenarios: &[Scenario], out: impl Write) -> Result<()> {
     match format {
-        VerifyFormat::Table => Ok(table::list(scenarios, out)?),
-        VerifyFormat::Json => Ok(json::list(scenarios, out)?),
-        VerifyFormat::Junit | VerifyFormat::Tap => bail!("--list has the formats table and json"),
+        Format::Text => Ok(table::list(scenarios, out)?),
+        Format::Json => Ok(json::list(scenarios, out)?),
+        Format::Junit | Format::Tap => bail!("--list has the formats text and json"),
     }
 }
 

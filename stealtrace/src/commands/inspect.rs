@@ -8,10 +8,11 @@ mod vm;
 use std::{
     collections::{BTreeMap, BTreeSet},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Result, bail};
+use clap::Args;
 use stealtrace_common::{
     event::{Event, EventKind},
     kvm::KVM_RUN,
@@ -22,70 +23,89 @@ use self::{
     judge::{Judgement, Sight, judge},
     vm::Area,
 };
+use super::{Run, Shared, options::{LINES, of, parse_pause, parse_time}};
 use crate::{
-    backend::{self, EbpfBackend, Plan, Processes, Task},
+    backend::{EbpfBackend, Plan, Processes, Task},
     descriptors,
-    doctor::DoctorFormat,
     exit::Exit,
     kernel::{Capability, KernelFacts},
     model::Thread,
-    os::{clock::now_ns, interrupt::Interrupt, output::Output, process},
-    report::Paint,
+    live::{Live, Sink},
+    os::{clock::now_ns, command::Orphaned, interrupt::Interrupt, output::Output, process},
+    pipeline::Flow,
+    report::{Format, Paint},
 };
 
 const RING_BYTES: u32 = 8 << 20;
 /// More than the ring holds: what is older than the look is read, what comes meanwhile is not waited for.
 const MOST_EVENTS: usize = 100_000;
 
-/// What vCPUs do is learnt that often.
-const TICK: Duration = Duration::from_millis(50);
+/// An update that has begun is over by then.
+const MOMENT: Duration = Duration::from_millis(50);
 
-/// What to look at.
-#[derive(Clone, Debug)]
-pub struct InspectOptions {
-    /// Only these processes; all if empty.
-    pub pids: Vec<u32>,
-    /// Look again after this time.
-    pub watch: Option<Duration>,
-    /// Between the two looks that a judgement takes; zero for one look. Where open files cannot be looked at, vCPUs have
-    /// so long to do something before the first.
-    pub wait: Duration,
-    /// How to print.
-    pub format: DoctorFormat,
+/// Every vCPU of every running VM, and whether its steal counter is sound
+#[derive(Args, Debug)]
+#[command(after_help = HELP)]
+pub(super) struct Inspect {
+    /// Only VMs of this process (repeatable)
+    #[arg(long = "pid", value_name = "PID")]
+    pids: Vec<u32>,
+    /// Look again after this time, until Ctrl-C
+    #[arg(long, value_name = "TIME", value_parser = parse_pause)]
+    watch: Option<Duration>,
+    /// Time between the two looks that a judgement takes; 0s for one look
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_time)]
+    wait: Duration,
+    #[arg(long, default_value_t = Format::Text, value_parser = of(&LINES))]
+    format: Format,
 }
 
-/// Look and print.
-///
-/// # Errors
-/// When nothing can be traced here.
-pub fn inspect(options: &InspectOptions, out: &Output) -> Result<Exit> {
-    let facts = KernelFacts::gather(&[]);
-    facts.require_traceable()?;
-    if !Capability::SysPtrace.is_held()? {
-        bail!("reading guests' memory needs CAP_SYS_PTRACE; run as root");
-    }
-    process::require_alive(&options.pids, None)?;
-    let interrupt = Interrupt::block()?;
-    let mut eyes = Eyes::open(options, &facts)?;
-    drop(facts);
-    let mut over = eyes.rest(&interrupt, if eyes.unlisted.is_some() { options.wait } else { Duration::ZERO });
-    let mut earlier = Sights::default();
-    if !options.wait.is_zero() {
-        earlier = eyes.look(&options.pids, &earlier)?.sights();
-        over |= eyes.rest(&interrupt, options.wait);
-    }
-    loop {
-        let look = eyes.look_twice_if_off(&options.pids, &earlier)?;
-        show::show(&look, options.format, Paint::of(out), &mut out.clone())?;
-        match options.watch {
-            Some(pause) if !over && !out.is_over() => over = eyes.rest(&interrupt, pause),
-            None if look.none.is_some() && !options.pids.is_empty() => return Ok(Exit::Inconclusive),
-            _ => return Ok(look.exit()),
+const HELP: &str = help!(
+    "  stealtrace inspect                                   every vCPU of every VM
+  stealtrace inspect --pid 4711 --watch 1s             one VM, again and again
+  stealtrace inspect --wait 0s --format json           one look, which tells only what is impossible",
+    "  0  no counter is impossible or counts wrong
+  1  one is poisoned or off
+  2  cannot look here, or bad usage
+  3  one cannot be read or was not seen, or the process has no vCPU"
+);
+
+impl Run for Inspect {
+    fn run(self, shared: &Shared) -> Result<Exit> {
+        let interrupt = Interrupt::block()?;
+        let facts = KernelFacts::gather(&[]);
+        facts.require_traceable()?;
+        if !Capability::SysPtrace.is_held()? {
+            bail!("reading guests' memory needs CAP_SYS_PTRACE; run as root");
         }
-        if process::all_ended(&options.pids) {
-            return Ok(look.exit());
+        let inspection = Inspection::open(&self.pids, interrupt, &facts)?;
+        drop(facts); // type information is large and has served
+        self.inspect(inspection, &shared.out)
+    }
+}
+
+impl Inspect {
+    fn inspect(&self, mut inspection: Inspection, out: &Output) -> Result<Exit> {
+        let first = if inspection.unlisted.is_some() { self.wait } else { Duration::ZERO };
+        let mut over = inspection.rest(first)?;
+        let mut earlier = Sights::default();
+        if !self.wait.is_zero() {
+            earlier = inspection.look(&self.pids, &earlier)?.sights();
+            over |= inspection.rest(self.wait)?;
         }
-        earlier = look.sights();
+        loop {
+            let look = inspection.look_twice_if_off(&self.pids, &earlier)?;
+            show::show(&look, self.format, Paint::of(out), &mut out.clone())?;
+            match self.watch {
+                Some(pause) if !over && !out.is_over() => over = inspection.rest(pause)?,
+                None if look.none.is_some() && !self.pids.is_empty() => return Ok(Exit::Inconclusive),
+                _ => return Ok(look.exit()),
+            }
+            if process::all_ended(&self.pids) {
+                return Ok(look.exit());
+            }
+            earlier = look.sights();
+        }
     }
 }
 
@@ -93,36 +113,29 @@ pub fn inspect(options: &InspectOptions, out: &Output) -> Result<Exit> {
 type Sights = BTreeMap<(u32, u64), Sight>;
 
 /// What sees vCPUs.
-struct Eyes {
-    backend: EbpfBackend,
+struct Inspection {
+    live: Live,
     seen: Seen,
     /// Why open files cannot be looked at. Then what vCPUs do is all there is to see.
     unlisted: Option<String>,
 }
 
-impl Eyes {
-    fn open(options: &InspectOptions, facts: &KernelFacts) -> Result<Self> {
-        let kind = backend::choose(None, facts)?;
-        let plan = Plan::of(kind, Processes::named(&options.pids), Volume::All, RING_BYTES);
-        let mut backend = EbpfBackend::attach(&Plan { task: Task::LookAtFiles, ..plan.clone() }, facts)?;
-        let unlisted = backend.look_at_files().err().map(|error| format!("{error:#}"));
+impl Inspection {
+    fn open(pids: &[u32], interrupt: Interrupt, facts: &KernelFacts) -> Result<Self> {
+        let plan = Plan::of(Processes::named(pids), Volume::All, RING_BYTES);
+        let files = Plan { task: Task::LookAtFiles, ..plan.clone() };
+        let mut live = Live::open(interrupt, facts, files, (&[], Orphaned::Ends))?;
+        let unlisted = live.backend.look_at_files().err().map(|error| format!("{error:#}"));
         if unlisted.is_some() {
-            backend = EbpfBackend::attach(&plan, facts)?;
+            live.backend = EbpfBackend::attach(&plan, facts)?;
         }
-        Ok(Self { backend, seen: Seen::default(), unlisted })
+        Ok(Self { live, seen: Seen::default(), unlisted })
     }
 
     /// Wait, and learn what vCPUs do meanwhile; true if a signal ended it.
-    fn rest(&mut self, interrupt: &Interrupt, pause: Duration) -> bool {
-        let end = Instant::now() + pause;
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            let over = interrupt.wait(left.min(TICK));
-            self.seen.drain(&mut self.backend);
-            if over || left.is_zero() {
-                return over;
-            }
-        }
+    fn rest(&mut self, pause: Duration) -> Result<bool> {
+        self.live.follow(Some(pause), &mut self.seen)?;
+        Ok(self.live.is_interrupted())
     }
 
     /// KVM may be about to put a charge into a counter: what is off must still be so a moment later.
@@ -131,7 +144,7 @@ impl Eyes {
         if !look.any(|judgement| matches!(judgement, Judgement::Off(_))) {
             return Ok(look);
         }
-        thread::sleep(TICK);
+        thread::sleep(MOMENT);
         self.look(pids, earlier)
     }
 
@@ -163,15 +176,15 @@ impl Eyes {
             .collect();
         let none = (vcpus.is_empty() && unseen.is_empty()).then(|| descriptors::no_vcpu(pids, refused));
         let unread = self.seen.0.values().find_map(|last| last.unread.clone());
-        let lost = self.backend.losses()?.total();
+        let lost = self.live.backend.losses()?.total();
         Ok(Look { vcpus, unseen, none, unread, unlisted: self.unlisted.clone(), lost })
     }
 
     fn look_at_files(&mut self) -> Result<()> {
         if self.unlisted.is_none() {
-            self.backend.look_at_files()?;
+            self.live.backend.look_at_files()?;
         }
-        self.seen.drain(&mut self.backend);
+        self.seen.drain(&mut self.live.backend);
         Ok(())
     }
 }
@@ -190,6 +203,13 @@ struct Last {
     unread: Option<String>,
     /// `last_steal` before the area was read.
     charged_before_ns: u64,
+}
+
+impl Sink for Seen {
+    fn event(&mut self, event: &Event) -> Result<Flow> {
+        self.learn(event);
+        Ok(Flow::Continue)
+    }
 }
 
 impl Seen {

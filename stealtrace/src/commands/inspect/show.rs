@@ -11,16 +11,15 @@ use stealtrace_common::{
 
 use super::{Judgement, Look, VcpuRow};
 use crate::{
-    doctor::DoctorFormat,
     model::Thread,
     os::shown::shown,
-    report::{Paint, Tone, exact, utc_now},
+    report::{Format, Paint, Tone, exact, utc_now},
 };
 
-pub(super) fn show(look: &Look, format: DoctorFormat, paint: Paint, out: &mut impl Write) -> Result<()> {
+pub(super) fn show(look: &Look, format: Format, paint: Paint, out: &mut impl Write) -> Result<()> {
     match format {
-        DoctorFormat::Table => show_text(look, paint, out)?,
-        DoctorFormat::Json => writeln!(out, "{}", object(look))?,
+        Format::Json => writeln!(out, "{}", object(look))?,
+        _ => show_text(look, paint, out)?,
     }
     Ok(())
 }

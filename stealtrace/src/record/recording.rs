@@ -9,19 +9,19 @@ use super::{End, Header, Recorder};
 use crate::os::{late_file::LateFile, talk::say};
 
 /// A recording that is being made.
-pub(crate) struct Sink {
+pub(crate) struct Recording {
     path: PathBuf,
     /// Or why there is no more to come.
     recorder: Result<Recorder<LateFile>, io::Error>,
 }
 
-impl Sink {
+impl Recording {
     /// Begin it: from here on the file's old contents are gone.
     pub(crate) fn begin(path: PathBuf, file: LateFile, header: &Header) -> Self {
         let recorder = Recorder::new(file, header);
-        let sink = Self { path, recorder };
-        sink.say_trouble();
-        sink
+        let recording = Self { path, recorder };
+        recording.say_trouble();
+        recording
     }
 
     /// Can more be recorded?
@@ -30,7 +30,7 @@ impl Sink {
     }
 
     /// One more event.
-    pub(crate) fn event(&mut self, event: &Event) {
+    pub(crate) fn write(&mut self, event: &Event) {
         self.attempt(|recorder| recorder.event(event));
     }
 

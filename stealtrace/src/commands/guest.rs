@@ -9,20 +9,22 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use clap::Args;
 use serde_json::json;
 use stealtrace_common::{
     event::Event,
     kvm::{MSR_ADDRESS, MSR_KVM_STEAL_TIME, msr_enabled},
 };
 
+use super::{Run, Shared, options::{LINES, of, parse_pause}};
 use crate::{
     evidence::{Kind, Lines, Missed, ProcStat, Reader as _, Sink, Tally},
     exit::Exit,
     model::{Finding, Severity, Summary, VcpuKey},
-    os::{interrupt::Interrupt, output::Output},
+    os::interrupt::Interrupt,
     pipeline::{Pipeline, Selection},
     record::Header,
-    report::{self, Format, Style, table, utc_now},
+    report::{self, Format, Paint, Style, Units, table, utc_now},
 };
 
 const STAT: &str = "/proc/stat";
@@ -33,46 +35,57 @@ const LOOKS: u64 = 2;
 /// What tells a CPU that is starved for a moment from one that shows nothing but steal; more than ten seconds.
 const TIME_IF_STUCK: Duration = Duration::from_secs(12);
 
-/// How often to look, and how to show it.
-#[derive(Clone, Debug)]
-pub struct GuestOptions {
-    /// Between two looks.
-    pub interval: Duration,
-    /// Looks; 0 for as many as there are until Ctrl-C; None for as many as it takes to be sure.
-    pub count: Option<u64>,
-    /// How to show it.
-    pub style: Style,
+/// Inside a Linux guest: judge the steal time it shows
+#[derive(Args, Debug)]
+#[command(after_help = HELP)]
+pub(super) struct Guest {
+    /// Time between two looks
+    #[arg(long, default_value = "1s", value_parser = parse_pause)]
+    interval: Duration,
+    /// Looks at /proc/stat; 0 for as many as there are until Ctrl-C [default: 2, more where a CPU is at 100 % steal]
+    #[arg(long, value_name = "N")]
+    count: Option<u64>,
+    #[arg(long, default_value_t = Format::Text, value_parser = of(&LINES))]
+    format: Format,
 }
 
-/// Look, judge, show.
-///
-/// # Errors
-/// When there is no /proc/stat, or the output cannot be written.
-pub fn guest(options: &GuestOptions, out: &Output) -> Result<Exit> {
-    let interrupt = Interrupt::block()?;
-    let reporter = report::reporter(options.style, &Header::of_log(), out.clone());
-    let pipeline = Pipeline::new(&Selection::EVERYTHING, reporter);
-    let mut judge = Judge { pipeline, missed: Missed::default() };
-    let (mut reader, mut tally) = (ProcStat::default(), Tally::default());
-    let (began, mut looks) = (Instant::now(), 0);
-    loop {
-        let read = |file: &str| fs::read_to_string(file).with_context(|| format!("read {file}"));
-        let stat = read(STAT)?;
-        look(&(read(UPTIME)? + &stat), &mut reader, &mut tally, &mut judge)?;
-        looks += 1;
-        if looks == 1 || options.style.format == Format::Json {
-            show(&cpus(&stat), options.style.format, out.clone())?;
+const HELP: &str = help!(
+    "  stealtrace guest                                     two looks, a second apart
+  stealtrace guest --count 0 --interval 10s            until Ctrl-C",
+    "  0  nothing impossible
+  1  a CPU's steal is poisoned or went backwards
+  2  cannot be read here, or bad usage
+  3  inconclusive: what was read cannot be judged"
+);
+
+impl Run for Guest {
+    fn run(self, shared: &Shared) -> Result<Exit> {
+        let (interrupt, out) = (Interrupt::block()?, &shared.out);
+        let style = Style { format: self.format, calls: false, paint: Paint::of(out), units: Units::Human, utc: false };
+        let reporter = report::reporter(style, &Header::of_log(), out.clone());
+        let pipeline = Pipeline::new(&Selection::EVERYTHING, reporter);
+        let mut judge = Judge { pipeline, missed: Missed::default() };
+        let (mut reader, mut tally) = (ProcStat::default(), Tally::default());
+        let (began, mut looks) = (Instant::now(), 0);
+        loop {
+            let read = |file: &str| fs::read_to_string(file).with_context(|| format!("read {file}"));
+            let stat = read(STAT)?;
+            look(&(read(UPTIME)? + &stat), &mut reader, &mut tally, &mut judge)?;
+            looks += 1;
+            if looks == 1 || self.format == Format::Json {
+                show(&cpus(&stat), self.format, out.clone())?;
+            }
+            let enough = match self.count {
+                Some(count) => looks == count,
+                None => looks >= LOOKS && !(reader.is_undecided() && began.elapsed() < TIME_IF_STUCK),
+            };
+            if enough || out.is_over() || interrupt.wait(self.interval) {
+                break;
+            }
         }
-        let enough = match options.count {
-            Some(count) => looks == count,
-            None => looks >= LOOKS && !(reader.is_undecided() && began.elapsed() < TIME_IF_STUCK),
-        };
-        if enough || out.is_over() || interrupt.wait(options.interval) {
-            break;
-        }
+        let summary = judge.end(&tally, looks)?;
+        Ok(Exit::of(&summary, Severity::Error))
     }
-    let summary = judge.end(&tally, looks)?;
-    Ok(Exit::of(&summary, Severity::Error))
 }
 
 /// Judge what /proc says once.
@@ -168,7 +181,7 @@ fn show(cpus: &[Cpu], format: Format, mut out: impl Write) -> Result<()> {
                 .collect();
             writeln!(out, "{}", json!({"type": "guest", "schema": 1, "utc": utc_now(), "cpus": list}))?;
         }
-        Format::Text => {
+        _ => {
             let mut rows = table(["CPU", "steal", "MSR 0x4b564d03"]);
             for cpu in cpus {
                 let msr = cpu.msr.as_ref().map_or_else(|why| format!("? ({why})"), |value| show_msr(*value));

@@ -3,31 +3,37 @@
 use std::io::Write;
 
 use anyhow::Result;
-use clap::ValueEnum;
+use clap::Args;
 use serde_json::json;
 use stealtrace_common::target::{PidNamespace, Volume};
 
+use super::{Run, Shared, guard, options::{LINES, of}};
 use crate::{
-    backend::{self, BackendKind, EbpfBackend, Plan, ProbeRow, Processes, Task, probes},
+    backend::{ BackendKind, EbpfBackend, Plan, ProbeRow, Processes, Task, probes},
     exit::Exit,
-    guard,
     kernel::{Capability, Era, KVM_BTF, KernelFacts, Kvm, Lockdown, missing_capabilities},
     os::output::Output,
-    report::{Paint, Tone, table},
+    report::{Format, Paint, Tone, table},
     vmm,
 };
 
 /// Enough for a try.
 const RING_BYTES: u32 = 64 << 10;
 
-/// How to print.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DoctorFormat {
-    /// For people
-    Table,
-    /// One JSON object
-    Json,
+/// Say what of this host stealtrace can use, and if not, why
+#[derive(Args, Debug)]
+#[command(after_help = HELP)]
+pub(super) struct Doctor {
+    #[arg(long, default_value_t = Format::Text, value_parser = of(&LINES))]
+    format: Format,
 }
+
+const HELP: &str = help!(
+    "  stealtrace doctor                                    what can be used here
+  stealtrace doctor --format json                      for scripts",
+    "  0  `stealtrace trace` can run here
+  2  it cannot"
+);
 
 /// One fact about the host.
 struct Check {
@@ -50,20 +56,27 @@ impl Check {
     }
 }
 
-/// Look and print.
-///
-/// # Errors
-/// When the output cannot be written.
-pub fn doctor(format: DoctorFormat, out: &Output) -> Result<Exit> {
-    let facts = KernelFacts::gather(&[]);
-    let usable = usable(&facts);
-    let mut checks = host(&facts);
+impl Run for Doctor {
+    fn run(self, shared: &Shared) -> Result<Exit> {
+        let facts = KernelFacts::gather(&[]);
+        let usable = usable(&facts);
+        let checks = checks(&facts, &usable);
+        match self.format {
+            Format::Json => print_json(&checks, &usable, shared.out.clone())?,
+            _ => print_table(&checks, shared.out.clone())?,
+        }
+        Ok(if usable.is_ok() { Exit::Clean } else { Exit::Unusable })
+    }
+}
+
+fn checks(facts: &KernelFacts, usable: &Result<String, String>) -> Vec<Check> {
+    let mut checks = host(facts);
     for kind in BackendKind::ALL {
-        checks.extend(backend_checks(kind, &facts));
+        checks.extend(backend_checks(kind, facts));
     }
     checks.push(Check::of("trace --backend auto", usable.clone()));
-    checks.push(inspect(&facts, &usable));
-    let guard = usable.clone().and_then(|_| guard::problem(&facts).map_err(|error| format!("{error:#}")));
+    checks.push(inspect(facts, usable));
+    let guard = usable.clone().and_then(|_| guard::problem(facts).map_err(|error| format!("{error:#}")));
     let guard = guard.unwrap_or_else(Some).unwrap_or_else(|| "can run".to_owned());
     checks.push(Check::fact("guard", guard));
     checks.push(Check::of(
@@ -71,21 +84,17 @@ pub fn doctor(format: DoctorFormat, out: &Output) -> Result<Exit> {
         vmm::require_steal_time().map(|()| "can run".to_owned()).map_err(|error| format!("{error:#}")),
     ));
     checks.push(Check::fact("guest", "can run, inside a Linux guest; needs no privilege"));
-    match format {
-        DoctorFormat::Table => print_table(&checks, out.clone())?,
-        DoctorFormat::Json => print_json(&checks, &usable, out.clone())?,
-    }
-    Ok(if usable.is_ok() { Exit::Clean } else { Exit::Unusable })
+    checks
 }
 
 /// The backend `auto` takes, or why there is none. Its probes are attached for a moment, to this process alone.
 fn usable(facts: &KernelFacts) -> Result<String, String> {
     let attempt = || -> Result<String> {
         facts.require_traceable()?.layout(None, PidNamespace::INITIAL)?;
-        let kind = backend::choose(None, facts)?;
-        let plan = Plan::of(kind, Processes::These(vec![std::process::id()]), Volume::Edges, RING_BYTES);
-        EbpfBackend::attach(&plan, facts)?.detach();
-        Ok(kind.to_string())
+        let plan = Plan::of(Processes::These(vec![std::process::id()]), Volume::Edges, RING_BYTES);
+        let mut backend = EbpfBackend::attach(&plan, facts)?;
+        backend.detach();
+        Ok(backend.kind().to_string())
     };
     attempt().map_err(|error| format!("{error:#}"))
 }
@@ -134,7 +143,7 @@ fn inspect(facts: &KernelFacts, usable: &Result<String, String>) -> Check {
         let found = "can run, but reads no memory of other users' VMs: needs CAP_DAC_READ_SEARCH";
         return Check::fact("inspect", found);
     }
-    let plan = Plan::of(BackendKind::Tracepoint, Processes::All, Volume::All, RING_BYTES);
+    let plan = Plan::of(Processes::All, Volume::All, RING_BYTES);
     let looked = EbpfBackend::attach(&Plan { task: Task::LookAtFiles, ..plan }, facts)
         .and_then(|mut backend| backend.look_at_files());
     match looked {

@@ -1,104 +1,113 @@
 //! `stealtrace guard`: put the guest's counter back when KVM is about to let a corrupt one be seen. The judging and the
 //! writing are done in the kernel, on the vCPU's own thread; this asks, attaches, and tells of every repair.
 
-use std::{
-    io::{self, BufRead as _, IsTerminal as _, Write},
-    time::Duration,
-};
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
 use anyhow::{Context as _, Result, bail};
+use clap::Args;
 use serde_json::json;
 use stealtrace_common::{
     event::{Event, EventKind},
     target::{GuardOrders, Volume},
 };
 
+use super::{Run, Shared, options::{LINES, of}};
 use crate::{
-    backend::{self, BackendKind, EbpfBackend, Plan, Processes, Task},
+    backend::{self, BackendKind, Plan, Processes, Task},
     exit::Exit,
     kernel::{Capability, KernelFacts, Lockdown},
     model::{Pid, Thread},
+    live::{Live, Sink},
     os::{
-        command::{HeldCommand, Orphaned, RunningCommand},
+        command::Orphaned,
         interrupt::Interrupt,
         output::Output,
-        process,
         talk::{remark, say},
     },
+    pipeline::Flow,
     report::{Format, Paint, Tone, utc_now},
 };
 
-/// Between two looks for repairs to tell of.
-const TICK: Duration = Duration::from_millis(50);
 const RING_BYTES: u32 = 1 << 20;
 
-/// Whose counters to guard, and how.
-#[derive(Clone, Debug)]
-pub struct GuardOptions {
-    /// Only these processes; all if empty.
-    pub pids: Vec<u32>,
-    /// Say what would be written, write nothing.
-    pub dry_run: bool,
-    /// Do not ask.
-    pub yes: bool,
-    /// Put back over-charges too.
-    pub over_charge: bool,
-    /// Re-base counters that were poisoned before.
-    pub heal: bool,
-    /// How to tell of repairs.
-    pub format: Format,
-    /// A command to run and guard; empty for none.
-    pub command: Vec<String>,
-    /// Show the kernel side's diagnostics?
-    pub verbose: bool,
+/// Put the guest's steal counter back when KVM's update corrupted it, before the guest runs
+#[derive(Args, Debug)]
+#[command(after_help = HELP)]
+pub(super) struct Guard {
+    /// Only VMs of this process (repeatable)
+    #[arg(long = "pid", value_name = "PID")]
+    pids: Vec<u32>,
+    /// Print what would be written; write nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask before writing to guests' memory
+    #[arg(long)]
+    yes: bool,
+    /// Also put back what an over-charge added
+    #[arg(long)]
+    over_charge: bool,
+    /// Re-base, once per vCPU, a counter that was poisoned before guard began
+    #[arg(long)]
+    heal: bool,
+    #[arg(long, default_value_t = Format::Text, value_parser = of(&LINES))]
+    format: Format,
+    /// Run this command, guard it and its children, and end with it
+    #[arg(last = true, value_name = "CMD", conflicts_with = "pids")]
+    command: Vec<String>,
 }
 
-/// Guard until told to stop.
-///
-/// # Errors
-/// When this kernel has no place for it or refuses it, or the user does.
-pub fn guard(options: &GuardOptions, out: Output) -> Result<Exit> {
-    let facts = KernelFacts::gather(&[]);
-    facts.require_traceable()?;
-    let problem = if options.dry_run { unseen(&facts) } else { problem(&facts)? };
-    if let Some(problem) = problem {
-        bail!("guard cannot run here: {problem}");
+const HELP: &str = help!(
+    "  stealtrace guard --dry-run                           what would be written, until Ctrl-C
+  stealtrace guard --yes --pid 4711                    keep one VM's guest sound
+  stealtrace guard --yes --heal                        re-base counters that were poisoned before",
+    "  0  everything corrupt was repaired
+  1  something was not, or would have been with --dry-run
+  2  cannot run here, or bad usage
+  3  inconclusive: an update was missed, or the command failed"
+);
+
+impl Run for Guard {
+    fn run(self, shared: &Shared) -> Result<Exit> {
+        let facts = KernelFacts::gather(&[]);
+        facts.require_traceable()?;
+        let problem = if self.dry_run { unseen(&facts) } else { problem(&facts)? };
+        if let Some(problem) = problem {
+            bail!("guard cannot run here: {problem}");
+        }
+        if !self.dry_run && !self.yes {
+            ask()?;
+        }
+        let interrupt = Interrupt::block()?;
+        let command = (&*self.command, Orphaned::RunsOn);
+        let mut live = Live::open(interrupt, &facts, self.plan(shared.verbose), command)?;
+        drop(facts); // type information is large and has served
+        live.release()?;
+        let verb = if self.dry_run { "watching, nothing is written" } else { "guarding" };
+        let until = if self.command.is_empty() { "Ctrl-C ends it" } else { "until the command ends" };
+        remark(&format!("{verb}; {until}"));
+        let mut repairs = Repairs::new(&self, shared.out.clone());
+        live.follow(None, &mut repairs)?;
+        let ended = live.end()?;
+        live.drain_rest(&mut repairs)?;
+        repairs.end(live.backend.losses()?.total(), ended.and_then(|ended| ended.failure()))
     }
-    if !options.dry_run && !options.yes {
-        ask()?;
-    }
-    process::require_alive(&options.pids, None)?;
-    let interrupt = Interrupt::block()?;
-    let held = HeldCommand::hold(&options.command, Orphaned::RunsOn)?;
-    let processes = match &held {
-        Some(held) => Processes::Tree(held.pid()),
-        None => Processes::named(&options.pids),
-    };
-    let mut backend = EbpfBackend::attach(&plan(options, processes), &facts)?;
-    drop(facts);
-    let mut interrupted = interrupt.came();
-    let mut command = held.filter(|_| !interrupted).map(HeldCommand::release).transpose()?;
-    let verb = if options.dry_run { "watching, nothing is written" } else { "guarding" };
-    let until = if command.is_some() { "until the command ends" } else { "Ctrl-C ends it" };
-    remark(&format!("{verb}; {until}"));
-    let mut told = Told::new(options, out);
-    while !interrupted {
-        interrupted |= interrupt.wait(TICK);
-        told.drain(&mut backend)?;
-        let ended = match &mut command {
-            Some(command) => command.has_ended()?,
-            None => process::all_ended(&options.pids),
+}
+
+impl Guard {
+    fn plan(&self, verbose: bool) -> Plan {
+        let orders = GuardOrders {
+            write: u32::from(!self.dry_run),
+            over_charge: u32::from(self.over_charge),
+            heal: u32::from(self.heal),
+            reserved: 0,
         };
-        if interrupted || ended {
-            break;
+        Plan {
+            wanted: Some(BackendKind::Kprobe),
+            task: Task::Guard(orders),
+            verbose,
+            ..Plan::of(Processes::named(&self.pids), Volume::Edges, RING_BYTES)
         }
     }
-    backend.detach();
-    told.drain(&mut backend)?;
-    // A terminal's Ctrl-C reaches the command too; it may be the first to end.
-    interrupted |= interrupt.wait(TICK);
-    let failure = command.and_then(RunningCommand::failure_so_far).filter(|_| !interrupted);
-    told.end(backend.losses()?.total(), failure)
 }
 
 /// Why guard cannot write here.
@@ -133,22 +142,8 @@ fn ask() -> Result<()> {
     Ok(())
 }
 
-fn plan(options: &GuardOptions, processes: Processes) -> Plan {
-    let orders = GuardOrders {
-        write: u32::from(!options.dry_run),
-        over_charge: u32::from(options.over_charge),
-        heal: u32::from(options.heal),
-        reserved: 0,
-    };
-    Plan {
-        task: Task::Guard(orders),
-        verbose: options.verbose,
-        ..Plan::of(BackendKind::Kprobe, processes, Volume::Edges, RING_BYTES)
-    }
-}
-
 /// What was told so far.
-struct Told {
+struct Repairs {
     format: Format,
     dry_run: bool,
     repaired: u64,
@@ -157,18 +152,18 @@ struct Told {
     out: Output,
 }
 
-impl Told {
-    const fn new(options: &GuardOptions, out: Output) -> Self {
-        Self { format: options.format, dry_run: options.dry_run, repaired: 0, left: 0, out }
+/// Guests are guarded all the same where nobody reads it.
+impl Sink for Repairs {
+    fn event(&mut self, event: &Event) -> Result<Flow> {
+        let line = self.tell(event);
+        self.print(&line)?;
+        Ok(Flow::Continue)
     }
+}
 
-    fn drain(&mut self, backend: &mut EbpfBackend) -> Result<()> {
-        let mut lines = String::new();
-        backend.drain(usize::MAX, |event| {
-            lines.push_str(&self.tell(event));
-            true
-        });
-        self.print(&lines)
+impl Repairs {
+    const fn new(options: &Guard, out: Output) -> Self {
+        Self { format: options.format, dry_run: options.dry_run, repaired: 0, left: 0, out }
     }
 
     fn print(&mut self, lines: &str) -> Result<()> {
@@ -187,15 +182,6 @@ impl Told {
         let (corrupt, good) = (event.steal_after_ns, event.steal_before_ns);
         let version = event.version_after;
         let line = match self.format {
-            Format::Text => format!(
-                "{} vCPU {}/{} on {}: guest steal {corrupt} ns ({corrupt:#x}) -> {good} ns, version {version} -> {}, \
-                 the delta was {delta} ns",
-                Paint::of(&self.out).text(verb, tone),
-                Pid(event.vm_tgid),
-                event.vcpu_id,
-                Thread::caller(event),
-                version.wrapping_add(2),
-            ),
             Format::Json => json!({
                 "type": "repair",
                 "schema": 1,
@@ -212,6 +198,15 @@ impl Told {
                 "version_good": version.wrapping_add(2),
             })
             .to_string(),
+            _ => format!(
+                "{} vCPU {}/{} on {}: guest steal {corrupt} ns ({corrupt:#x}) -> {good} ns, version {version} -> {}, \
+                 the delta was {delta} ns",
+                Paint::of(&self.out).text(verb, tone),
+                Pid(event.vm_tgid),
+                event.vcpu_id,
+                Thread::caller(event),
+                version.wrapping_add(2),
+            ),
         };
         line + "\n"
     }
@@ -219,13 +214,13 @@ impl Told {
     fn end(mut self, lost: u64, failure: Option<String>) -> Result<Exit> {
         let Self { repaired, left, .. } = self;
         let sum = match self.format {
-            Format::Text if self.dry_run => format!("{left} to repair, lost: {lost}\n"),
-            Format::Text => format!("{repaired} repaired, {left} not, lost: {lost}\n"),
             Format::Json => {
                 let sum =
                     json!({"type": "summary", "schema": 1, "repaired": repaired, "left": left, "lost": lost});
                 format!("{sum}\n")
             }
+            _ if self.dry_run => format!("{left} to repair, lost: {lost}\n"),
+            _ => format!("{repaired} repaired, {left} not, lost: {lost}\n"),
         };
         self.print(&sum)?;
         if let Some(failure) = &failure {

@@ -2,22 +2,33 @@
 
 use std::io::{self, Write};
 
+use anyhow::Result;
+use clap::Args;
+
+use super::{Run, Shared, options::rule_ids};
 use crate::{
     detect::{self, RULES, Rule},
     exit::Exit,
     report::table,
 };
 
-/// Explain one rule, or list them all.
-///
-/// # Errors
-/// When the output cannot be written.
-pub fn rules(id: Option<&str>, mut out: impl Write) -> io::Result<Exit> {
-    match id.and_then(detect::rule) {
-        Some(rule) => explain(rule, &mut out)?,
-        None => list(&mut out)?,
+/// Explain the rules
+#[derive(Args, Debug)]
+pub(super) struct Rules {
+    /// Only this one
+    #[arg(value_parser = rule_ids())]
+    id: Option<String>,
+}
+
+impl Run for Rules {
+    fn run(self, shared: &Shared) -> Result<Exit> {
+        let mut out = shared.out.clone();
+        match self.id.as_deref().and_then(detect::rule) {
+            Some(rule) => explain(rule, &mut out)?,
+            None => list(&mut out)?,
+        }
+        Ok(Exit::Clean)
     }
-    Ok(Exit::Clean)
 }
 
 fn list(out: &mut impl Write) -> io::Result<()> {
