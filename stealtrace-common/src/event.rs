@@ -81,6 +81,9 @@ pub const NUMBERS_UNKNOWN: u32 = 64;
 /// `flags`: this kernel keeps a delta until guest entry, where a later load may have replaced it (Linux 3.1 to 4.5).
 pub const ACCUMULATES: u32 = 128;
 
+/// `flags`: of a vCPU's descriptor, it was found in the process whose VM this is; others may have it, too.
+pub const OWNED: u32 = 256;
+
 /// One fact. Times are ns of CLOCK_MONOTONIC; for kinds without a before and after both are the same moment.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

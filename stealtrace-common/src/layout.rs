@@ -52,6 +52,14 @@ pub struct Layout {
     pub task_group_leader: u32,
     /// `task_struct.start_time` (u64, ns of CLOCK_MONOTONIC)
     pub task_start_time: u32,
+    /// `task_struct.mm` (pointer)
+    pub task_mm: u32,
+    /// `task_struct.signal` (pointer)
+    pub task_signal: u32,
+    /// `signal_struct.live` (i32): threads of the process that have not ended
+    pub signal_live: u32,
+    /// `kvm.mm` (pointer): whose ioctls KVM obeys
+    pub kvm_mm: u32,
     /// Address of `kvm_vcpu_ioctl`, by which the tracepoint backend knows a vCPU's descriptor; 0 if unknown.
     pub kvm_vcpu_ioctl: u64,
 }
@@ -81,8 +89,12 @@ impl Layout {
         pid_namespace_inode: ABSENT,
         task_group_leader: ABSENT,
         task_start_time: ABSENT,
+        task_mm: ABSENT,
+        task_signal: ABSENT,
+        signal_live: ABSENT,
+        kvm_mm: ABSENT,
         kvm_vcpu_ioctl: 0,
     };
 }
 
-const _: () = assert!(size_of::<Layout>() == 22 * 4 + 8);
+const _: () = assert!(size_of::<Layout>() == 26 * 4 + 8);

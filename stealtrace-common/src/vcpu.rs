@@ -42,6 +42,8 @@ pub struct VcpuState {
     pub steal_last_ns: u64,
     /// `msr_val` then: the counter is that of this area.
     pub steal_last_msr: u64,
+    /// When a thread that does not run it last entered or left an ioctl; kept where [`ThreadState::overlaps`] is.
+    pub stranger_ns: u64,
     /// `kvm_vcpu.vcpu_id`.
     pub vcpu_id: u32,
     /// Process of the VM.
@@ -72,8 +74,8 @@ pub struct VcpuState {
     pub handed_over: u32,
     /// 1 if the last update was an underflow of which it is not known whether it reached the guest.
     pub unsettled: u32,
-    /// No padding is left to chance.
-    pub reserved: u32,
+    /// A thread that does not run it and is in an ioctl on it, likewise; 0 if none.
+    pub stranger: u32,
 }
 
 /// What is enough to see that nothing happened: where only edges are reported, most ioctls of most vCPUs find here
@@ -149,10 +151,10 @@ pub struct ThreadState {
     pub msr_position: u32,
     /// 1 if there was nothing to tell of its entry, so that nothing was read (tracepoint backend).
     pub unlooked: u32,
-    /// No padding is left to chance.
-    pub reserved: u32,
+    /// 1 if a stranger was in an ioctl on the vCPU then (tracepoint backend, where loads keep deltas).
+    pub overlaps: u32,
 }
 
 const _: () = assert!(size_of::<Snapshot>() == 40);
-const _: () = assert!(size_of::<VcpuState>() == 8 + 8 + 40 + 40 + 5 * 8 + 16 * 4);
+const _: () = assert!(size_of::<VcpuState>() == 8 + 8 + 40 + 40 + 6 * 8 + 16 * 4);
 const _: () = assert!(size_of::<ThreadState>() == 8 + 8 + 40 + 16);

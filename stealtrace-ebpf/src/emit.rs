@@ -58,21 +58,34 @@ pub(crate) fn caller_tid() -> u32 {
     if read::is_namespace_initial() { bpf_get_current_pid_tgid() as u32 } else { read::tid(read::current()) }
 }
 
-/// The calling thread, if its process is one we watch; counts the hit.
+/// The calling thread, if it is one we watch; counts the hit.
 #[inline(always)]
 pub(crate) fn watched(probe: Probe) -> Option<Caller> {
     let caller = caller();
-    if !is_target(caller) {
+    if !is_watched(caller) {
         return None;
     }
     count(probe, |counter| counter.hits += 1);
     Some(caller)
 }
 
+/// Is its process one we watch?
 #[inline(always)]
-fn is_target(caller: Caller) -> bool {
+pub(crate) fn is_process_watched(caller: Caller) -> bool {
     // SAFETY: only presence matters, the value is not read.
-    if given!(TARGET.processes) != 0 && unsafe { TARGETS.get(caller.tgid) }.is_none() {
+    given!(TARGET.processes) == 0 || unsafe { TARGETS.get(caller.tgid) }.is_some()
+}
+
+/// Are some threads of a process watched and others not?
+#[inline(always)]
+pub(crate) fn are_threads_chosen() -> bool {
+    given!(TARGET.tid) != 0 || given!(TARGET.comm)[0] != 0
+}
+
+/// Is the thread one we watch?
+#[inline(always)]
+pub(crate) fn is_watched(caller: Caller) -> bool {
+    if !is_process_watched(caller) {
         return false;
     }
     let tid = given!(TARGET.tid);
@@ -189,21 +202,23 @@ fn wake_up() -> u64 {
 #[inline(always)]
 pub(crate) fn emit_call(probe: Probe, kind: EventKind, caller: Caller, function: u64, ioctl: u32) {
     let nothing = Snapshot::default();
-    put_plain(probe, kind, caller, ioctl, 0, function, 0, &nothing, &nothing);
+    put_plain(probe, kind, caller, ioctl, 0, function, 0, 0, &nothing, &nothing);
 }
 
 /// Report something of a vCPU of which no record is kept, and where the guest's area lies.
 #[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "as for `emit`")]
 pub(crate) fn emit_plain(
     probe: Probe,
     kind: EventKind,
     caller: Caller,
     vcpu: u64,
     area: u64,
+    flags: u32,
     before: &Snapshot,
     after: &Snapshot,
 ) {
-    put_plain(probe, kind, caller, 0, vcpu, 0, area, before, after);
+    put_plain(probe, kind, caller, 0, vcpu, 0, area, flags, before, after);
 }
 
 #[inline(always)]
@@ -216,6 +231,7 @@ fn put_plain(
     vcpu: u64,
     function: u64,
     area: u64,
+    flags: u32,
     before: &Snapshot,
     after: &Snapshot,
 ) {
@@ -247,7 +263,7 @@ fn put_plain(
         previous_update_ns: 0,
         version_before: before.version,
         version_after: after.version,
-        flags: readable(before, after),
+        flags: flags | readable(before, after),
         vcpu_id: vcpu_id,
         vm_tgid: caller.tgid,
         last_steal_tid: 0,

@@ -10,7 +10,7 @@ use stealtrace_common::{
 };
 
 use crate::{
-    emit::{Caller, emit, now_ns},
+    emit::{Caller, are_threads_chosen, emit, now_ns},
     maps::only_edges,
     quiet, read,
 };
@@ -48,6 +48,30 @@ pub(crate) fn entered(probe: Probe, caller: Caller, state: &mut VcpuState, threa
         state.runner = caller.tid;
         quiet::taken_over(thread.vcpu, caller.tid);
     }
+}
+
+/// A thread enters an ioctl: is a stranger in one?
+#[inline(always)]
+pub(crate) fn comes_in(caller: Caller, state: &mut VcpuState, thread: &mut ThreadState) {
+    if caller.tid == state.runner || thread.ioctl == KVM_RUN {
+        thread.overlaps = u32::from(state.stranger != 0);
+    } else {
+        state.stranger = caller.tid;
+        state.stranger_ns = thread.time_ns;
+    }
+}
+
+/// It leaves: has a stranger been in one meanwhile?
+#[inline(always)]
+pub(crate) fn goes_out(caller: Caller, state: &mut VcpuState, thread: &ThreadState) -> bool {
+    if caller.tid == state.runner {
+        return thread.overlaps != 0 || state.stranger != 0 || state.stranger_ns > thread.time_ns;
+    }
+    if caller.tid == state.stranger {
+        state.stranger = 0;
+    }
+    state.stranger_ns = now_ns();
+    false
 }
 
 /// What was true when this ioctl got hold of the vCPU: at its entry, or, if it then waited for another
@@ -148,6 +172,9 @@ fn consumed(state: &mut VcpuState, stay: &Stay<'_>) {
     let msr_val = if kvm::msr_enabled(after.msr_val) { after.msr_val } else { before.msr_val };
     let after = &read::with_area(after, stay.vcpu, msr_val); // a guest may have disabled it since
     state.updates += 1;
+    if are_threads_chosen() && state.open.last_steal_ns != before.last_steal_ns {
+        state.last_steal_tid = 0; // a thread that is not watched updated it since
+    }
     let last_known = state.steal_last_known;
     if !stay.counts || advanced(state, before) {
         state.steal_last_known = 0;

@@ -3,7 +3,11 @@
 
 use core::ffi::c_void;
 
-use stealtrace_common::{event::EventKind, probe::Probe, vcpu::Snapshot};
+use stealtrace_common::{
+    event::{EventKind, OWNED},
+    probe::Probe,
+    vcpu::Snapshot,
+};
 
 use crate::{
     emit::{Caller, emit_plain},
@@ -29,7 +33,8 @@ extern "C" fn vcpu_files(ctx: *const c_void) -> i32 {
         let now = Snapshot { msr_val, last_steal_ns, ..Snapshot::default() };
         let owner = Caller { tgid: read::tgid(task), tid: read::runner(vcpu) };
         let area = read::steal_area_address(vcpu, msr_val);
-        emit_plain(Probe::Files, EventKind::Seen, owner, vcpu, area, &now, &now);
+        let flags = if read::owns(task, vcpu) { OWNED } else { 0 };
+        emit_plain(Probe::Files, EventKind::Seen, owner, vcpu, area, flags, &now, &now);
     }
     0
 }

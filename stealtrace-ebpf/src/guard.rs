@@ -212,7 +212,7 @@ fn put_back(caller: Caller, update: &Update, after: &Snapshot, change: &Change, 
         run_delay_ns: update.before.last_steal_ns.wrapping_add(change.delta.wrapped_ns()),
         ..update.before
     };
-    emit_plain(Probe::GuardExit, kind, caller, update.vcpu, area, &before, after);
+    emit_plain(Probe::GuardExit, kind, caller, update.vcpu, area, 0, &before, after);
     written
 }
 

@@ -12,7 +12,7 @@ use stealtrace_common::{
 };
 
 use crate::{
-    emit::{Caller, caller, caller_tid, emit, now_ns, watched},
+    emit::{Caller, caller, caller_tid, emit, is_process_watched, now_ns, watched},
     facts::{self, Stay},
     lifecycle::{self, thread, vcpu_state},
     maps::{THREADS, VCPUS},
@@ -28,6 +28,7 @@ pub(crate) fn vcpu_ioctl(ctx: ProbeContext) -> u32 {
     let (vcpu, ioctl) = (read::private_data(arg(&ctx, 0)), arg(&ctx, 1) as u32);
     if !quiet::enters(vcpu, caller_tid(), ioctl)
         && let Some(caller) = watched(Probe::VcpuIoctl)
+        && read::owns(read::current(), vcpu)
     {
         enter_ioctl(caller, vcpu, ioctl);
     }
@@ -187,7 +188,9 @@ fn forget(state: &mut VcpuState, now: &Snapshot) {
 /// `kvm_arch_vcpu_create(struct kvm_vcpu *vcpu)`, Linux 5.6 and later.
 #[kprobe]
 pub(crate) fn vcpu_create(ctx: ProbeContext) -> u32 {
-    if let Some(caller) = watched(Probe::VcpuCreate) {
+    let caller = caller();
+    if is_process_watched(caller) {
+        let _counted = watched(Probe::VcpuCreate);
         lifecycle::created(&ctx, Probe::VcpuCreate, caller, arg(&ctx, 0));
     }
     0

@@ -9,7 +9,7 @@ use stealtrace_common::{
 };
 
 use crate::{
-    emit::{Caller, emit, emit_call, lost, now_ns, watched},
+    emit::{Caller, caller, emit, emit_call, is_process_watched, is_watched, lost, now_ns, watched},
     maps::{NAMESPACE, TARGETS, THREADS, VCPUS, given},
     quiet, read,
 };
@@ -30,14 +30,16 @@ pub(crate) fn begin(probe: Probe, caller: Caller, vcpu: u64) -> Option<&'static 
     find(vcpu)
 }
 
-/// The vCPU created by the caller just now.
+/// The vCPU created by the caller just now: of a process we watch, if not by a thread that we do.
 #[inline(always)]
 pub(crate) fn created(ctx: &impl EbpfContext, probe: Probe, caller: Caller, vcpu: u64) {
     if let Some(state) = begin(probe, caller, vcpu) {
         state.creator = caller.tid;
         debug!(ctx, "vCPU {:x} created by thread {}", vcpu, caller.tid);
         let nothing = Snapshot::default();
-        emit(probe, EventKind::Created, caller, vcpu, 0, state, &nothing, &nothing);
+        if is_watched(caller) {
+            emit(probe, EventKind::Created, caller, vcpu, 0, state, &nothing, &nothing);
+        }
     }
 }
 
@@ -72,18 +74,22 @@ pub(crate) fn find(vcpu: u64) -> Option<&'static mut VcpuState> {
 /// `trace_sched_process_exit(task)`: the thread is in no ioctl any more, and runs no vCPU.
 #[raw_tracepoint]
 pub(crate) fn thread_exit(_ctx: RawTracePointContext) -> i32 {
-    if let Some(caller) = watched(Probe::Exit)
-        // SAFETY: the entry is this thread's own and is only read here.
-        && let Some(thread) = unsafe { THREADS.get(caller.key()) }
-    {
+    let caller = caller();
+    // SAFETY: the entry is this thread's own and is only read here.
+    if let Some(thread) = unsafe { THREADS.get(caller.key()) } {
         if let Some(state) = find(thread.vcpu)
             && state.runner == caller.tid
         {
             state.runner = NO_MORE;
             quiet::taken_over(thread.vcpu, NO_MORE);
         }
-        emit_call(Probe::Exit, EventKind::ThreadEnded, caller, 0, 0);
+        if watched(Probe::Exit).is_some() {
+            emit_call(Probe::Exit, EventKind::ThreadEnded, caller, 0, 0);
+        }
         let _absent = THREADS.remove(caller.key());
+    }
+    if given!(TARGET.processes) != 0 && read::is_last_thread() {
+        let _absent = TARGETS.remove(caller.tgid); // another process may get its number
     }
     0
 }
@@ -94,7 +100,8 @@ pub(crate) fn process_fork(ctx: RawTracePointContext) -> i32 {
     if given!(TARGET.processes) == 0 {
         return 0;
     }
-    if let Some(caller) = watched(Probe::Fork) {
+    let caller = caller();
+    if is_process_watched(caller) {
         let child = read::tgid(ctx.arg(1));
         debug!(&ctx, "process {} forked {}", caller.tgid, child);
         if child != caller.tgid && TARGETS.insert(child, 1, 0).is_err() {

@@ -184,6 +184,20 @@ pub(crate) fn identity(vcpu: u64) -> (u64, u32) {
     (field(vcpu, given!(LAYOUT.vcpu_kvm)), field(vcpu, given!(LAYOUT.vcpu_id)))
 }
 
+/// Is this the vCPU of a VM of the task's process? KVM refuses the ioctls of all others with EIO.
+#[inline(always)]
+pub(crate) fn owns(task: u64, vcpu: u64) -> bool {
+    let kvm: u64 = field(vcpu, given!(LAYOUT.vcpu_kvm));
+    let mm: u64 = field(kvm, given!(LAYOUT.kvm_mm));
+    mm == field(task, given!(LAYOUT.task_mm))
+}
+
+/// Was the calling thread, which ends, the last of its process?
+#[inline(always)]
+pub(crate) fn is_last_thread() -> bool {
+    field::<u32>(field(current(), given!(LAYOUT.task_signal)), given!(LAYOUT.signal_live)) == 0
+}
+
 /// Does the calling thread hold `vcpu->mutex`, as every vCPU ioctl does?
 #[inline(always)]
 pub(crate) fn holds_mutex(vcpu: u64) -> bool {

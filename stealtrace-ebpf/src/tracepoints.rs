@@ -15,7 +15,7 @@ use stealtrace_common::{
 };
 
 use crate::{
-    emit::{Caller, caller, caller_of, emit_call, now_ns, watched},
+    emit::{Caller, caller, caller_of, emit_call, is_process_watched, now_ns, watched},
     facts::{self, Stay},
     lifecycle::{self, vcpu_state},
     maps::{THREADS, given},
@@ -69,13 +69,17 @@ fn enter([fd, ioctl, argument]: [u64; 3]) {
     if vcpu == 0 && ioctl != KVM_CREATE_VCPU {
         return;
     }
-    let quiet = if ioctl == KVM_SET_MSRS {
+    let quiet = if ioctl == KVM_SET_MSRS || !passes_over() {
         quiet::mingles(vcpu, caller.tid);
         false
     } else {
         quiet::enters(vcpu, caller.tid, ioctl)
     };
-    if !quiet && watched(Probe::SysEnter).is_none() {
+    let is_ours = match vcpu {
+        0 => is_process_watched(caller),
+        _ => quiet || (watched(Probe::SysEnter).is_some() && read::owns(read::current(), vcpu)),
+    };
+    if !is_ours {
         return;
     }
     if let Some(thread) = lifecycle::thread(Probe::SysEnter, caller) {
@@ -93,9 +97,19 @@ fn enter([fd, ioctl, argument]: [u64; 3]) {
     }
 }
 
+/// May a thread be passed over that left last_steal as it was? Not where a load keeps its delta until guest entry: between
+/// two of the same run_delay another thread's may have been charged, and shows when that one's ioctl returns.
+#[inline(always)]
+fn passes_over() -> bool {
+    !read::accumulates()
+}
+
 #[inline(always)]
 fn entered_vcpu(caller: Caller, thread: &mut ThreadState) {
     if let Some(state) = vcpu_state(Probe::SysEnter, caller, thread.vcpu) {
+        if !passes_over() {
+            facts::comes_in(caller, state, thread);
+        }
         thread.entered = read::snapshot(thread.vcpu);
         facts::entered(Probe::SysEnter, caller, state, thread);
     }
@@ -113,8 +127,8 @@ fn leave(ctx: &impl EbpfContext, ret: i64) {
     if thread.ioctl == 0 {
         return;
     }
-    let quiet = thread.msr_position == 0 && quiet::leaves(thread.vcpu, caller.tid);
-    if !quiet && watched(Probe::SysExit).is_some() {
+    let quiet = passes_over() && thread.msr_position == 0 && quiet::leaves(thread.vcpu, caller.tid);
+    if thread.vcpu == 0 || (!quiet && watched(Probe::SysExit).is_some()) {
         left(ctx, caller, thread, ret);
     }
     thread.ioctl = 0;
@@ -151,6 +165,9 @@ fn report_changes(caller: Caller, thread: &ThreadState, ret: i64) {
         }
         unseen
     };
+    if !passes_over() && facts::goes_out(caller, state, thread) {
+        opened.readable = 0; // another thread's delta may have been charged since
+    }
     opened.run_delay_ns = thread.entered.run_delay_ns;
     let mut before = opened;
     let msr_write = msr_write(thread, ret, &before, &after);
@@ -161,12 +178,12 @@ fn report_changes(caller: Caller, thread: &ThreadState, ret: i64) {
         if matches!(msr_write, MsrWrite::Host) {
             opened.run_delay_ns = after.last_steal_ns;
         }
-    } else if matches!(msr_write, MsrWrite::None) {
-        if !is_run && state.open_time_ns != 0 {
+    } else if matches!(msr_write, MsrWrite::None | MsrWrite::Host) {
+        if !is_run && matches!(msr_write, MsrWrite::None) && state.open_time_ns != 0 {
             return; // whatever changed, another thread did it, and shows when that one lets go
         }
         before = after;
-        if is_run {
+        if is_run && kvm::msr_enabled(after.msr_val) {
             facts::counted(state, &after, after.msr_val); // only running the guest changes its counter
         }
     }

@@ -83,7 +83,7 @@ fn is_blank(head: &[u8]) -> bool {
 fn nothing(options: &AnalyzeOptions, out: &Output) -> Result<Exit> {
     let empty = End { unproved: Some("the file is empty".to_owned()), ..End::default() };
     let made = Summary { source: "an empty file".to_owned(), ..Summary::default() };
-    let summary = finish(pipeline(options, &Header::of_log(), out), empty, made, out)?;
+    let summary = finish(pipeline(options, &Header::of_log(), out), &options.filter, empty, made, out)?;
     Ok(Exit::of(&summary, options.fail_on))
 }
 
@@ -105,7 +105,7 @@ fn play(options: &AnalyzeOptions, input: Input, out: &Output) -> Result<Summary>
         edges: player.header.edges,
         ..Summary::default()
     };
-    finish(pipeline, end, made, out)
+    finish(pipeline, &options.filter, end, made, out)
 }
 
 fn play_events(
@@ -114,16 +114,13 @@ fn play_events(
     pipeline: &mut Pipeline,
     out: &Output,
 ) -> io::Result<End> {
-    let (mut bounds, mut left_out) = (Bounds::default(), 0);
-    loop {
+    let (mut bounds, mut left_out, mut is_enough) = (Bounds::default(), 0, false);
+    while !out.is_over() {
         match player.next_item() {
             Item::Event(event) if !options.filter.admits(&event) => {}
             Item::Event(event) if !bounds.admit(&event) => left_out += 1,
-            Item::Event(event) => {
-                if pipeline.event(&event)? == Flow::Stop || out.is_over() {
-                    return Ok(End::default());
-                }
-            }
+            Item::Event(_) if is_enough => {}
+            Item::Event(event) => is_enough = pipeline.event(&event)? == Flow::Stop,
             Item::End(end) => return Ok(less(end, left_out)),
             Item::Cut(how) => {
                 let unproved = Some(format!("the recording is not whole: {how}"));
@@ -131,6 +128,7 @@ fn play_events(
             }
         }
     }
+    Ok(End::default())
 }
 
 /// An end before which events had to be left out.
@@ -140,16 +138,20 @@ fn less(mut end: End, left_out: u64) -> End {
 }
 
 /// Tell what waited, then the end; `made` is what is known of how the file was made.
-fn finish(mut pipeline: Pipeline, end: End, made: Summary, out: &Output) -> Result<Summary> {
+fn finish(mut pipeline: Pipeline, filter: &Filter, end: End, made: Summary, out: &Output) -> Result<Summary> {
     let unread = out.is_over().then(|| "nobody read the results to their end".to_owned());
     pipeline.settle()?;
+    let seen = pipeline.summary();
+    let is_in_vain = filter.is_narrow() && seen.vcpus.is_empty() && seen.findings.is_empty();
+    let nothing =
+        || is_in_vain.then(|| "nothing in it is by what --pid, --tid, --vcpu and --comm leave".to_owned());
     let summary = Summary {
         duration_ns: end.duration_ns,
         losses: end.losses,
-        unproved: end.unproved.or(unread),
+        unproved: end.unproved.or(unread).or_else(nothing),
         source: made.source,
         edges: made.edges,
-        ..pipeline.summary()
+        ..seen
     };
     pipeline.end(&summary)?;
     Ok(summary)

@@ -31,6 +31,17 @@ impl Exit {
     }
 }
 
+impl Exit {
+    /// Of two, the one that a script should know.
+    #[must_use]
+    pub fn worse(self, other: Self) -> Self {
+        let rank = |exit| {
+            [Self::Clean, Self::Inconclusive, Self::Found, Self::Unusable].iter().position(|one| *one == exit)
+        };
+        if rank(other) > rank(self) { other } else { self }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(match exit {

@@ -65,8 +65,10 @@ impl Filter {
     /// Is this, which a log shows by itself, by one of them? Of such a log only the caller is known.
     #[must_use]
     pub fn admits_finding(&self, finding: &Finding) -> bool {
-        let caller = &finding.caller;
-        self.tid.is_none_or(|tid| tid == caller.tid)
+        let Finding { caller, vcpu, .. } = finding;
+        (self.pids.is_empty() || self.pids.contains(&vcpu.pid))
+            && self.vcpu_id.is_none_or(|id| vcpu.vm == 0 || id == vcpu.id)
+            && self.tid.is_none_or(|tid| tid == caller.tid)
             && self.comm.as_ref().is_none_or(|comm| padded(comm) == padded(&caller.comm))
     }
 }

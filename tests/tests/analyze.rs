@@ -67,6 +67,37 @@ fn recordings_of_the_lab_read_as_the_live_traces_did() {
 }
 
 #[test]
+fn a_filter_that_leaves_nothing_proves_nothing() {
+    let recording = recording("unfixed-6.1.stealtrace");
+    for filter in [["--pid", "99999"], ["--tid", "99999"], ["--comm", "nobody"], ["--vcpu", "77"]] {
+        for file in [&recording, &evidence("strace.txt"), &evidence("proc-stat.txt")] {
+            let result = analyze(&[filter[0], filter[1], file]);
+            assert!(result.code != 0, "{filter:?} {file}: {}", result.stdout);
+        }
+    }
+}
+
+#[test]
+fn a_logs_processes_have_their_own_descriptors_and_refused_ioctls_are_none() {
+    let file = std::env::temp_dir().join(format!("stealtrace-two-{}", std::process::id()));
+    let vmm = |tid: u32| {
+        format!(
+            "{tid} ioctl(5, KVM_CREATE_VCPU, 0) = 7\n{tid} ioctl(7, KVM_RUN, 0) = 0\n{tid} ioctl(7, KVM_RUN, 0) = 0\n"
+        )
+    };
+    let refused = "12 ioctl(7, KVM_RUN, 0) = -1 EIO (Input/output error)\n";
+    let log = format!("1 fork() = 11\n1 fork() = 12\n{}{}{refused}{}", vmm(11), vmm(12), vmm(11));
+    fs::write(&file, log).expect("write");
+    let result = analyze(&["--kind", "strace", "--format", "json", &file.display().to_string()]);
+    fs::remove_file(&file).expect("remove");
+    let lines = json_lines(&result.stdout);
+    assert_eq!(findings(&lines), expected(&[]), "{}", result.stdout);
+    let runners: Vec<_> =
+        lines.iter().filter(|line| line["ioctl"] == "KVM_RUN").map(|line| line["vm_pid"].as_u64()).collect();
+    assert_eq!(runners, [11, 11, 12, 12, 11, 11].map(Some));
+}
+
+#[test]
 fn what_calls_shows_reads_as_the_systemtap_script_did() {
     let shown = analyze(&["--calls", &recording("unfixed-6.1.stealtrace")]);
     let file = std::env::temp_dir().join(format!("stealtrace-calls-{}", std::process::id()));
@@ -150,7 +181,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn zstd(bytes: &[u8]) -> Vec<u8> {
-    ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
+    zstd::encode_all(bytes, 1).expect("to memory")
 }
 
 #[test]

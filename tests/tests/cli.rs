@@ -52,7 +52,7 @@ fn scenarios_are_listed_as_json_too() {
     let lines = json_lines(&result.stdout);
     let replug = lines.iter().find(|line| line["scenario"] == "replug").expect("replug");
     assert_eq!(replug["expected"]["fixed"], "corrupt");
-    fails(&["verify", "--list", "--format", "tap"], 2, "table and json");
+    fails(&["verify", "--list", "--format", "tap"], 2, "text and json");
 }
 
 #[test]

@@ -472,7 +472,14 @@ fn every_signal_ends_command_and_trace() {
 /// A reader that does not read holds up whoever writes to it; who tells the trace again does not want to wait for that.
 #[test]
 fn a_trace_whose_reader_does_not_read_ends_when_it_is_told_again() {
-    let mut trace = stealtrace()
+    for (ignored, signal) in [(libc::SIGUSR1, libc::SIGTERM), (libc::SIGINT, libc::SIGINT)] {
+        assert_ends_when_told_again(ignored, signal);
+    }
+}
+
+/// A shell's background job ignores SIGINT.
+fn assert_ends_when_told_again(ignored: i32, signal: i32) {
+    let mut trace = ignoring(ignored, &mut stealtrace())
         .args(["trace", "--format", "json", "--"])
         .arg(stealtrace().get_program())
         .args(["load", "run", "--duration", "600s"])
@@ -486,13 +493,13 @@ fn a_trace_whose_reader_does_not_read_ends_when_it_is_told_again() {
     let command = child_of(trace.id());
     let status = loop {
         // SAFETY: our own child, not reaped yet.
-        unsafe { libc::kill(trace.id().cast_signed(), libc::SIGTERM) };
+        unsafe { libc::kill(trace.id().cast_signed(), signal) };
         thread::sleep(Duration::from_millis(100));
         if let Some(status) = trace.try_wait().expect("our own child") {
             break status;
         }
     };
-    assert_eq!(status.signal(), Some(libc::SIGTERM));
+    assert_eq!(status.signal(), Some(signal));
     while std::fs::read_to_string(format!("/proc/{command}/comm")).is_ok_and(|comm| comm == "stealtrace\n") {
         thread::yield_now(); // a command that runs on hangs the test
     }
@@ -504,6 +511,73 @@ fn unread(pipe: &impl AsRawFd) -> i32 {
     // SAFETY: a descriptor of ours, and a number to write to.
     unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
     bytes
+}
+
+#[test]
+fn children_of_a_command_are_traced_whatever_their_parent_is_called() {
+    let binary = stealtrace().get_program().display().to_string();
+    let script = format!("{binary} verify --no-trace run-hand-off-down > /dev/null; true");
+    let flags = ["trace", "--format", "json", "--findings-only", "--comm", "vcpu0-new"];
+    let result = run(stealtrace().args(flags).args(["--", "sh", "-c", &script]));
+    assert_eq!(findings(&json_lines(&result.stdout))["steal-underflow"], "error");
+}
+
+#[test]
+fn a_vcpu_that_is_not_there_proves_nothing() {
+    let mut command = traced_load(&["--vcpu", "3"]);
+    let result = run(&mut command);
+    assert_eq!(result.code, 3, "{}", result.stdout);
+    assert!(result.stdout.contains("used no vCPU"), "{}", result.stdout);
+}
+
+/// As whoever starts a program may leave a signal to it.
+fn ignoring(signal: i32, command: &mut Command) -> &mut Command {
+    // SAFETY: between fork and exec, one system call.
+    unsafe {
+        command.pre_exec(move || {
+            libc::signal(signal, libc::SIG_IGN);
+            Ok(())
+        })
+    }
+}
+
+#[test]
+fn a_commands_end_is_heard_of_where_ends_were_ignored() {
+    let traced = |command| run(ignoring(libc::SIGCHLD, stealtrace().args(["trace", "--", command])));
+    assert!(traced("true").stdout.contains("used no vCPU"));
+    assert!(traced("false").stdout.contains("the command failed"));
+    assert_eq!(traced("/no/such/command").code, 2);
+}
+
+#[test]
+fn times_in_a_time_namespace_are_the_hosts() {
+    let mut command = Command::new("unshare");
+    command.args(["--time", "--monotonic", "100000"]).arg(stealtrace().get_program());
+    command.args(["trace", "--format", "json", "--"]).arg(stealtrace().get_program());
+    let result = run(command.args(["load", "get-regs", "--duration", "10ms"]));
+    let times: Vec<_> = result
+        .stdout
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok()?["time_ns"].as_u64())
+        .collect();
+    assert!(
+        !times.is_empty() && times.iter().all(|time_ns| (1..3_600_000_000_000).contains(time_ns)),
+        "{times:?}"
+    );
+}
+
+#[test]
+fn a_file_that_may_not_grow_is_an_error_that_names_it() {
+    let file = scratch("limited");
+    let binary = stealtrace().get_program().display().to_string();
+    let script = format!(
+        "ulimit -f 8; exec {binary} trace --output {} -- {binary} load run --duration 200ms",
+        file.display()
+    );
+    let result = run(Command::new("bash").args(["-c", &script]));
+    assert_eq!(result.code, 2, "{}", result.stderr);
+    assert!(result.stderr.contains(&format!("write {}", file.display())), "{}", result.stderr);
+    fs::remove_file(file).expect("it is there");
 }
 
 #[test]

@@ -33,7 +33,7 @@ pub(super) fn read_log(
     let tally = read_lines(input, reader.as_mut(), &mut judge)?;
     let end = judge.end(&tally, kind);
     let made = Summary { source: format!("{} log", kind.word()), ..Summary::default() };
-    finish(judge.pipeline, end, made, out)
+    finish(judge.pipeline, &options.filter, end, made, out)
 }
 
 fn read_lines(input: Input, reader: &mut dyn Reader, judge: &mut Judge<'_>) -> io::Result<Tally> {

@@ -22,7 +22,7 @@ pub(super) struct Analyze {
     #[command(flatten)]
     view: View,
     /// Show calls and returns, if the recording has them
-    #[arg(long, conflicts_with_all = ["findings_only", "format"])]
+    #[arg(long, conflicts_with_all = ["findings_only", "format", "utc", "ns"])]
     calls: bool,
 }
 

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Result, bail};
 use clap::Args;
 use stealtrace_common::{
-    event::{Event, EventKind},
+    event::{Event, EventKind, OWNED},
     kvm::KVM_RUN,
     target::Volume,
 };
@@ -93,16 +93,17 @@ impl Inspect {
             earlier = inspection.look(&self.pids, &earlier)?.sights();
             over |= inspection.rest(self.wait)?;
         }
+        let mut worst = Exit::Clean;
         loop {
-            let look = inspection.look_twice_if_off(&self.pids, &earlier)?;
+            let look = inspection.look_again_if_off(self, &earlier)?;
+            worst = worst.worse(look.exit(&self.pids));
             show::show(&look, self.format, Paint::of(out), &mut out.clone())?;
             match self.watch {
                 Some(pause) if !over && !out.is_over() => over = inspection.rest(pause)?,
-                None if look.none.is_some() && !self.pids.is_empty() => return Ok(Exit::Inconclusive),
-                _ => return Ok(look.exit()),
+                _ => return Ok(worst),
             }
             if process::all_ended(&self.pids) {
-                return Ok(look.exit());
+                return Ok(worst);
             }
             earlier = look.sights();
         }
@@ -138,14 +139,24 @@ impl Inspection {
         Ok(self.live.is_interrupted())
     }
 
-    /// KVM may be about to put a charge into a counter: what is off must still be so a moment later.
-    fn look_twice_if_off(&mut self, pids: &[u32], earlier: &Sights) -> Result<Look> {
-        let look = self.look(pids, earlier)?;
-        if !look.any(|judgement| matches!(judgement, Judgement::Off(_))) {
+    /// KVM may be about to put a charge into a counter: what is off must still be so a moment later, and once more after
+    /// the time between two looks. What jumps once may be a snapshot that was loaded.
+    fn look_again_if_off(&mut self, Inspect { pids, wait, .. }: &Inspect, earlier: &Sights) -> Result<Look> {
+        let is_off = |judgement: &Judgement| matches!(judgement, Judgement::Off(_));
+        if let look = self.look(pids, earlier)?
+            && !look.any(is_off)
+        {
             return Ok(look);
         }
         thread::sleep(MOMENT);
-        self.look(pids, earlier)
+        let jumped = self.look(pids, earlier)?;
+        if !jumped.any(is_off) {
+            return Ok(jumped);
+        }
+        self.rest(*wait)?;
+        let mut look = self.look(pids, &jumped.sights())?;
+        look.doubt(&jumped);
+        Ok(look)
     }
 
     /// KVM's side before and after the guests' counters: an update may come between.
@@ -165,17 +176,17 @@ impl Inspection {
         };
         let now_ns = now_ns()?;
         let mut vcpus: Vec<_> =
-            self.seen.0.values().filter(wanted).map(|last| row(last, now_ns, earlier)).collect();
+            self.seen.vcpus.values().filter(wanted).map(|last| row(last, now_ns, earlier)).collect();
         number_vms(&mut vcpus);
         vcpus.sort_by_key(|vcpu| (vcpu.pid, vcpu.vm, vcpu.id));
         let known: BTreeSet<_> = vcpus.iter().map(|vcpu| (vcpu.pid, vcpu.id.to_string())).collect();
         let unseen: Vec<_> = descriptors
             .into_iter()
             .flat_map(|(pid, ids)| ids.into_iter().map(move |id| (pid, id)))
-            .filter(|vcpu| !known.contains(vcpu))
+            .filter(|vcpu| !known.contains(vcpu) && !self.seen.holders.contains(vcpu))
             .collect();
         let none = (vcpus.is_empty() && unseen.is_empty()).then(|| descriptors::no_vcpu(pids, refused));
-        let unread = self.seen.0.values().find_map(|last| last.unread.clone());
+        let unread = self.seen.vcpus.values().find_map(|last| last.unread.clone());
         let lost = self.live.backend.losses()?.total();
         Ok(Look { vcpus, unseen, none, unread, unlisted: self.unlisted.clone(), lost })
     }
@@ -191,7 +202,11 @@ impl Inspection {
 
 /// The last that was seen of each vCPU, by address.
 #[derive(Default)]
-struct Seen(BTreeMap<u64, Last>);
+struct Seen {
+    vcpus: BTreeMap<u64, Last>,
+    /// Processes that have a descriptor of a vCPU, and its id: its VM may be another's.
+    holders: BTreeSet<(u32, String)>,
+}
 
 struct Last {
     event: Event,
@@ -199,6 +214,8 @@ struct Last {
     /// Host address of the guest's area.
     address: Option<u64>,
     area: Option<Area>,
+    /// Is it known whose VM it is?
+    owned: bool,
     /// Why it may not be read, if so.
     unread: Option<String>,
     /// `last_steal` before the area was read.
@@ -221,9 +238,9 @@ impl Seen {
     }
 
     fn read_areas(&mut self) {
-        for last in self.0.values_mut() {
+        for last in self.vcpus.values_mut() {
             last.charged_before_ns = last.event.last_steal_after_ns;
-            let read = last.address.map(|at| vm::read_area(last.event.vm_tgid, at));
+            let read = last.address.map(|at| vm::read_area(last.event.vm_tgid, last.runner_tid, at));
             last.unread =
                 read.as_ref().and_then(|read| vm::refusal(last.event.vm_tgid, read.as_ref().err()?));
             last.area = read.and_then(Result::ok);
@@ -231,7 +248,10 @@ impl Seen {
     }
 
     fn learn(&mut self, event: &Event) {
-        let Self(vcpus) = self;
+        let Self { vcpus, holders } = self;
+        if event.kind == EventKind::Seen as u32 {
+            holders.insert((event.vm_tgid, event.vcpu_id.to_string()));
+        }
         match EventKind::from_u32(event.kind) {
             Some(EventKind::Created | EventKind::Destroyed) => drop(vcpus.remove(&event.vcpu)),
             Some(
@@ -253,6 +273,7 @@ impl Last {
             runner_tid: None,
             address: None,
             area: None,
+            owned: false,
             unread: None,
             charged_before_ns: 0,
         }
@@ -260,9 +281,10 @@ impl Last {
 
     fn learn(&mut self, event: &Event) {
         let listed = event.kind == EventKind::Seen as u32;
-        if listed && event.vm_tgid > self.event.vm_tgid {
-            return; // a child that inherited the descriptor
+        if listed && !event.has(OWNED) && (self.owned || event.vm_tgid > self.event.vm_tgid) {
+            return; // a process that inherited the descriptor, or was sent it
         }
+        self.owned |= event.has(OWNED);
         if event.msr_val != self.event.msr_val {
             self.address = None;
         }
@@ -296,16 +318,27 @@ impl Look {
         self.vcpus.iter().any(|vcpu| is(&vcpu.judgement))
     }
 
+    /// What was off in the look before, and counts right since, jumped once.
+    fn doubt(&mut self, before: &Self) {
+        let off: BTreeMap<_, _> = before.vcpus.iter().map(|vcpu| (vcpu.key, vcpu.judgement)).collect();
+        for vcpu in &mut self.vcpus {
+            if let (Judgement::Sound, Some(Judgement::Off(ns))) = (vcpu.judgement, off.get(&vcpu.key)) {
+                vcpu.judgement = Judgement::Jumped(*ns);
+            }
+        }
+    }
+
     /// For the next look.
     fn sights(&self) -> Sights {
         self.vcpus.iter().map(|vcpu| (vcpu.key, vcpu.sight.clone())).collect()
     }
 
-    fn exit(&self) -> Exit {
+    fn exit(&self, pids: &[u32]) -> Exit {
         if self.any(|judgement| matches!(judgement, Judgement::Poisoned(_) | Judgement::Off(_))) {
             Exit::Found
         } else if self.any(|judgement| matches!(judgement, Judgement::Unknown))
             || !self.unseen.is_empty()
+            || (self.none.is_some() && !pids.is_empty())
             || self.lost > 0
         {
             Exit::Inconclusive

@@ -16,6 +16,7 @@ use clap::Parser;
 use crate::{
     exit::Exit,
     os::{
+        interrupt::outlive_file_limits,
         output::{Color, Output},
         talk::{be_quiet, say},
     },
@@ -117,6 +118,7 @@ Exit codes:
 /// Parse, do, say what went wrong in one line.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    outlive_file_limits();
     log_to_stderr(cli.verbose);
     if cli.quiet {
         be_quiet();
@@ -152,8 +154,14 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
     let regular = |path: &Path| fs::metadata(path).ok().filter(fs::Metadata::is_file);
     match (regular(one), regular(other)) {
         (Some(one), Some(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
-        _ => one == other,
+        _ => spelled(one) == spelled(other),
     }
+}
+
+/// The one way to name a file that is not there yet.
+fn spelled(file: &Path) -> Option<PathBuf> {
+    let folder = file.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    Some(folder.canonicalize().ok()?.join(file.file_name()?))
 }
 
 fn log_to_stderr(verbose: bool) {

@@ -46,7 +46,7 @@ pub(super) struct Trace {
     #[command(flatten)]
     view: View,
     /// Show calls and returns of KVM's functions, nested, as the systemtap script of 2015 did
-    #[arg(long, conflicts_with_all = ["findings_only", "format"])]
+    #[arg(long, conflicts_with_all = ["findings_only", "format", "utc", "ns"])]
     calls: bool,
     /// One more function for --calls (repeatable)
     #[arg(long = "function", value_name = "NAME", requires = "calls", action = ArgAction::Append)]
@@ -207,7 +207,7 @@ impl Tracing {
     fn finish(mut self, ended: Option<&Ended>) -> Result<Summary> {
         self.shown.pipeline.settle().context("write the findings")?;
         let summary = self.summary(ended)?;
-        if summary.events == 0 && summary.unproved.is_none() {
+        if summary.vcpus.is_empty() && summary.unproved.is_none() {
             let why = descriptors::why_nothing_was_seen(&self.filter);
             self.shown.pipeline.note(&why).context("write the summary")?;
         }
@@ -223,7 +223,7 @@ impl Tracing {
         summary.edges = self.edges;
         summary.source = format!("{} backend", self.live.backend.kind());
         summary.losses = self.live.backend.losses()?;
-        summary.unproved = self.unproved(ended, summary.vcpus.is_empty() && summary.events == 0);
+        summary.unproved = self.unproved(ended, summary.vcpus.is_empty());
         Ok(summary)
     }
 
@@ -264,7 +264,7 @@ impl Sink for Shown {
         }
         if self.is_recorded && !self.unread {
             self.unread = true;
-            remark("nobody reads the results any more; the recording goes on until the trace ends");
+            remark("no more results are taken; the recording goes on until the trace ends");
         }
         Ok(Flow::InVain)
     }

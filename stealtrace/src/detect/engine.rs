@@ -129,6 +129,7 @@ impl Engine {
 
     /// It may have run any number of vCPUs.
     fn thread_ended(&mut self, event: &Event) {
+        self.threads.end(event.caller_tid);
         for (key, _) in self.alive.values() {
             if let Some(vcpu) = self.vcpus.get_mut(key) {
                 vcpu.learn(EventKind::ThreadEnded, event);

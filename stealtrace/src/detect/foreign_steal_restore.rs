@@ -90,6 +90,18 @@ mod tests {
     };
 
     #[test]
+    fn its_own_runner_ran_it_if_an_update_shows_so() {
+        let mut s = Script::new();
+        let events = [
+            s.ioctl(1, KVM_RUN),
+            s.restore(1, 5, (0, 0)),
+            s.update(1, 9, 0, (0, 9)),
+            s.ioctl(2, KVM_RUN), // edges do not tell of the runner's own
+        ];
+        assert!(judge(&RULE, &events).is_none());
+    }
+
+    #[test]
     fn under_a_runner_it_is_a_warning() {
         let mut s = Script::new();
         let finding = judge(&RULE, &[s.ioctl(1, KVM_RUN), s.restore(2, 500, (0, 0))]);

@@ -2,7 +2,7 @@
 //! follows at guest entry: if that underflows, the hand-off is the underflow's cause and no finding of its own.
 
 use stealtrace_common::{
-    event::{Event, EventKind},
+    event::{Event, EventKind, NUMBERS_UNKNOWN},
     kvm::{self, KVM_RUN},
 };
 
@@ -62,8 +62,13 @@ fn finding(severity: Severity, vcpu: &Vcpu, from: &Thread, run: &Event) -> Findi
     let what = format!("KVM_RUN handed from {from} to {}", Thread::caller(run));
     Finding::new(RULE.id, severity, vcpu, run, what)
         .with("previous_runner", Value::Thread(from.clone()))
-        .with("run_delay", Value::Ns(run.run_delay_ns))
-        .with("last_steal", Value::Ns(run.last_steal_before_ns))
+        .with("run_delay", measured(run, run.run_delay_ns))
+        .with("last_steal", measured(run, run.last_steal_before_ns))
+}
+
+/// A log does not show it.
+const fn measured(run: &Event, ns: u64) -> Value {
+    if run.has(NUMBERS_UNKNOWN) { Value::Unknown } else { Value::Ns(ns) }
 }
 
 #[cfg(test)]

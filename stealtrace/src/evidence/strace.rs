@@ -2,6 +2,7 @@
 //! `-ttt`, `-y`, `-X`, and calls that strace tells in two halves. strace does not show MSR indices, so a restore is only
 //! possible.
 
+mod families;
 mod request;
 
 use std::io;
@@ -13,7 +14,7 @@ use stealtrace_common::{
     kvm::{KVM_CREATE_VCPU, KVM_RUN, KVM_SET_MSRS, KVMIO, ioctl_type},
 };
 
-use self::request::Request;
+use self::{families::Families, request::Request};
 use super::{Line, Reader, Sink};
 use crate::model::{Finding, Severity, Thread, Value, Vcpu, VcpuKey, VcpuName};
 
@@ -23,11 +24,15 @@ const MOST: usize = 65_536;
 /// What descriptors are, and which vCPUs are about to be.
 #[derive(Default)]
 pub(super) struct Strace {
-    vcpus: FxHashMap<u32, Descriptor>,
+    vcpus: FxHashMap<Key, Descriptor>,
+    families: Families,
     /// KVM_CREATE_VCPU that strace has told half of, by thread: the id.
     creating: FxHashMap<u32, u32>,
     created: u64,
 }
+
+/// A process, as [`Families`] tell it, and one of its descriptors.
+type Key = (u32, u32);
 
 /// A descriptor of a vCPU.
 #[derive(Clone, Copy)]
@@ -85,6 +90,7 @@ impl Reader for Strace {
         if let Some(fd) = parts.call.strip_prefix("close(").and_then(number) {
             return self.close(parts, fd, sink);
         }
+        self.families.learn(parts.tid, parts.call);
         match parts.call.strip_prefix("<... ioctl resumed>") {
             Some(rest) => self.resumed(parts, rest, sink),
             None if parts.call.is_empty() => Ok(Line::Blank),
@@ -102,12 +108,20 @@ impl Reader for Strace {
 }
 
 impl Strace {
+    fn process(&self, tid: u32) -> u32 {
+        self.families.process(tid)
+    }
+
     /// As it is entered, which is what an event tells; only a creation waits for its result.
     fn ioctl(&mut self, parts: Parts<'_>, ioctl: &Ioctl<'_>, sink: &mut dyn Sink) -> io::Result<Line> {
         if ioctl.request.number() == Some(KVM_CREATE_VCPU) {
             return self.create(parts, ioctl, sink);
         }
-        let vcpu = match self.descriptor(ioctl) {
+        if ioctl.result.is_some_and(|result| result.starts_with("-1 EIO")) {
+            return Ok(Line::Known); // KVM obeys nobody but the VM's own process
+        }
+        let process = self.process(parts.tid);
+        let vcpu = match self.descriptor(process, ioctl) {
             Whose::Vcpu(vcpu) => vcpu,
             Whose::Other => return Ok(Line::Known),
             Whose::TooMany => return Ok(too_many(sink)),
@@ -117,8 +131,9 @@ impl Strace {
             Request::NotKnown => return Ok(Line::Damaged),
             Request::Exactly(_) | Request::OneOf(_) | Request::OfOthers => return Ok(Line::Known),
         };
-        let event = event(EventKind::Ioctl, parts, ioctl.fd, *vcpu, number);
-        let restored = (number == KVM_SET_MSRS).then(|| possible_restore(vcpu, parts.tid, &event)).flatten();
+        let event = event(EventKind::Ioctl, parts, (process, ioctl.fd), *vcpu, number);
+        let restored =
+            (number == KVM_SET_MSRS).then(|| possible_restore(vcpu, parts.tid, ioctl.fd, &event)).flatten();
         if number == KVM_RUN {
             vcpu.runner = parts.tid;
         }
@@ -162,33 +177,36 @@ impl Strace {
         let Some(fd) = number(result) else {
             return Ok(Line::Known); // it failed
         };
-        let Some(vcpu) = self.begin(fd, vcpu_id, parts.tid) else {
+        let key = (self.process(parts.tid), fd);
+        let Some(vcpu) = self.begin(key, vcpu_id, parts.tid) else {
             return Ok(too_many(sink));
         };
-        sink.event(&event(EventKind::Created, parts, fd, *vcpu, 0))?;
+        sink.event(&event(EventKind::Created, parts, key, *vcpu, 0))?;
         Ok(Line::Evidence)
     }
 
     fn close(&mut self, parts: Parts<'_>, fd: u32, sink: &mut dyn Sink) -> io::Result<Line> {
-        if let Some(vcpu) = self.vcpus.remove(&fd) {
-            sink.event(&event(EventKind::Destroyed, parts, fd, vcpu, 0))?;
+        let key = (self.process(parts.tid), fd);
+        if let Some(vcpu) = self.vcpus.remove(&key) {
+            sink.event(&event(EventKind::Destroyed, parts, key, vcpu, 0))?;
         }
         Ok(Line::Known)
     }
 
     /// None if there are too many.
-    fn begin(&mut self, fd: u32, vcpu_id: u32, creator: u32) -> Option<&mut Descriptor> {
-        if self.vcpus.len() >= MOST && !self.vcpus.contains_key(&fd) {
+    fn begin(&mut self, key: Key, vcpu_id: u32, creator: u32) -> Option<&mut Descriptor> {
+        if self.vcpus.len() >= MOST && !self.vcpus.contains_key(&key) {
             return None;
         }
         self.created += 1;
         let vcpu = Descriptor { generation: self.created, vcpu_id, creator, runner: 0 };
-        Some(self.vcpus.entry(fd).insert_entry(vcpu).into_mut())
+        Some(self.vcpus.entry(key).insert_entry(vcpu).into_mut())
     }
 
     /// Whose descriptor: a vCPU's if strace shows so, or else if it was created here, or takes what only vCPUs take.
-    fn descriptor(&mut self, ioctl: &Ioctl<'_>) -> Whose<'_> {
-        let known = self.vcpus.get(&ioctl.fd).map(|vcpu| vcpu.vcpu_id);
+    fn descriptor(&mut self, process: u32, ioctl: &Ioctl<'_>) -> Whose<'_> {
+        let key = (process, ioctl.fd);
+        let known = self.vcpus.get(&key).map(|vcpu| vcpu.vcpu_id);
         let vcpu_id = match ioctl.shown {
             Some(shown) => match shown_id(shown) {
                 Some(shown) => shown.or(known).unwrap_or(ioctl.fd),
@@ -197,11 +215,8 @@ impl Strace {
             None if known.is_some() || ioctl.is_only_a_vcpus() => known.unwrap_or(ioctl.fd),
             None => return Whose::Other,
         };
-        let vcpu = if known == Some(vcpu_id) {
-            self.vcpus.get_mut(&ioctl.fd)
-        } else {
-            self.begin(ioctl.fd, vcpu_id, 0)
-        };
+        let vcpu =
+            if known == Some(vcpu_id) { self.vcpus.get_mut(&key) } else { self.begin(key, vcpu_id, 0) };
         vcpu.map_or(Whose::TooMany, Whose::Vcpu)
     }
 }
@@ -218,7 +233,7 @@ fn shown_id(shown: &str) -> Option<Option<u32>> {
 }
 
 /// KVM_SET_MSRS by a thread that neither created nor runs the vCPU.
-fn possible_restore(vcpu: &Descriptor, tid: u32, event: &Event) -> Option<Finding> {
+fn possible_restore(vcpu: &Descriptor, tid: u32, fd: u32, event: &Event) -> Option<Finding> {
     if tid == vcpu.creator || tid == vcpu.runner || (vcpu.creator == 0 && vcpu.runner == 0) {
         return None;
     }
@@ -228,14 +243,16 @@ fn possible_restore(vcpu: &Descriptor, tid: u32, event: &Event) -> Option<Findin
         Thread::caller(event)
     );
     let finding = Finding::new("foreign-steal-restore", Severity::Notice, &shown, event, what);
-    Some(finding.with("fd", Value::Number(event.vcpu)))
+    Some(finding.with("fd", Value::Number(fd.into())))
 }
 
-fn event(kind: EventKind, parts: Parts<'_>, fd: u32, vcpu: Descriptor, ioctl: u32) -> Event {
+fn event(kind: EventKind, parts: Parts<'_>, (process, fd): Key, vcpu: Descriptor, ioctl: u32) -> Event {
     Event {
         kind: kind as u32,
         time_ns: parts.time_ns,
-        vcpu: fd.into(),
+        vcpu: u64::from(process) << 32 | u64::from(fd),
+        vm_tgid: process,
+        caller_tgid: process,
         generation: vcpu.generation,
         vcpu_id: vcpu.vcpu_id,
         caller_tid: parts.tid,

@@ -78,6 +78,10 @@ impl KernelTypes {
             pid_namespace_inode: self.namespace_inode(namespace)?,
             task_group_leader: self.required("task_struct", "group_leader", 8)?,
             task_start_time: self.required("task_struct", "start_time", 8)?,
+            task_mm: self.required("task_struct", "mm", 8)?,
+            task_signal: self.required("task_struct", "signal", 8)?,
+            signal_live: self.required("signal_struct", "live", 4)?,
+            kvm_mm: self.required("kvm", "mm", 8)?,
             kvm_vcpu_ioctl: kvm_vcpu_ioctl.unwrap_or(0),
         })
     }

@@ -179,6 +179,8 @@ pub struct Vcpu {
     pub unrun_restore: Option<Restore>,
     /// Has the runner ended?
     pub runner_ended: bool,
+    /// Has the creator?
+    pub creator_ended: bool,
     /// ioctls by threads that did not create it, while nobody runs it, and how often: whoever runs it next is no
     /// stranger.
     pub strangers: FxHashMap<(u32, u32), (Event, u64)>,
@@ -207,6 +209,7 @@ impl Vcpu {
             hand_off: None,
             unrun_restore: None,
             runner_ended: false,
+            creator_ended: false,
             strangers: FxHashMap::default(),
             copied_by: None,
             enabling: None,
@@ -230,7 +233,7 @@ impl Vcpu {
             EventKind::Ioctl => self.learn_ioctl(event),
             EventKind::MsrWrite => self.learn_msr_write(event),
             EventKind::Update => self.learn_update(event),
-            EventKind::ThreadEnded => self.runner_ended |= self.is_run_by(event.caller_tid),
+            EventKind::ThreadEnded => self.learn_end(event.caller_tid),
             EventKind::Load
             | EventKind::Destroyed
             | EventKind::Call
@@ -256,7 +259,14 @@ impl Vcpu {
     /// Is this thread its creator or runner?
     #[must_use]
     pub fn is_owned_by(&self, tid: u32) -> bool {
-        [&self.creator, &self.runner].into_iter().flatten().any(|owner| owner.tid == tid)
+        let creator = self.creator.as_ref().filter(|_| !self.creator_ended);
+        [creator, self.living_runner()].into_iter().flatten().any(|owner| owner.tid == tid)
+    }
+
+    /// Another thread may get the number of one that ended.
+    fn learn_end(&mut self, tid: u32) {
+        self.runner_ended |= self.is_run_by(tid);
+        self.creator_ended |= self.creator.as_ref().is_some_and(|creator| creator.tid == tid);
     }
 
     fn learn_ioctl(&mut self, event: &Event) {
@@ -299,6 +309,9 @@ impl Vcpu {
 
     fn learn_update(&mut self, event: &Event) {
         self.updates = self.updates.max(event.updates.into());
+        if event.ioctl == KVM_RUN {
+            self.unrun_restore = None; // edges do not tell of every KVM_RUN
+        }
         let copied_by = self.copied_by;
         if copied_by != Some(event.caller_tid) {
             self.copied_by = None; // whoever copied may load the vCPU once more before the runner does

@@ -60,6 +60,7 @@ impl HeldCommand {
             return Ok(None);
         };
         let others = process::children();
+        hear_of_children();
         adopt_orphans()?;
         let (mut pid_reader, pid_writer) = pipe()?;
         let (go_reader, go) = pipe()?;
@@ -119,6 +120,12 @@ fn spawn(mut command: Command) -> (Receiver<io::Result<Child>>, Parent) {
         let _over = end.recv();
     });
     (spawned, parent)
+}
+
+/// Whoever started us may ignore SIGCHLD: then the kernel would keep no child's end for us.
+fn hear_of_children() {
+    // SAFETY: a valid signal.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
 /// Whoever loses its parent below us becomes our child, so that we know when the last one has ended.

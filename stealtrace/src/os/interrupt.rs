@@ -46,8 +46,11 @@ impl Interrupt {
     /// Let a child of ours, between fork and exec, hear them again. Only makes system calls.
     pub(crate) fn unblock_in_child() {
         let set = ours();
-        // SAFETY: a valid set; the old one is not asked for.
-        unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, ptr::null_mut()) };
+        // SAFETY: a valid set, the old one is not asked for; a valid signal.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, ptr::null_mut());
+            libc::signal(libc::SIGXFSZ, libc::SIG_DFL);
+        }
     }
 
     /// Wait so long, or until one came; true if one did.
@@ -64,6 +67,12 @@ impl Interrupt {
     pub fn came(&self) -> bool {
         self.wait(Duration::ZERO)
     }
+}
+
+/// A file that may not grow is an error of whoever writes it, and no end.
+pub(crate) fn outlive_file_limits() {
+    // SAFETY: a valid signal.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 impl Noted {
@@ -84,6 +93,7 @@ fn watch(set: &libc::sigset_t, noted: &Noted) {
     }
     // SAFETY: a valid set, and a signal of it.
     unsafe {
+        libc::signal(signal, libc::SIG_DFL); // a shell's background job ignores SIGINT
         libc::pthread_sigmask(libc::SIG_UNBLOCK, set, ptr::null_mut());
         libc::raise(signal);
     }

@@ -4,14 +4,25 @@ use std::{collections::BTreeSet, fs, io};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-/// Does this process or thread run? One that waits to be reaped does not.
+/// Does this process or thread run? One that waits to be reaped does not; one whose first thread alone ended does.
 pub(crate) fn is_alive(pid: u32) -> bool {
-    stat(pid).is_some_and(|(state, _)| !matches!(state, 'Z' | 'X'))
+    stat(&pid.to_string()).is_some_and(|(state, _)| !has_ended(state) || runs_on(pid))
+}
+
+const fn has_ended(state: char) -> bool {
+    matches!(state, 'Z' | 'X')
+}
+
+/// Has another thread of a process whose first ended not?
+fn runs_on(pid: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let mut names = threads.filter_map(|thread| thread.file_name().into_string().ok());
+    names.any(|tid| stat(&format!("{pid}/task/{tid}")).is_some_and(|(state, _)| !has_ended(state)))
 }
 
 /// State and parent of a process.
-fn stat(pid: u32) -> Option<(char, u32)> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+fn stat(of: &str) -> Option<(char, u32)> {
+    let stat = fs::read_to_string(format!("/proc/{of}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(") ")?;
     let mut words = rest.split(' ');
     Some((words.next()?.chars().next()?, words.next()?.parse().ok()?))
@@ -66,7 +77,7 @@ pub(crate) fn children() -> BTreeSet<u32> {
         return BTreeSet::new();
     }
     let this = std::process::id();
-    let is_ours = |pid: &u32| stat(*pid).is_some_and(|(_, parent)| parent == this);
+    let is_ours = |pid: &u32| stat(&pid.to_string()).is_some_and(|(_, parent)| parent == this);
     all().filter(is_ours).collect()
 }
 

@@ -28,6 +28,8 @@ pub(super) enum Judgement {
     Sound,
     /// Between two looks it grew by so much more, or less, than its runner waited (ns).
     Off(i64),
+    /// It grew by so much more, or less, once, and counts right since (ns): a hand-off, a snapshot, or who else set it.
+    Jumped(i64),
     /// It went so far below zero (ns): more than 2^63, which is 292 years.
     Poisoned(u64),
 }
@@ -71,7 +73,7 @@ impl Judgement {
         match self {
             Self::Disabled => "disabled",
             Self::Unknown => "unknown",
-            Self::Untold => "cannot tell",
+            Self::Untold | Self::Jumped(_) => "cannot tell",
             Self::Sound => "sound",
             Self::Off(_) => "off",
             Self::Poisoned(_) => "poisoned",
@@ -82,7 +84,7 @@ impl Judgement {
     pub(super) const fn amount_ns(self) -> Option<i64> {
         match self {
             Self::Disabled | Self::Unknown | Self::Untold | Self::Sound => None,
-            Self::Off(ns) => Some(ns),
+            Self::Off(ns) | Self::Jumped(ns) => Some(ns),
             Self::Poisoned(ns) => Some(ns.cast_signed().wrapping_neg()),
         }
     }

@@ -88,7 +88,7 @@ const fn tone(judgement: Judgement) -> Tone {
     match judgement {
         Judgement::Sound => Tone::Good,
         Judgement::Off(_) | Judgement::Poisoned(_) => Tone::Bad,
-        Judgement::Untold | Judgement::Unknown => Tone::Doubtful,
+        Judgement::Untold | Judgement::Jumped(_) | Judgement::Unknown => Tone::Doubtful,
         Judgement::Disabled => Tone::Plain,
     }
 }
@@ -103,6 +103,10 @@ fn why(judgement: Judgement) -> Option<String> {
                 exact(ns.unsigned_abs())
             ))
         }
+        Judgement::Jumped(ns) => Some(format!(
+            "jumped by {} once and counts right since: a hand-off, or a snapshot",
+            exact(ns.unsigned_abs())
+        )),
         Judgement::Poisoned(ns) => Some(format!("the guest's steal is {} below zero", exact(ns))),
         Judgement::Untold => Some("possible, but not charged between two looks".to_owned()),
         Judgement::Unknown => Some("the guest's counter cannot be read".to_owned()),

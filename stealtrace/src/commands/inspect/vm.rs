@@ -15,10 +15,12 @@ pub(super) struct Area {
     pub(super) preempted: u8,
 }
 
-/// The guest's area, from the memory of the VM's process.
-pub(super) fn read_area(pid: u32, address: u64) -> io::Result<Area> {
+/// The guest's area, from the memory of the VM's process; by its runner, since a process whose first thread ended has none
+/// by that one's number.
+pub(super) fn read_area(pid: u32, runner: Option<u32>, address: u64) -> io::Result<Area> {
     let mut bytes = [0; 17];
-    File::open(format!("/proc/{pid}/mem"))?.read_exact_at(&mut bytes, address)?;
+    let mut read = |id: u32| File::open(format!("/proc/{id}/mem"))?.read_exact_at(&mut bytes, address);
+    read(pid).or_else(|error| runner.map_or(Err(error), read))?;
     let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
     Ok(Area {
         steal_ns: u64::from(word(0)) | u64::from(word(4)) << 32,
