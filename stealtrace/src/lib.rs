@@ -1,6 +1,6 @@
 //! stealtrace finds out, on a live KVM host, why a guest's steal time is wrong.
 //!
-//! One way: probe, event, backend, engine, finding, reporter. See the README.
+//! One way: probe, event, backend, engine, finding, reporter. See ARCHITECTURE.md.
 
 pub mod analyze;
 pub mod backend;

@@ -40,6 +40,7 @@ pub(crate) fn check() -> Result<u8> {
     let binary = build::dist()?;
     run.step("command line", &mut run.outside(&binary, "cli")?)?;
     run.step("files", &mut run.outside(&binary, "analyze")?)?;
+    run.step("documents", &mut run.outside(&binary, "docs")?)?;
     let skipped = run.native(&binary)?;
     run.emulated(&binary)?;
     run.ledger.told()?.iter().for_each(|line| say(line));

@@ -1,4 +1,4 @@
-//! JSON: one object a line; `stealtrace/JSON.md` says what each field means.
+//! JSON: one object a line; `stealtrace/docs/JSON.md` says what each field means.
 
 use std::io::{self, Write};
 
