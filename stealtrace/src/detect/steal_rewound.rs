@@ -2,7 +2,8 @@
 //! Judges the update itself, not the value last seen by others.
 
 use stealtrace_common::{
-    event::{Event, EventKind, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN, STEAL_LAST_KNOWN},
+    event::{ACCUMULATES, Event, EventKind, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN, STEAL_LAST_KNOWN},
+    kvm::KVM_RUN,
     steal::StealDelta,
 };
 
@@ -44,9 +45,13 @@ fn judge(case: Case<'_>) -> Option<Finding> {
     )
 }
 
-/// Is the counter not what the last update left?
+/// Is the counter not what the last update left? Where loads keep deltas until guest entry, only whoever runs the vCPU can
+/// tell: the counter may grow while another thread's ioctl returns.
 pub(super) fn rewound(event: &Event) -> bool {
-    event.has(STEAL_BEFORE_KNOWN | STEAL_LAST_KNOWN) && event.steal_last_ns != event.steal_before_ns
+    let can_tell = event.ioctl == KVM_RUN || !event.has(ACCUMULATES);
+    can_tell
+        && event.has(STEAL_BEFORE_KNOWN | STEAL_LAST_KNOWN)
+        && event.steal_last_ns != event.steal_before_ns
 }
 
 /// Did the counter restart at zero while the guest ran? It then holds no more than was charged meanwhile.
