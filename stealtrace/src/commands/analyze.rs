@@ -5,8 +5,15 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::Args;
 
-use super::{Run, Shared, options::{Only, View}};
-use crate::{analyze::{AnalyzeOptions, analyze}, evidence::Kind, exit::Exit};
+use super::{
+    Run, Shared,
+    options::{Only, View},
+};
+use crate::{
+    analyze::{AnalyzeOptions, analyze},
+    evidence::Kind,
+    exit::Exit,
+};
 
 /// Judge a recording, or the logs of an old bug report
 #[derive(Args, Debug)]

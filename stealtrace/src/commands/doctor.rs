@@ -7,9 +7,12 @@ use clap::Args;
 use serde_json::json;
 use stealtrace_common::target::{PidNamespace, Volume};
 
-use super::{Run, Shared, guard, options::{LINES, of}};
+use super::{
+    Run, Shared, guard,
+    options::{LINES, of},
+};
 use crate::{
-    backend::{ BackendKind, EbpfBackend, Plan, ProbeRow, Processes, Task, probes},
+    backend::{BackendKind, EbpfBackend, Plan, ProbeRow, Processes, Task, probes},
     exit::Exit,
     kernel::{Capability, Era, KVM_BTF, KernelFacts, Kvm, Lockdown, missing_capabilities},
     os::output::Output,

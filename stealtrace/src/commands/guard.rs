@@ -11,13 +11,16 @@ use stealtrace_common::{
     target::{GuardOrders, Volume},
 };
 
-use super::{Run, Shared, options::{LINES, of}};
+use super::{
+    Run, Shared,
+    options::{LINES, of},
+};
 use crate::{
     backend::{self, BackendKind, Plan, Processes, Task},
     exit::Exit,
     kernel::{Capability, KernelFacts, Lockdown},
-    model::{Pid, Thread},
     live::{Live, Sink},
+    model::{Pid, Thread},
     os::{
         command::Orphaned,
         interrupt::Interrupt,

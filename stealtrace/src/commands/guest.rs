@@ -16,7 +16,10 @@ use stealtrace_common::{
     kvm::{MSR_ADDRESS, MSR_KVM_STEAL_TIME, msr_enabled},
 };
 
-use super::{Run, Shared, options::{LINES, of, parse_pause}};
+use super::{
+    Run, Shared,
+    options::{LINES, of, parse_pause},
+};
 use crate::{
     evidence::{Kind, Lines, Missed, ProcStat, Reader as _, Sink, Tally},
     exit::Exit,
@@ -61,7 +64,13 @@ const HELP: &str = help!(
 impl Run for Guest {
     fn run(self, shared: &Shared) -> Result<Exit> {
         let (interrupt, out) = (Interrupt::block()?, &shared.out);
-        let style = Style { format: self.format, calls: false, paint: Paint::of(out), units: Units::Human, utc: false };
+        let style = Style {
+            format: self.format,
+            calls: false,
+            paint: Paint::of(out),
+            units: Units::Human,
+            utc: false,
+        };
         let reporter = report::reporter(style, &Header::of_log(), out.clone());
         let pipeline = Pipeline::new(&Selection::EVERYTHING, reporter);
         let mut judge = Judge { pipeline, missed: Missed::default() };

@@ -23,14 +23,17 @@ use self::{
     judge::{Judgement, Sight, judge},
     vm::Area,
 };
-use super::{Run, Shared, options::{LINES, of, parse_pause, parse_time}};
+use super::{
+    Run, Shared,
+    options::{LINES, of, parse_pause, parse_time},
+};
 use crate::{
     backend::{EbpfBackend, Plan, Processes, Task},
     descriptors,
     exit::Exit,
     kernel::{Capability, KernelFacts},
-    model::Thread,
     live::{Live, Sink},
+    model::Thread,
     os::{clock::now_ns, command::Orphaned, interrupt::Interrupt, output::Output, process},
     pipeline::Flow,
     report::{Format, Paint},

@@ -6,7 +6,10 @@ use anyhow::Result;
 use clap::{Args, builder::RangedU64ValueParser};
 
 use super::{Run, Shared, options::parse_time};
-use crate::{exit::Exit, vmm::{self, Work}};
+use crate::{
+    exit::Exit,
+    vmm::{self, Work},
+};
 
 /// Issue vCPU ioctls flat out and say how long one takes, to measure what watching costs
 #[derive(Args, Debug)]

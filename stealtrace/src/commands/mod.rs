@@ -1,7 +1,23 @@
 //! The command line: one file a subcommand, with its arguments and its run. Nothing else knows clap, but for the names that
 //! the values of an enum have.
 
+/// What a subcommand's help ends with.
+macro_rules! help {
+    ($examples:literal, $codes:literal) => {
+        concat!("Examples:\n", $examples, "\n\nExit codes:\n", $codes)
+    };
+}
+
+mod analyze;
+mod doctor;
+mod guard;
+mod guest;
+mod inspect;
+mod load;
 mod options;
+mod rules;
+mod trace;
+mod verify;
 
 use std::{
     fs,
@@ -41,18 +57,9 @@ struct Shared {
     out: Output,
 }
 
-/// What a subcommand's help ends with.
-macro_rules! help {
-    ($examples:literal, $codes:literal) => {
-        concat!("Examples:\n", $examples, "\n\nExit codes:\n", $codes)
-    };
-}
-
 /// A subcommand is the arguments in its file, and their run.
 macro_rules! subcommands {
     ($($file:ident: $Arguments:ident,)+) => {
-        $(mod $file;)+
-
         #[derive(clap::Subcommand, Debug)]
         enum Subcommand {
             $($Arguments(Box<$file::$Arguments>),)+
@@ -74,7 +81,7 @@ macro_rules! subcommands {
     };
 }
 
-// Every subcommand, in the order of the help. To add one: write its file, add its line.
+// Every subcommand, in the order of the help. To add one: write its file, add its module and its line.
 subcommands! {
     doctor: Doctor,
     trace: Trace,

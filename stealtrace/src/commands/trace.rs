@@ -109,7 +109,8 @@ impl Run for Trace {
         let reporter = report::reporter(style, &header, BufWriter::new(shared.out.clone()));
         let mut pipeline = Pipeline::new(&self.view.selection(), reporter);
         pipeline.begin(&header).context("write the trace")?;
-        let shown = Shown { pipeline, out: shared.out.clone(), is_recorded: recording.is_some(), unread: false };
+        let shown =
+            Shown { pipeline, out: shared.out.clone(), is_recorded: recording.is_some(), unread: false };
         let tracing = Tracing {
             live,
             shown,
@@ -134,7 +135,8 @@ impl Trace {
 
     fn plan(&self, functions: Vec<String>, verbose: bool) -> Plan {
         let Filter { pids, tid, vcpu_id, comm } = self.only.filter();
-        let (volume, usual_kib) = if self.view.findings_only { (Volume::Edges, 1024) } else { (Volume::All, 32_768) };
+        let (volume, usual_kib) =
+            if self.view.findings_only { (Volume::Edges, 1024) } else { (Volume::All, 32_768) };
         Plan {
             wanted: self.backend.into(),
             tid,
@@ -177,7 +179,6 @@ fn say_what_calls_cannot_show(functions: &[String], kind: BackendKind, facts: &K
         BackendKind::Tracepoint | BackendKind::Kprobe => {}
     }
 }
-
 
 /// A trace that goes on.
 struct Tracing {

@@ -4,7 +4,10 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use glob::Pattern;
 
-use super::{Run, Shared, options::{BackendChoice, of}};
+use super::{
+    Run, Shared,
+    options::{BackendChoice, of},
+};
 use crate::{
     exit::Exit,
     os::interrupt::Interrupt,
@@ -131,12 +134,7 @@ fn tracer(options: &Verify) -> Result<Result<Tracer, String>> {
 }
 
 /// Play once, with the second witness if there is one; what it says.
-fn attempt(
-    scenario: &Scenario,
-    seed: u64,
-    rounds: u32,
-    mut tracer: Option<&mut Tracer>,
-) -> Result<Attempt> {
+fn attempt(scenario: &Scenario, seed: u64, rounds: u32, mut tracer: Option<&mut Tracer>) -> Result<Attempt> {
     if let Some(tracer) = &mut tracer {
         tracer.begin();
     }
@@ -162,7 +160,6 @@ fn select(globs: &[String]) -> Result<Vec<&'static Scenario>> {
     };
     Ok(SCENARIOS.iter().filter(meant).collect())
 }
-
 
 #[cfg(test)]
 mod tests {
