@@ -117,9 +117,9 @@ fn play_events(
     let (mut bounds, mut left_out, mut is_enough) = (Bounds::default(), 0, false);
     while !out.is_over() {
         match player.next_item() {
+            Item::Event(_) if is_enough => {} // on to the end, which knows of losses
             Item::Event(event) if !options.filter.admits(&event) => {}
             Item::Event(event) if !bounds.admit(&event) => left_out += 1,
-            Item::Event(_) if is_enough => {}
             Item::Event(event) => is_enough = pipeline.event(&event)? == Flow::Stop,
             Item::End(end) => return Ok(less(end, left_out)),
             Item::Cut(how) => {

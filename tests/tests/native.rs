@@ -422,14 +422,26 @@ fn what_a_command_leaves_behind_is_traced_to_its_end() {
     assert_eq!(findings(&json_lines(&result.stdout))["steal-underflow"], "error");
 }
 
-/// As a terminal starts it: a test that is run under nohup must not hand that on.
-fn hearing_hang_up(command: &mut Command) -> &mut Command {
+/// As whoever starts a program may leave a signal to it.
+fn leaving(signal: i32, to: libc::sighandler_t, command: &mut Command) -> &mut Command {
     // SAFETY: between fork and exec, one system call.
     unsafe {
-        command.pre_exec(|| {
-            libc::signal(libc::SIGHUP, libc::SIG_DFL);
+        command.pre_exec(move || {
+            libc::signal(signal, to);
             Ok(())
         })
+    }
+}
+
+/// As a terminal starts it: a test that is run under nohup must not hand that on.
+fn hearing_hang_up(command: &mut Command) -> &mut Command {
+    leaving(libc::SIGHUP, libc::SIG_DFL, command)
+}
+
+/// Does a process of this name and number run on? Then this hangs the test.
+fn wait_for_end(pid: u32, name: &str) {
+    while fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == name) {
+        thread::yield_now();
     }
 }
 
@@ -457,9 +469,7 @@ fn every_signal_ends_command_and_trace() {
         let mut text = String::new();
         trace.stdout.take().expect("piped").read_to_string(&mut text).expect("readable");
         trace.wait().expect("it ends");
-        while std::fs::read_to_string(format!("/proc/{command}/comm")).is_ok_and(|comm| comm == "sleep\n") {
-            thread::yield_now(); // a command that runs on hangs the test
-        }
+        wait_for_end(command, "sleep");
         if signal != libc::SIGKILL {
             assert!(
                 summary(&json_lines(&text))["inconclusive"] == "the command used no vCPU",
@@ -479,7 +489,7 @@ fn a_trace_whose_reader_does_not_read_ends_when_it_is_told_again() {
 
 /// A shell's background job ignores SIGINT.
 fn assert_ends_when_told_again(ignored: i32, signal: i32) {
-    let mut trace = ignoring(ignored, &mut stealtrace())
+    let mut trace = leaving(ignored, libc::SIG_IGN, &mut stealtrace())
         .args(["trace", "--format", "json", "--"])
         .arg(stealtrace().get_program())
         .args(["load", "run", "--duration", "600s"])
@@ -500,9 +510,7 @@ fn assert_ends_when_told_again(ignored: i32, signal: i32) {
         }
     };
     assert_eq!(status.signal(), Some(signal));
-    while std::fs::read_to_string(format!("/proc/{command}/comm")).is_ok_and(|comm| comm == "stealtrace\n") {
-        thread::yield_now(); // a command that runs on hangs the test
-    }
+    wait_for_end(command, "stealtrace");
 }
 
 /// Bytes that wait in a pipe.
@@ -530,20 +538,10 @@ fn a_vcpu_that_is_not_there_proves_nothing() {
     assert!(result.stdout.contains("used no vCPU"), "{}", result.stdout);
 }
 
-/// As whoever starts a program may leave a signal to it.
-fn ignoring(signal: i32, command: &mut Command) -> &mut Command {
-    // SAFETY: between fork and exec, one system call.
-    unsafe {
-        command.pre_exec(move || {
-            libc::signal(signal, libc::SIG_IGN);
-            Ok(())
-        })
-    }
-}
-
 #[test]
 fn a_commands_end_is_heard_of_where_ends_were_ignored() {
-    let traced = |command| run(ignoring(libc::SIGCHLD, stealtrace().args(["trace", "--", command])));
+    let traced =
+        |command| run(leaving(libc::SIGCHLD, libc::SIG_IGN, stealtrace().args(["trace", "--", command])));
     assert!(traced("true").stdout.contains("used no vCPU"));
     assert!(traced("false").stdout.contains("the command failed"));
     assert_eq!(traced("/no/such/command").code, 2);

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::{
     Run, Shared,
-    options::{Only, View},
+    options::{NOT_WITH_CALLS, Only, View},
 };
 use crate::{
     analyze::{AnalyzeOptions, analyze},
@@ -29,7 +29,7 @@ pub(super) struct Analyze {
     #[command(flatten)]
     view: View,
     /// Show calls and returns, if the recording has them
-    #[arg(long, conflicts_with_all = ["findings_only", "format", "utc", "ns"])]
+    #[arg(long, conflicts_with_all = NOT_WITH_CALLS)]
     calls: bool,
 }
 

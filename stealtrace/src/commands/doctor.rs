@@ -27,7 +27,7 @@ const RING_BYTES: u32 = 64 << 10;
 #[derive(Args, Debug)]
 #[command(after_help = HELP)]
 pub(super) struct Doctor {
-    #[arg(long, default_value_t = Format::Text, value_parser = of(&LINES))]
+    #[arg(long, default_value = "text", value_parser = of(&LINES))]
     format: Format,
 }
 

@@ -52,7 +52,7 @@ pub(super) struct Guard {
     /// Re-base, once per vCPU, a counter that was poisoned before guard began
     #[arg(long)]
     heal: bool,
-    #[arg(long, default_value_t = Format::Text, value_parser = of(&LINES))]
+    #[arg(long, default_value = "text", value_parser = of(&LINES))]
     format: Format,
     /// Run this command, guard it and its children, and end with it
     #[arg(last = true, value_name = "CMD", conflicts_with = "pids")]
@@ -159,7 +159,12 @@ struct Repairs {
 impl Sink for Repairs {
     fn event(&mut self, event: &Event) -> Result<Flow> {
         let line = self.tell(event);
-        self.print(&line)?;
+        self.out.write_all(line.as_bytes()).context("write the repairs")?;
+        Ok(Flow::Continue)
+    }
+
+    fn tick(&mut self) -> Result<Flow> {
+        self.out.flush().context("write the repairs")?;
         Ok(Flow::Continue)
     }
 }
@@ -167,10 +172,6 @@ impl Sink for Repairs {
 impl Repairs {
     const fn new(options: &Guard, out: Output) -> Self {
         Self { format: options.format, dry_run: options.dry_run, repaired: 0, left: 0, out }
-    }
-
-    fn print(&mut self, lines: &str) -> Result<()> {
-        self.out.write_all(lines.as_bytes()).and_then(|()| self.out.flush()).context("write the repairs")
     }
 
     fn tell(&mut self, event: &Event) -> String {
@@ -225,7 +226,7 @@ impl Repairs {
             _ if self.dry_run => format!("{left} to repair, lost: {lost}\n"),
             _ => format!("{repaired} repaired, {left} not, lost: {lost}\n"),
         };
-        self.print(&sum)?;
+        self.out.write_all(sum.as_bytes()).and_then(|()| self.out.flush()).context("write the repairs")?;
         if let Some(failure) = &failure {
             say(&format!("the command failed: {failure}"));
         }

@@ -48,7 +48,7 @@ pub(super) struct Guest {
     /// Looks at /proc/stat; 0 for as many as there are until Ctrl-C [default: 2, more where a CPU is at 100 % steal]
     #[arg(long, value_name = "N")]
     count: Option<u64>,
-    #[arg(long, default_value_t = Format::Text, value_parser = of(&LINES))]
+    #[arg(long, default_value = "text", value_parser = of(&LINES))]
     format: Format,
 }
 

@@ -59,7 +59,7 @@ pub(super) struct Inspect {
     /// Time between the two looks that a judgement takes; 0s for one look
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_time)]
     wait: Duration,
-    #[arg(long, default_value_t = Format::Text, value_parser = of(&LINES))]
+    #[arg(long, default_value = "text", value_parser = of(&LINES))]
     format: Format,
 }
 
@@ -89,8 +89,7 @@ impl Run for Inspect {
 
 impl Inspect {
     fn inspect(&self, mut inspection: Inspection, out: &Output) -> Result<Exit> {
-        let first = if inspection.unlisted.is_some() { self.wait } else { Duration::ZERO };
-        let mut over = inspection.rest(first)?;
+        let mut over = inspection.unlisted.is_some() && inspection.rest(self.wait)?;
         let mut earlier = Sights::default();
         if !self.wait.is_zero() {
             earlier = inspection.look(&self.pids, &earlier)?.sights();

@@ -25,10 +25,13 @@ pub(super) fn of(formats: &[Format]) -> impl TypedValueParser<Value = Format> + 
     PossibleValuesParser::from(names.collect::<Vec<_>>()).try_map(|name| Format::from_str(&name, false))
 }
 
+/// What the view of calls, of `--calls`, has no place for.
+pub(super) const NOT_WITH_CALLS: [&str; 4] = ["findings_only", "format", "utc", "ns"];
+
 /// What to show and how; the same for live traces and files.
 #[derive(Args, Debug)]
 pub(super) struct View {
-    #[arg(long, default_value_t = Format::Text, value_parser = of(&LINES))]
+    #[arg(long, default_value = "text", value_parser = of(&LINES))]
     pub(super) format: Format,
     /// Print findings and the summary, not every event
     #[arg(long)]

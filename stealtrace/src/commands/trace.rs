@@ -12,7 +12,7 @@ use stealtrace_common::{event::Event, target::Volume};
 
 use super::{
     Run, Shared,
-    options::{BackendChoice, Only, View, parse_buffer, parse_file, parse_time},
+    options::{BackendChoice, NOT_WITH_CALLS, Only, View, parse_buffer, parse_file, parse_time},
 };
 use crate::{
     backend::{BackendKind, Plan, Processes},
@@ -46,7 +46,7 @@ pub(super) struct Trace {
     #[command(flatten)]
     view: View,
     /// Show calls and returns of KVM's functions, nested, as the systemtap script of 2015 did
-    #[arg(long, conflicts_with_all = ["findings_only", "format", "utc", "ns"])]
+    #[arg(long, conflicts_with_all = NOT_WITH_CALLS)]
     calls: bool,
     /// One more function for --calls (repeatable)
     #[arg(long = "function", value_name = "NAME", requires = "calls", action = ArgAction::Append)]
@@ -196,8 +196,8 @@ impl Tracing {
             remark(&format!("tracing ({} backend); Ctrl-C ends it", self.live.backend.kind()));
         }
         let Self { live, shown, recording, .. } = &mut self;
-        let mut sinks = Fan(recording.iter_mut().map(|recording| recording as &mut dyn Sink).collect());
-        sinks.0.push(shown);
+        let recording = recording.iter_mut().map(|recording| recording as &mut dyn Sink);
+        let mut sinks = Fan(recording.chain([shown as &mut dyn Sink]).collect());
         let followed = live.follow(time, &mut sinks);
         let ended = live.end()?;
         followed?;

@@ -9,6 +9,7 @@ use super::{
     options::{BackendChoice, of},
 };
 use crate::{
+    backend::BackendKind,
     exit::Exit,
     os::interrupt::Interrupt,
     report::{self, Format},
@@ -29,7 +30,7 @@ pub(super) struct Verify {
     /// List the scenarios instead
     #[arg(long)]
     list: bool,
-    #[arg(long, default_value_t = Format::Text, value_parser = of(&Format::ALL))]
+    #[arg(long, default_value = "text", value_parser = of(&Format::ALL))]
     format: Format,
     /// What this kernel should be, and be shown to be; sound passes for fixed [default: fixed]
     #[arg(long, value_enum)]
@@ -126,9 +127,9 @@ fn tracer(options: &Verify) -> Result<Result<Tracer, String>> {
     if options.no_trace {
         return Ok(Err("--no-trace".to_owned()));
     }
-    let wanted = options.backend.into();
+    let wanted: Option<BackendKind> = options.backend.into();
     match Tracer::attach(wanted) {
-        Err(error) if Option::is_some(&wanted) => Err(error),
+        Err(error) if wanted.is_some() => Err(error),
         tracer => Ok(tracer.map_err(|error| format!("{error:#}"))),
     }
 }

@@ -21,7 +21,7 @@ const BATCH: usize = 16_384;
 
 /// What a drain left behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Drained {
+enum Drained {
     /// Nothing.
     Empty,
     /// More events.
@@ -80,7 +80,13 @@ impl Live {
         }
     }
 
-    pub(super) fn drain(&mut self, sink: &mut dyn Sink) -> Result<Drained> {
+    /// Hand over what is left in the ring.
+    pub(crate) fn drain_rest(&mut self, sink: &mut dyn Sink) -> Result<()> {
+        while self.drain(sink)? == Drained::MoreWaits {}
+        Ok(())
+    }
+
+    fn drain(&mut self, sink: &mut dyn Sink) -> Result<Drained> {
         let mut handled = Ok(Flow::Continue);
         let each = |event: &Event| {
             handled = sink.event(event);

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::Sink;
 use crate::{
     backend::{EbpfBackend, Plan, Processes},
     kernel::KernelFacts,
@@ -84,11 +83,5 @@ impl Live {
         // A terminal's Ctrl-C reaches the command too; it may be the first to end.
         self.interrupted |= failed && self.interrupt.wait(AT_ONCE);
         Ok(if failed && self.interrupted { ended.map(Ended::with_us) } else { ended })
-    }
-
-    /// Hand over what is left in the ring.
-    pub(crate) fn drain_rest(&mut self, sink: &mut dyn Sink) -> Result<()> {
-        while self.drain(sink)? == super::follow::Drained::MoreWaits {}
-        Ok(())
     }
 }

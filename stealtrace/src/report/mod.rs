@@ -8,10 +8,7 @@ mod text;
 mod units;
 mod verify;
 
-use std::{
-    fmt,
-    io::{self, Write},
-};
+use std::io::{self, Write};
 
 use clap::ValueEnum;
 use stealtrace_common::event::Event;
@@ -41,17 +38,6 @@ pub enum Format {
     Junit,
     /// Test Anything Protocol, version 13.
     Tap,
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Text => "text",
-            Self::Json => "json",
-            Self::Junit => "junit",
-            Self::Tap => "tap",
-        })
-    }
 }
 
 impl Format {

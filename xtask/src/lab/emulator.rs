@@ -65,12 +65,10 @@ pub(crate) struct Qemu {
 impl Qemu {
     /// Find one that is sound, or fetch it; else the one there is.
     pub(crate) fn find() -> Result<Self> {
-        let installed = which(PROGRAM).map(|program| Self { program, root: PathBuf::from("/") });
-        if let Some(installed) = &installed
-            && installed.is_sound()?
-        {
-            return Ok(Self { program: installed.program.clone(), root: installed.root.clone() });
-        }
+        let installed = match which(PROGRAM).map(|program| Self { program, root: PathBuf::from("/") }) {
+            Some(qemu) if qemu.is_sound()? => return Ok(qemu),
+            other => other,
+        };
         match cache::made(&format!("lab/qemu-{SOUND}"), fetch) {
             Ok(root) => Ok(Self::below(&root)),
             Err(error) => {
