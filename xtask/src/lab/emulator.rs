@@ -22,8 +22,8 @@ const PACKAGE: &str = "qemu-system-x86";
 const LIBRARIES: [&str; 2] = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"];
 const FIRMWARE: [&str; 3] = ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"];
 
-/// Older ones lose a timer's interrupt now and then, and the lab guest hangs: two lives in five of the Linux guest's with 7.2,
-/// none of twenty with 10.0.2.
+/// QEMU loses a timer's interrupt now and then, and the lab guest hangs: in two of five lives of the Linux guest with 7.2, in
+/// one of 26 with 10.0.2.
 const SOUND: u32 = 10;
 
 /// Debian's, or its backports'; what they have is better than nothing.
@@ -46,7 +46,7 @@ fn fetch(into: &Path) -> Result<()> {
 }
 
 fn no_backports(error: &Error) {
-    say(&format!("{error:#}; an older QEMU hangs now and then"));
+    say(&format!("{error:#}; an older QEMU hangs more often"));
 }
 
 /// `10` of `1:10.0.2+ds-2`
