@@ -1,13 +1,16 @@
 //! Event: one fact a probe reports. Fixed size, no padding, checked when decoded.
 //! Says what happened, never what it means.
 
+use core::mem::offset_of;
+
 use crate::steal::StealDelta;
 
 /// What happened.
 #[repr(u32)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EventKind {
     /// A vCPU was created by the caller.
+    #[default]
     Created = 1,
     /// A vCPU ceased to exist.
     Destroyed = 2,
@@ -23,12 +26,6 @@ pub enum EventKind {
     Call = 7,
     /// A kernel function returned.
     Return = 8,
-    /// A vCPU's descriptor was found; `after` is what is true now.
-    Seen = 9,
-    /// `guard` put the guest's counter back to `before`, which KVM's update had left at `after`.
-    Repaired = 10,
-    /// The same, but nothing was written.
-    Unrepaired = 11,
     /// A thread that had issued vCPU ioctls ended.
     ThreadEnded = 12,
 }
@@ -46,9 +43,6 @@ impl EventKind {
             6 => Self::Update,
             7 => Self::Call,
             8 => Self::Return,
-            9 => Self::Seen,
-            10 => Self::Repaired,
-            11 => Self::Unrepaired,
             12 => Self::ThreadEnded,
             _ => return None,
         })
@@ -80,9 +74,6 @@ pub const NUMBERS_UNKNOWN: u32 = 64;
 
 /// `flags`: this kernel keeps a delta until guest entry, where a later load may have replaced it (Linux 3.1 to 4.5).
 pub const ACCUMULATES: u32 = 128;
-
-/// `flags`: of a vCPU's descriptor, it was found in the process whose VM this is; others may have it, too.
-pub const OWNED: u32 = 256;
 
 /// One fact. Times are ns of CLOCK_MONOTONIC; for kinds without a before and after both are the same moment.
 #[repr(C)]
@@ -117,14 +108,14 @@ pub struct Event {
     pub previous_update_ns: u64,
     /// Address of the function called or returned from; 0 for an ioctl as a whole.
     pub function: u64,
-    /// Host address of the guest's area; 0 if not known. Told of ioctls and of vCPUs seen.
+    /// Host address of the guest's area; 0 if not known. Told of ioctls.
     pub area: u64,
     /// Version of the guest's area before.
     pub version_before: u32,
     /// Version of the guest's area after.
     pub version_after: u32,
-    /// An [`EventKind`].
-    pub kind: u32,
+    /// What happened.
+    pub kind: EventKind,
     /// [`STEAL_BEFORE_KNOWN`] and the others.
     pub flags: u32,
     /// `kvm_vcpu.vcpu_id`
@@ -181,11 +172,19 @@ impl Event {
         if bytes.len() != size_of::<Self>() {
             return Err(DecodeError::Size(bytes.len()));
         }
-        // SAFETY: the length is that of Event, which is plain integers without padding: every bit pattern is valid.
-        let event: Self = unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() };
-        match EventKind::from_u32(event.kind) {
-            Some(_) => Ok(event),
-            None => Err(DecodeError::Kind(event.kind)),
+        // SAFETY: as many bytes as an event has.
+        unsafe { Self::read(bytes.as_ptr()) }
+    }
+
+    /// # Safety
+    /// As many bytes as an event has must be readable there.
+    const unsafe fn read(bytes: *const u8) -> Result<Self, DecodeError> {
+        // SAFETY: within the event; the bytes of an integer.
+        let kind = unsafe { bytes.add(offset_of!(Self, kind)).cast::<u32>().read_unaligned() };
+        match EventKind::from_u32(kind) {
+            // SAFETY: the kind is one, and all else is plain integers without padding: every bit pattern is valid.
+            Some(_) => Ok(unsafe { bytes.cast::<Self>().read_unaligned() }),
+            None => Err(DecodeError::Kind(kind)),
         }
     }
 
@@ -201,18 +200,21 @@ impl Event {
     /// # Errors
     /// When the kind is not that of an event.
     pub const fn from_words(words: &[u64; Self::WORDS]) -> Result<Self, DecodeError> {
-        // SAFETY: the same size, and Event is plain integers: every bit pattern is valid.
-        let event: Self = unsafe { core::mem::transmute(*words) };
-        match EventKind::from_u32(event.kind) {
-            Some(_) => Ok(event),
-            None => Err(DecodeError::Kind(event.kind)),
-        }
+        const { assert!(size_of::<Self>() == Self::WORDS * 8) };
+        // SAFETY: as many bytes as an event has.
+        unsafe { Self::read(words.as_ptr().cast()) }
     }
 
     /// What KVM subtracted, of an update.
     #[must_use]
     pub const fn delta(&self) -> StealDelta {
         StealDelta::between(self.last_steal_before_ns, self.run_delay_ns)
+    }
+
+    /// What became of the guest's counter. Means nothing unless both are known.
+    #[must_use]
+    pub const fn growth(&self) -> StealDelta {
+        StealDelta::between(self.steal_before_ns, self.steal_after_ns)
     }
 
     /// Are all of these flags set?

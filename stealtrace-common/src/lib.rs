@@ -9,6 +9,7 @@ pub mod event;
 pub mod kvm;
 pub mod layout;
 pub mod probe;
+pub mod ring;
 pub mod steal;
 pub mod target;
 pub mod vcpu;

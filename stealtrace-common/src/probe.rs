@@ -1,67 +1,133 @@
-//! The probes of both backends by number: index of their counters and mark of origin in an event.
-//! Which symbol each attaches to is user space's business (`backend::ebpf`).
+//! The probe table: per probe its number, its program in the kernel object, what that attaches to, whether a trace can do
+//! without, and what it is for. To add a probe: write its program, add its row.
 
-/// One probe; the number is its row in COUNTERS.
-#[repr(u32)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Probe {
-    /// Entry of `kvm_vcpu_ioctl`
-    VcpuIoctl = 0,
-    /// Entry of `kvm_arch_vcpu_load`
-    VcpuLoad = 1,
-    /// Entry of `kvm_arch_vcpu_put`
-    VcpuPut = 2,
-    /// Entry of `kvm_set_msr_common`
-    SetMsr = 3,
-    /// Entry of `accumulate_steal_time` or `record_steal_time`
-    StealUpdate = 4,
-    /// Entry of `kvm_arch_vcpu_create`
-    VcpuCreate = 5,
-    /// Entry of `kvm_arch_vcpu_destroy`
-    VcpuDestroy = 6,
-    /// Raw tracepoint `sys_enter`
-    SysEnter = 7,
-    /// Raw tracepoint `sys_exit`
-    SysExit = 8,
-    /// Raw tracepoint `sched_process_fork`
-    Fork = 9,
-    /// Raw tracepoint `sched_process_exit`
-    Exit = 10,
-    /// Entry of any function, for the view of calls
-    Call = 11,
-    /// Return of any function, for the view of calls
-    Return = 12,
-    /// Entry of `record_steal_time`, for `guard`
-    GuardEnter = 13,
-    /// Return of `record_steal_time`, for `guard`
-    GuardExit = 14,
-    /// Iterator over every task's files, for `inspect`
-    Files = 15,
+/// What probes are attached for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Set {
+    /// To watch, by kprobes on KVM's functions.
+    Kprobe,
+    /// To watch, by tracepoints of system calls.
+    Tracepoint,
+    /// To watch, either way, and to guard.
+    Common,
+    /// To show the calls of any functions.
+    Calls,
+    /// To repair.
+    Guard,
+    /// To look at open files.
+    Files,
+}
+
+/// What a program is attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attachment {
+    /// The entry, or return, of the first of these functions that exists.
+    Functions(&'static [&'static str]),
+    /// A raw tracepoint.
+    RawTracepoint(&'static str),
+    /// The tracepoint of one system call. Where the kernel has none, or tracefs is not mounted, the raw tracepoint of all
+    /// of them, which costs everybody else more; the program there has that one's name.
+    Syscall {
+        /// The tracepoint.
+        event: &'static str,
+        /// The raw one.
+        raw: &'static str,
+    },
+    /// An iterator.
+    Iterator(&'static str),
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct ProbeRow {
+    /// Its number.
+    pub probe: Probe,
+    /// What it is attached for.
+    pub set: Set,
+    /// Name of its program in the kernel object.
+    pub program: &'static str,
+    /// What that is attached to.
+    pub attachment: Attachment,
+    /// Can its set not do without?
+    pub required: bool,
+    /// What it is for.
+    pub purpose: &'static str,
+}
+
+/// The numbers and the rows.
+macro_rules! probes {
+    ($($name:ident: $set:ident, $program:literal, $attachment:expr, $required:literal, $purpose:literal;)+) => {
+        /// One probe; the number is its row in COUNTERS.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Probe {
+            $(#[doc = $purpose] $name,)+
+        }
+
+        /// Every probe. Those of a set are attached in this order: of what begins after its end is watched for, the end
+        /// is not missed.
+        pub static PROBES: &[ProbeRow] = &[
+            $(ProbeRow {
+                probe: Probe::$name,
+                set: Set::$set,
+                program: $program,
+                attachment: $attachment,
+                required: $required,
+                purpose: $purpose,
+            },)+
+        ];
+    };
+}
+
+use Attachment::{Functions, Iterator, RawTracepoint, Syscall};
+
+probes! {
+    VcpuIoctl: Kprobe, "vcpu_ioctl", Functions(&["kvm_vcpu_ioctl"]), true, "who issues which vCPU ioctl";
+    VcpuLoad: Kprobe, "vcpu_load", Functions(&["kvm_arch_vcpu_load"]), true, "last_steal before";
+    VcpuPut: Kprobe, "vcpu_put", Functions(&["kvm_arch_vcpu_put"]), true, "last_steal and guest steal after";
+    SetMsr: Kprobe, "set_msr", Functions(&["kvm_set_msr_common"]), true, "writes of the steal MSR";
+    VcpuCreate: Kprobe, "vcpu_create", Functions(&["kvm_arch_vcpu_create"]), true, "a new vCPU, perhaps at an old address";
+    VcpuDestroy: Kprobe, "vcpu_destroy", Functions(&["kvm_arch_vcpu_destroy"]), true, "its end";
+    // Without it the delta is what changed between load and put.
+    StealUpdate: Kprobe, "steal_update", Functions(&["accumulate_steal_time", "record_steal_time"]), false,
+        "guest steal right before KVM's write";
+
+    SysExit: Tracepoint, "ioctl_exit", Syscall { event: "sys_exit_ioctl", raw: "sys_exit" }, true,
+        "what changed during a vCPU ioctl";
+    SysEnter: Tracepoint, "ioctl_enter", Syscall { event: "sys_enter_ioctl", raw: "sys_enter" }, true,
+        "what is true before it";
+
+    Fork: Common, "process_fork", RawTracepoint("sched_process_fork"), true, "children of a traced command";
+    Exit: Common, "thread_exit", RawTracepoint("sched_process_exit"), true, "threads that end inside an ioctl";
+
+    Return: Calls, "call_return", Functions(&[]), false, "returns";
+    Call: Calls, "call_enter", Functions(&[]), false, "calls";
+
+    GuardExit: Guard, "guard_exit", Functions(&["record_steal_time"]), true, "the guest's counter after KVM's write";
+    GuardEnter: Guard, "guard_enter", Functions(&["record_steal_time"]), true, "the guest's counter before it";
+
+    Files: Files, "vcpu_files", Iterator("task_file"), true, "vCPUs by their descriptors";
 }
 
 impl Probe {
     /// Rows in COUNTERS.
-    pub const COUNT: u32 = 16;
+    pub const COUNT: u32 = PROBES.len() as u32;
+}
 
-    /// Every probe, in numeric order.
-    pub const ALL: [Self; Self::COUNT as usize] = [
-        Self::VcpuIoctl,
-        Self::VcpuLoad,
-        Self::VcpuPut,
-        Self::SetMsr,
-        Self::StealUpdate,
-        Self::VcpuCreate,
-        Self::VcpuDestroy,
-        Self::SysEnter,
-        Self::SysExit,
-        Self::Fork,
-        Self::Exit,
-        Self::Call,
-        Self::Return,
-        Self::GuardEnter,
-        Self::GuardExit,
-        Self::Files,
-    ];
+/// The probes of a set.
+pub fn probes(set: Set) -> impl core::iter::Iterator<Item = &'static ProbeRow> {
+    PROBES.iter().filter(move |row| row.set == set)
+}
+
+/// The functions that some probe may attach to.
+pub fn functions() -> impl core::iter::Iterator<Item = &'static str> {
+    PROBES
+        .iter()
+        .flat_map(|row| match row.attachment {
+            Functions(names) => names,
+            _ => &[],
+        })
+        .copied()
 }
 
 /// What one probe did on one CPU.

@@ -32,6 +32,12 @@ impl StealDelta {
     }
 }
 
+/// No guest waits for 292 years: a counter that says so went below zero.
+#[must_use]
+pub const fn is_impossible(steal_ns: u64) -> bool {
+    steal_ns.cast_signed() < 0
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -201,44 +201,6 @@ fn wake_up() -> u64 {
 /// Report that a function was entered or left; for an ioctl as a whole, `function` is 0.
 #[inline(always)]
 pub(crate) fn emit_call(probe: Probe, kind: EventKind, caller: Caller, function: u64, ioctl: u32) {
-    let nothing = Snapshot::default();
-    put_plain(probe, kind, caller, ioctl, 0, function, 0, 0, &nothing, &nothing);
-}
-
-/// Report something of a vCPU of which no record is kept, and where the guest's area lies.
-#[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "as for `emit`")]
-pub(crate) fn emit_plain(
-    probe: Probe,
-    kind: EventKind,
-    caller: Caller,
-    vcpu: u64,
-    area: u64,
-    flags: u32,
-    before: &Snapshot,
-    after: &Snapshot,
-) {
-    put_plain(probe, kind, caller, 0, vcpu, 0, area, flags, before, after);
-}
-
-#[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "as for `emit`")]
-fn put_plain(
-    probe: Probe,
-    kind: EventKind,
-    caller: Caller,
-    ioctl: u32,
-    vcpu: u64,
-    function: u64,
-    area: u64,
-    flags: u32,
-    before: &Snapshot,
-    after: &Snapshot,
-) {
-    let (vm, vcpu_id) = if vcpu == 0 { (0, 0) } else { read::identity(vcpu) };
-    if vcpu != 0 && !is_target_vcpu(vcpu_id) {
-        return;
-    }
     let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
         lost(probe);
         return;
@@ -248,23 +210,23 @@ fn put_plain(
     put! {
         event,
         function: function,
-        area: area,
-        vcpu: vcpu,
+        area: 0,
+        vcpu: 0,
         generation: 0,
-        vm: vm,
-        run_delay_ns: before.run_delay_ns,
-        last_steal_before_ns: before.last_steal_ns,
-        last_steal_after_ns: after.last_steal_ns,
-        msr_before: before.msr_val,
-        msr_val: after.msr_val,
-        steal_before_ns: before.steal_ns,
-        steal_after_ns: after.steal_ns,
+        vm: 0,
+        run_delay_ns: 0,
+        last_steal_before_ns: 0,
+        last_steal_after_ns: 0,
+        msr_before: 0,
+        msr_val: 0,
+        steal_before_ns: 0,
+        steal_after_ns: 0,
         steal_last_ns: 0,
         previous_update_ns: 0,
-        version_before: before.version,
-        version_after: after.version,
-        flags: flags | readable(before, after),
-        vcpu_id: vcpu_id,
+        version_before: 0,
+        version_after: 0,
+        flags: 0,
+        vcpu_id: 0,
         vm_tgid: caller.tgid,
         last_steal_tid: 0,
         updates: 0,
@@ -273,13 +235,33 @@ fn put_plain(
     count(probe, |counter| counter.emitted += 1);
 }
 
+/// Put something that is no event into the ring.
+#[inline(always)]
+pub(crate) fn tell<T: 'static>(probe: Probe, what: T) {
+    let Some(mut entry) = EVENTS.reserve::<T>(0) else {
+        lost(probe);
+        return;
+    };
+    entry.write(what);
+    entry.submit(wake_up());
+    count(probe, |counter| counter.emitted += 1);
+}
+
+/// The caller's name, zero-padded.
+#[inline(always)]
+pub(crate) fn comm() -> [u8; 16] {
+    let mut comm = [0; 16];
+    put_comm(&raw mut comm);
+    comm
+}
+
 /// Who, when, where, in what.
 #[inline(always)]
 fn put_common(event: *mut Event, kind: EventKind, caller: Caller, ioctl: u32) {
     put! {
         event,
         time_ns: now_ns(),
-        kind: kind as u32,
+        kind: kind,
         caller_tgid: caller.tgid,
         caller_tid: caller.tid,
         ioctl: ioctl,
@@ -290,14 +272,9 @@ fn put_common(event: *mut Event, kind: EventKind, caller: Caller, ioctl: u32) {
 }
 
 #[inline(always)]
-fn readable(before: &Snapshot, after: &Snapshot) -> u32 {
-    let known = |snapshot: &Snapshot, flag| if snapshot.readable != 0 { flag } else { 0 };
-    known(before, STEAL_BEFORE_KNOWN) | known(after, STEAL_AFTER_KNOWN)
-}
-
-#[inline(always)]
 fn flags(kind: EventKind, state: &VcpuState, before: &Snapshot, after: &Snapshot) -> u32 {
-    let mut flags = readable(before, after);
+    let known = |snapshot: &Snapshot, flag| if snapshot.readable != 0 { flag } else { 0 };
+    let mut flags = known(before, STEAL_BEFORE_KNOWN) | known(after, STEAL_AFTER_KNOWN);
     if state.steal_last_known != 0 {
         flags |= STEAL_LAST_KNOWN;
     }

@@ -3,14 +3,10 @@
 
 use core::ffi::c_void;
 
-use stealtrace_common::{
-    event::{EventKind, OWNED},
-    probe::Probe,
-    vcpu::Snapshot,
-};
+use stealtrace_common::{probe::Probe, ring::Sighting};
 
 use crate::{
-    emit::{Caller, emit_plain},
+    emit::{now_ns, tell},
     read,
 };
 
@@ -30,11 +26,20 @@ extern "C" fn vcpu_files(ctx: *const c_void) -> i32 {
     let vcpu = read::vcpu_of_file(file);
     if vcpu != 0 {
         let (msr_val, last_steal_ns) = read::steal_time(vcpu);
-        let now = Snapshot { msr_val, last_steal_ns, ..Snapshot::default() };
-        let owner = Caller { tgid: read::tgid(task), tid: read::runner(vcpu) };
-        let area = read::steal_area_address(vcpu, msr_val);
-        let flags = if read::owns(task, vcpu) { OWNED } else { 0 };
-        emit_plain(Probe::Files, EventKind::Seen, owner, vcpu, area, flags, &now, &now);
+        let (vm, vcpu_id) = read::identity(vcpu);
+        let sighting = Sighting {
+            time_ns: now_ns(),
+            vcpu,
+            vm,
+            msr_val,
+            last_steal_ns,
+            area: read::steal_area_address(vcpu, msr_val),
+            vcpu_id,
+            holder_tgid: read::tgid(task),
+            runner_tid: read::runner(vcpu),
+            owned: u32::from(read::owns(task, vcpu)),
+        };
+        tell(Probe::Files, sighting);
     }
     0
 }

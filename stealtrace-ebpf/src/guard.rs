@@ -9,10 +9,16 @@ use aya_ebpf::{
     maps::{HashMap, LruHashMap},
     programs::{ProbeContext, RetProbeContext},
 };
-use stealtrace_common::{event::EventKind, kvm, probe::Probe, steal::StealDelta, vcpu::Snapshot};
+use stealtrace_common::{
+    kvm,
+    probe::Probe,
+    ring::Repair,
+    steal::{StealDelta, is_impossible},
+    vcpu::Snapshot,
+};
 
 use crate::{
-    emit::{Caller, caller, emit_plain, lost, now_ns, watched},
+    emit::{Caller, caller, comm, lost, now_ns, tell, watched},
     maps::{BPF_F_NO_PREALLOC, given},
     read,
 };
@@ -192,12 +198,6 @@ fn repaired(change: &Change, after: &Snapshot) -> Option<Guarded> {
     None
 }
 
-/// More than 292 years.
-#[inline(always)]
-fn is_impossible(steal_ns: u64) -> bool {
-    steal_ns.cast_signed() < 0
-}
-
 /// Write as KVM does: the version is odd while the counter is not what it says. Was it written?
 #[inline(always)]
 fn put_back(caller: Caller, update: &Update, after: &Snapshot, change: &Change, good_ns: u64) -> bool {
@@ -205,14 +205,21 @@ fn put_back(caller: Caller, update: &Update, after: &Snapshot, change: &Change, 
     // A kernel that clamps a negative delta would have left this too, unless it is impossible.
     let sure = change.certain || is_impossible(after.steal_ns);
     let written = sure && given!(GUARD.write) != 0 && rewrite(area, after.version, good_ns);
-    let kind = if written { EventKind::Repaired } else { EventKind::Unrepaired };
-    let before = Snapshot {
-        steal_ns: good_ns,
-        readable: 1,
-        run_delay_ns: update.before.last_steal_ns.wrapping_add(change.delta.wrapped_ns()),
-        ..update.before
+    let (_vm, vcpu_id) = read::identity(update.vcpu);
+    let repair = Repair {
+        time_ns: now_ns(),
+        added_ns: change.delta.wrapped_ns(),
+        corrupt_ns: after.steal_ns,
+        good_ns,
+        version: after.version,
+        written: u32::from(written),
+        vcpu_id,
+        vm_tgid: caller.tgid,
+        caller_tid: caller.tid,
+        reserved: 0,
+        comm: comm(),
     };
-    emit_plain(Probe::GuardExit, kind, caller, update.vcpu, area, 0, &before, after);
+    tell(Probe::GuardExit, repair);
     written
 }
 

@@ -56,11 +56,11 @@ impl From<Exit> for ExitCode {
 #[cfg(test)]
 mod tests {
     use super::Exit;
-    use crate::model::{Losses, Severity, Summary};
+    use crate::model::{Losses, RuleId, Severity, Summary};
 
     fn summary(findings: &[Severity], undecodable: u64) -> Summary {
         Summary {
-            findings: findings.iter().map(|severity| (("rule", *severity), 1)).collect(),
+            findings: findings.iter().map(|severity| ((RuleId::new("rule"), *severity), 1)).collect(),
             losses: Losses { undecodable, ..Losses::default() },
             ..Summary::default()
         }

@@ -4,7 +4,7 @@
 use rustc_hash::{FxHashMap, FxHashSet};
 use stealtrace_common::event::{Event, EventKind};
 
-use crate::model::{Finding, VcpuKey};
+use crate::model::{Finding, RuleId, VcpuKey};
 
 /// vCPUs at once.
 const MOST_VCPUS: usize = 65_536;
@@ -31,7 +31,7 @@ pub(super) struct Bounds {
     callers: usize,
     threads: FxHashSet<u32>,
     processes: FxHashSet<u32>,
-    found: FxHashSet<(&'static str, VcpuKey, Caller)>,
+    found: FxHashSet<(RuleId, VcpuKey, Caller)>,
 }
 
 struct Known {
@@ -43,11 +43,9 @@ struct Known {
 impl Bounds {
     /// Is there room for this event?
     pub(super) fn admit(&mut self, event: &Event) -> bool {
-        match EventKind::from_u32(event.kind) {
-            Some(EventKind::Call | EventKind::Return) => {
-                admit(&mut self.threads, event.caller_tid, MOST_THREADS)
-            }
-            Some(EventKind::Destroyed) => self.admit_call(event) && self.end(event.vcpu),
+        match event.kind {
+            EventKind::Call | EventKind::Return => admit(&mut self.threads, event.caller_tid, MOST_THREADS),
+            EventKind::Destroyed => self.admit_call(event) && self.end(event.vcpu),
             _ => {
                 let what = (event.vcpu, event.generation, event.vm, caller(event));
                 if self.last == Some(what) {
@@ -130,7 +128,7 @@ mod tests {
     use super::{Bounds, MOST_CALLERS, MOST_PER_VCPU, MOST_THREADS, MOST_VCPUS};
 
     fn ioctl(vcpu: u64, caller_tid: u32, ioctl: u32) -> Event {
-        Event { kind: EventKind::Ioctl as u32, vcpu, caller_tid, ioctl, ..Event::default() }
+        Event { kind: EventKind::Ioctl, vcpu, caller_tid, ioctl, ..Event::default() }
     }
 
     fn admitted(events: impl Iterator<Item = Event>) -> usize {
@@ -152,7 +150,7 @@ mod tests {
         assert_eq!(admitted((0..more).map(|n| ioctl(1, 1, n as u32 + 1))), MOST_PER_VCPU);
         assert_eq!(admitted((0..more).map(|n| ioctl(n / 1024, 1, n as u32 % 1024 + 1))), MOST_CALLERS);
         assert_eq!(admitted((0..more).map(|n| ioctl(n / 1024, n as u32 + 1, 1))), MOST_THREADS);
-        let call = |n| Event { kind: EventKind::Call as u32, ..ioctl(0, n as u32, 0) };
+        let call = |n| Event { kind: EventKind::Call, ..ioctl(0, n as u32, 0) };
         assert_eq!(admitted((0..more).map(call)), MOST_THREADS);
         let process = |n| Event { generation: n, vm_tgid: n as u32, ..ioctl(1, 1, 1) };
         assert_eq!(admitted((0..more).map(process)), MOST_THREADS);
@@ -165,7 +163,7 @@ mod tests {
         let mut bounds = Bounds::default();
         for vcpu in 0..2 * MOST_VCPUS as u64 {
             assert!(bounds.admit(&ioctl(vcpu, 1, 1)));
-            assert!(bounds.admit(&Event { kind: EventKind::Destroyed as u32, ..ioctl(vcpu, 1, 0) }));
+            assert!(bounds.admit(&Event { kind: EventKind::Destroyed, ..ioctl(vcpu, 1, 0) }));
         }
         assert_eq!((bounds.callers, bounds.vcpus.len()), (0, 0));
     }

@@ -16,16 +16,16 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use stealtrace_common::{
-    event::Event,
     layout::Layout,
-    probe::{Counter, Probe},
+    probe::{Attachment, Counter, Probe, ProbeRow, Set, probes},
+    ring::Entry,
     target::{GuardOrders, PidNamespace, Target, Volume},
     vcpu::QuietVcpu,
 };
 
 use super::{
-    Attachment, BackendKind, Plan, ProbeRow, Processes, choose,
-    table::{CALLS, FILES, planned},
+    BackendKind, Plan, Processes, choose,
+    table::{Hook, Place, label, place, planned, serves_edges},
 };
 use crate::{
     kernel::KernelFacts,
@@ -41,12 +41,20 @@ pub struct EbpfBackend {
     ring: RingBuf<MapData>,
     counters: PerCpuArray<MapData, CounterPod>,
     quiet: Array<MapData, QuietPod>,
-    attached: Vec<(&'static ProbeRow, &'static str)>,
+    attached: Vec<Attached>,
     kind: BackendKind,
     logger: EbpfLogger<&'static dyn log::Log>,
     /// Is a vCPU's file told from others?
     knows_files: bool,
     undecodable: u64,
+}
+
+/// A probe that is attached, and to what, as people say it.
+#[derive(Clone, Copy)]
+struct Attached {
+    probe: Probe,
+    program: &'static str,
+    target: &'static str,
 }
 
 /// `aya::Pod` is a promise about the type; it can only be made for our own.
@@ -117,15 +125,15 @@ impl EbpfBackend {
         self.kind
     }
 
-    /// Hand over up to `limit` events while `each` takes them; true if the ring is empty then.
-    pub fn drain(&mut self, limit: usize, mut each: impl FnMut(&Event) -> bool) -> bool {
+    /// Hand over up to `limit` entries while `each` takes them; true if the ring is empty then.
+    pub fn drain(&mut self, limit: usize, mut each: impl FnMut(&Entry) -> bool) -> bool {
         self.logger.flush();
         for _ in 0..limit {
             let Some(item) = self.ring.next() else {
                 return true;
             };
-            match Event::decode(&item) {
-                Ok(event) if each(&event) => {}
+            match Entry::decode(&item) {
+                Ok(entry) if each(&entry) => {}
                 Ok(_) => return false,
                 Err(_) => self.undecodable += 1,
             }
@@ -133,7 +141,7 @@ impl EbpfBackend {
         false
     }
 
-    /// Let every open file of every process be looked at: an event [`EventKind::Seen`] for each vCPU's.
+    /// Let every open file of every process be looked at: a [`stealtrace_common::ring::Sighting`] for each vCPU's.
     ///
     /// # Errors
     /// When this kernel has no such iterator, or refuses it.
@@ -143,11 +151,16 @@ impl EbpfBackend {
                 "/proc/kallsyms hides the address of kvm_vcpu_ioctl: run with CAP_SYSLOG, and kernel.kptr_restrict below 2"
             );
         }
-        let iterator: &mut Iter = program(&mut self.ebpf, FILES.program)?.try_into()?;
+        probes(Set::Files).try_for_each(|row| self.iterate(row))
+    }
+
+    fn iterate(&mut self, row: &'static ProbeRow) -> Result<()> {
+        let Attachment::Iterator(target) = row.attachment else { bail!("{} is no iterator", row.program) };
+        let iterator: &mut Iter = program(&mut self.ebpf, row.program)?.try_into()?;
         if iterator.fd().is_err() {
             let types = Btf::from_sys_fs().context("read the kernel's types")?;
-            loaded(FILES.program, iterator.load("task_file", &types))?;
-            self.attached.push((&FILES, "task_file"));
+            loaded(row.program, iterator.load(target, &types))?;
+            self.attached.push(Attached { probe: row.probe, program: row.program, target });
         }
         let link = iterator.attach().context("make an iterator over open files")?;
         let mut files = iterator.take_link(link)?.into_file()?;
@@ -162,10 +175,9 @@ impl EbpfBackend {
 
     /// Remove every probe; what is in the ring stays there to be drained.
     pub fn detach(&mut self) {
-        let names: Vec<_> = self.attached.iter().rev().map(|(row, _)| row.program).collect();
-        for name in names {
+        for Attached { program, .. } in self.attached.iter().rev() {
             // Dropping a program's links removes them; a program without links is inert.
-            match self.ebpf.program_mut(name) {
+            match self.ebpf.program_mut(program) {
                 Some(Program::KProbe(program)) => drop(program.unload()),
                 Some(Program::RawTracePoint(program)) => drop(program.unload()),
                 Some(Program::TracePoint(program)) => drop(program.unload()),
@@ -180,10 +192,10 @@ impl EbpfBackend {
     /// When the kernel does not let us read the counters.
     pub fn losses(&self) -> Result<Losses> {
         let mut probes: Vec<_> =
-            self.attached.iter().map(|(row, target)| self.loss(row.probe, target)).collect::<Result<_>>()?;
+            self.attached.iter().map(|one| self.loss(one.probe, one.target)).collect::<Result<_>>()?;
         let (entered, left) = self.quiet_hits()?;
-        for ((row, _), loss) in self.attached.iter().zip(&mut probes) {
-            match row.probe {
+        for (one, loss) in self.attached.iter().zip(&mut probes) {
+            match one.probe {
                 Probe::VcpuIoctl | Probe::SysEnter => loss.hits += entered,
                 Probe::VcpuPut | Probe::SysExit => loss.hits += left,
                 _ => {}
@@ -236,7 +248,7 @@ fn find_namespace(namespace: PidNamespace, layout: LayoutPod, plan: &Plan) -> Re
         return Ok(namespace);
     }
     let mut ebpf = load(layout, plan, namespace)?;
-    attach_one(&mut ebpf, "own_namespace", Attachment::RawTracepoint(FORK), FORK)?;
+    attach_one(&mut ebpf, Place { program: "own_namespace", hook: Hook::RawTracepoint, target: FORK })?;
     thread::spawn(|| {}).join().map_err(|_| anyhow!("a thread that does nothing panicked"))?;
     let found = Array::<_, NamespacePod>::try_from(take(&mut ebpf, "NAMESPACE")?)?;
     let NamespacePod(found) = found.get(&0, 0).context("read where our PID namespace is")?;
@@ -279,24 +291,20 @@ fn watch(ebpf: &mut Ebpf, processes: &Processes) -> Result<()> {
     Ok(())
 }
 
-fn attach_all(
-    ebpf: &mut Ebpf,
-    plan: &Plan,
-    kind: BackendKind,
-    facts: &KernelFacts,
-) -> Result<Vec<(&'static ProbeRow, &'static str)>> {
+fn attach_all(ebpf: &mut Ebpf, plan: &Plan, kind: BackendKind, facts: &KernelFacts) -> Result<Vec<Attached>> {
     let follows = matches!(plan.processes, Processes::Tree(_));
     let mut attached = Vec::new();
-    for row in planned(plan.task, kind, facts).into_iter().filter(|row| row.probe != Probe::Fork || follows) {
-        match row.target(facts) {
-            Ok(target) if plan.volume == Volume::Edges && !row.serves_edges(target) => {}
-            Ok(target) => {
-                let program = if plan.floor { row.attachment.floor() } else { row.program };
-                attach_one(ebpf, program, row.attachment, target)?;
-                attached.push((row, target));
+    for row in planned(plan.task, kind).into_iter().filter(|row| row.probe != Probe::Fork || follows) {
+        match place(row, facts) {
+            Ok(place) if plan.volume == Volume::Edges && !serves_edges(row, &place) => {}
+            Ok(place) => {
+                let floor = place.hook.floor().filter(|_| plan.floor);
+                let place = Place { program: floor.unwrap_or(place.program), ..place };
+                attach_one(ebpf, place)?;
+                attached.push(Attached { probe: row.probe, program: place.program, target: place.target });
             }
             Err(reason) if row.required => return Err(anyhow!(reason)),
-            Err(reason) => log::info!("without {}: {reason}", row.label()),
+            Err(reason) => log::info!("without {}: {reason}", label(row, facts)),
         }
     }
     Ok(attached)
@@ -308,40 +316,42 @@ fn attach_calls(
     plan: &Plan,
     kind: BackendKind,
     facts: &KernelFacts,
-) -> Result<Vec<(&'static ProbeRow, &'static str)>> {
+) -> Result<Vec<Attached>> {
     let present: Vec<_> = plan.functions.iter().filter(|name| facts.symbols.has(name)).collect();
     if present.is_empty() || kind == BackendKind::Tracepoint {
         return Ok(Vec::new());
     }
-    for row in CALLS {
+    for row in probes(Set::Calls) {
         let kprobe: &mut KProbe = program(ebpf, row.program)?.try_into()?;
         loaded(row.program, kprobe.load())?;
         for name in &present {
             kprobe.attach(name, 0).with_context(|| format!("attach kprobe to {name}"))?;
         }
     }
-    Ok(CALLS.iter().map(|row| (row, row.purpose)).collect())
+    let attached = |row: &ProbeRow| Attached { probe: row.probe, program: row.program, target: row.purpose };
+    Ok(probes(Set::Calls).map(attached).collect())
 }
 
-fn attach_one(ebpf: &mut Ebpf, name: &str, attachment: Attachment, target: &str) -> Result<()> {
+fn attach_one(ebpf: &mut Ebpf, Place { program: name, hook, target }: Place) -> Result<()> {
     let program = program(ebpf, name)?;
-    match attachment {
-        Attachment::Function(_) => {
+    match hook {
+        Hook::Kprobe => {
             let kprobe: &mut KProbe = program.try_into()?;
             loaded(name, kprobe.load())?;
             kprobe.attach(target, 0).with_context(|| format!("attach kprobe to {target}"))?;
         }
-        Attachment::RawTracepoint(_) => {
+        Hook::RawTracepoint => {
             let tracepoint: &mut RawTracePoint = program.try_into()?;
             loaded(name, tracepoint.load())?;
             tracepoint.attach(target).with_context(|| format!("attach to raw tracepoint {target}"))?;
         }
-        Attachment::Syscall(_) => {
+        Hook::Syscall => {
             let tracepoint: &mut TracePoint = program.try_into()?;
             loaded(name, tracepoint.load())?;
             let context = || format!("attach to tracepoint syscalls:{target}");
             tracepoint.attach("syscalls", target).with_context(context)?;
         }
+        Hook::Iterator => bail!("{name} is an iterator, which runs when it is asked to"),
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ mod table;
 pub use ebpf::EbpfBackend;
 pub(crate) use plan::padded;
 pub use plan::{Plan, Processes, Task};
-pub use table::{Attachment, BackendKind, ProbeRow, guard_problem, probes};
+pub use table::{BackendKind, guard_problem, label, place};
 
 use anyhow::{Result, bail};
 

@@ -5,14 +5,17 @@ use std::io::Write;
 use anyhow::Result;
 use clap::Args;
 use serde_json::json;
-use stealtrace_common::target::{PidNamespace, Volume};
+use stealtrace_common::{
+    probe::ProbeRow,
+    target::{PidNamespace, Volume},
+};
 
 use super::{
     Run, Shared, guard,
     options::{LINES, of},
 };
 use crate::{
-    backend::{BackendKind, EbpfBackend, Plan, ProbeRow, Processes, Task, probes},
+    backend::{BackendKind, EbpfBackend, Plan, Processes, Task, label, place},
     exit::Exit,
     kernel::{Capability, Era, KVM_BTF, KernelFacts, Kvm, Lockdown, missing_capabilities},
     os::output::Output,
@@ -129,7 +132,7 @@ fn backend_checks(kind: BackendKind, facts: &KernelFacts) -> Vec<Check> {
         (BackendKind::Kprobe, Some(reason)) => {
             vec![Check::fact("kprobe backend", format!("not available: {reason}"))]
         }
-        _ => probes(kind, facts).map(|row| probe(kind, row, facts)).collect(),
+        _ => kind.probes().map(|row| probe(kind, row, facts)).collect(),
     }
 }
 
@@ -210,9 +213,9 @@ const fn era(era: Era) -> &'static str {
 }
 
 fn probe(kind: BackendKind, row: &ProbeRow, facts: &KernelFacts) -> Check {
-    let item = format!("{kind}: {}", row.label());
-    match row.target(facts) {
-        Ok(target) => Check::of(&item, Ok(format!("usable at {target}: {}", row.purpose))),
+    let item = format!("{kind}: {}", label(row, facts));
+    match place(row, facts) {
+        Ok(place) => Check::of(&item, Ok(format!("usable at {}: {}", place.target, row.purpose))),
         Err(reason) if row.required => Check::of(&item, Err(reason)),
         Err(reason) => Check::fact(&item, format!("{reason}; not required")),
     }

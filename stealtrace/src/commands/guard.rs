@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde_json::json;
 use stealtrace_common::{
-    event::{Event, EventKind},
+    ring::Repair,
     target::{GuardOrders, Volume},
 };
 
@@ -157,8 +157,8 @@ struct Repairs {
 
 /// Guests are guarded all the same where nobody reads it.
 impl Sink for Repairs {
-    fn event(&mut self, event: &Event) -> Result<Flow> {
-        let line = self.tell(event);
+    fn repair(&mut self, repair: &Repair) -> Result<Flow> {
+        let line = self.tell(repair);
         self.out.write_all(line.as_bytes()).context("write the repairs")?;
         Ok(Flow::Continue)
     }
@@ -174,27 +174,27 @@ impl Repairs {
         Self { format: options.format, dry_run: options.dry_run, repaired: 0, left: 0, out }
     }
 
-    fn tell(&mut self, event: &Event) -> String {
-        let repaired = event.kind == EventKind::Repaired as u32;
+    fn tell(&mut self, repair: &Repair) -> String {
+        let repaired = repair.written != 0;
         *(if repaired { &mut self.repaired } else { &mut self.left }) += 1;
         let (verb, tone) = match (repaired, self.dry_run) {
             (true, _) => ("repaired", Tone::Good),
             (false, true) => ("would repair", Tone::Doubtful),
             (false, false) => ("FAILED to repair", Tone::Bad),
         };
-        let delta = event.delta().signed_ns();
-        let (corrupt, good) = (event.steal_after_ns, event.steal_before_ns);
-        let version = event.version_after;
+        let delta = repair.delta().signed_ns();
+        let caller = Thread { tid: repair.caller_tid, comm: Thread::name(&repair.comm).into_owned() };
+        let Repair { corrupt_ns: corrupt, good_ns: good, version, vm_tgid, vcpu_id, .. } = *repair;
         let line = match self.format {
             Format::Json => json!({
                 "type": "repair",
                 "schema": 1,
                 "utc": utc_now(),
                 "written": repaired,
-                "vm_pid": event.vm_tgid,
-                "vcpu_id": event.vcpu_id,
-                "caller_tid": event.caller_tid,
-                "caller": Thread::caller(event).comm,
+                "vm_pid": vm_tgid,
+                "vcpu_id": vcpu_id,
+                "caller_tid": caller.tid,
+                "caller": caller.comm,
                 "delta_ns": delta,
                 "steal_corrupt_ns": corrupt,
                 "steal_good_ns": good,
@@ -203,12 +203,10 @@ impl Repairs {
             })
             .to_string(),
             _ => format!(
-                "{} vCPU {}/{} on {}: guest steal {corrupt} ns ({corrupt:#x}) -> {good} ns, version {version} -> {}, \
+                "{} vCPU {}/{vcpu_id} on {caller}: guest steal {corrupt} ns ({corrupt:#x}) -> {good} ns, version {version} -> {}, \
                  the delta was {delta} ns",
                 Paint::of(&self.out).text(verb, tone),
-                Pid(event.vm_tgid),
-                event.vcpu_id,
-                Thread::caller(event),
+                Pid(vm_tgid),
                 version.wrapping_add(2),
             ),
         };

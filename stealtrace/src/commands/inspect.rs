@@ -14,8 +14,9 @@ use std::{
 use anyhow::{Result, bail};
 use clap::Args;
 use stealtrace_common::{
-    event::{Event, EventKind, OWNED},
+    event::{Event, EventKind},
     kvm::KVM_RUN,
+    ring::Sighting,
     target::Volume,
 };
 
@@ -171,10 +172,10 @@ impl Inspection {
         self.look_at_files()?;
         let descriptors::Descriptors { vcpus: descriptors, refused } = descriptors::look(pids);
         let wanted = |last: &&Last| match self.unlisted {
-            None => pids.is_empty() || pids.contains(&last.event.vm_tgid),
+            None => pids.is_empty() || pids.contains(&last.now.holder_tgid),
             Some(_) => descriptors
-                .get(&last.event.vm_tgid)
-                .is_some_and(|ids| ids.contains(&last.event.vcpu_id.to_string())),
+                .get(&last.now.holder_tgid)
+                .is_some_and(|ids| ids.contains(&last.now.vcpu_id.to_string())),
         };
         let now_ns = now_ns()?;
         let mut vcpus: Vec<_> =
@@ -211,13 +212,9 @@ struct Seen {
 }
 
 struct Last {
-    event: Event,
-    runner_tid: Option<u32>,
-    /// Host address of the guest's area.
-    address: Option<u64>,
+    /// All that is known of it by now.
+    now: Sighting,
     area: Option<Area>,
-    /// Is it known whose VM it is?
-    owned: bool,
     /// Why it may not be read, if so.
     unread: Option<String>,
     /// `last_steal` before the area was read.
@@ -226,77 +223,81 @@ struct Last {
 
 impl Sink for Seen {
     fn event(&mut self, event: &Event) -> Result<Flow> {
-        self.learn(event);
+        match event.kind {
+            EventKind::Created | EventKind::Destroyed => drop(self.vcpus.remove(&event.vcpu)),
+            EventKind::Ioctl | EventKind::Load | EventKind::Update | EventKind::MsrWrite => {
+                let last = self.vcpus.entry(event.vcpu).or_insert_with(|| Last::new(&seen(event)));
+                last.learn_event(event);
+            }
+            EventKind::Call | EventKind::Return | EventKind::ThreadEnded => {}
+        }
         Ok(Flow::Continue)
+    }
+
+    fn sighting(&mut self, sighting: &Sighting) -> Result<Flow> {
+        self.holders.insert((sighting.holder_tgid, sighting.vcpu_id.to_string()));
+        self.vcpus.entry(sighting.vcpu).or_insert_with(|| Last::new(sighting)).learn(sighting);
+        Ok(Flow::Continue)
+    }
+}
+
+/// The same, as far as an event tells it.
+fn seen(event: &Event) -> Sighting {
+    Sighting {
+        time_ns: event.time_ns,
+        vcpu: event.vcpu,
+        vm: event.vm,
+        msr_val: event.msr_val,
+        last_steal_ns: event.last_steal_after_ns,
+        area: event.area,
+        vcpu_id: event.vcpu_id,
+        holder_tgid: event.vm_tgid,
+        runner_tid: if event.ioctl == KVM_RUN { event.caller_tid } else { 0 },
+        owned: 0,
     }
 }
 
 impl Seen {
     fn drain(&mut self, backend: &mut EbpfBackend) {
-        backend.drain(MOST_EVENTS, |event| {
-            self.learn(event);
-            true
-        });
+        backend.drain(MOST_EVENTS, |entry| self.entry(entry).is_ok());
     }
 
     fn read_areas(&mut self) {
         for last in self.vcpus.values_mut() {
-            last.charged_before_ns = last.event.last_steal_after_ns;
-            let read = last.address.map(|at| vm::read_area(last.event.vm_tgid, last.runner_tid, at));
-            last.unread =
-                read.as_ref().and_then(|read| vm::refusal(last.event.vm_tgid, read.as_ref().err()?));
+            last.charged_before_ns = last.now.last_steal_ns;
+            let (address, pid) = (Some(last.now.area).filter(|at| *at != 0), last.now.holder_tgid);
+            let read = address.map(|at| vm::read_area(pid, last.runner_tid(), at));
+            last.unread = read.as_ref().and_then(|read| vm::refusal(pid, read.as_ref().err()?));
             last.area = read.and_then(Result::ok);
-        }
-    }
-
-    fn learn(&mut self, event: &Event) {
-        let Self { vcpus, holders } = self;
-        if event.kind == EventKind::Seen as u32 {
-            holders.insert((event.vm_tgid, event.vcpu_id.to_string()));
-        }
-        match EventKind::from_u32(event.kind) {
-            Some(EventKind::Created | EventKind::Destroyed) => drop(vcpus.remove(&event.vcpu)),
-            Some(
-                EventKind::Ioctl
-                | EventKind::Seen
-                | EventKind::Load
-                | EventKind::Update
-                | EventKind::MsrWrite,
-            ) => vcpus.entry(event.vcpu).or_insert_with(|| Last::new(event)).learn(event),
-            _ => {}
         }
     }
 }
 
 impl Last {
-    const fn new(event: &Event) -> Self {
-        Self {
-            event: *event,
-            runner_tid: None,
-            address: None,
-            area: None,
-            owned: false,
-            unread: None,
-            charged_before_ns: 0,
+    const fn new(now: &Sighting) -> Self {
+        Self { now: *now, area: None, unread: None, charged_before_ns: 0 }
+    }
+
+    fn learn(&mut self, now: &Sighting) {
+        let inherited = now.owned == 0 && (self.now.owned != 0 || now.holder_tgid > self.now.holder_tgid);
+        if !inherited {
+            self.now = *now; // else a process that inherited the descriptor, or was sent it
         }
     }
 
-    fn learn(&mut self, event: &Event) {
-        let listed = event.kind == EventKind::Seen as u32;
-        if listed && !event.has(OWNED) && (self.owned || event.vm_tgid > self.event.vm_tgid) {
-            return; // a process that inherited the descriptor, or was sent it
-        }
-        self.owned |= event.has(OWNED);
-        if event.msr_val != self.event.msr_val {
-            self.address = None;
-        }
-        self.event = *event;
-        if listed || event.ioctl == KVM_RUN {
-            self.runner_tid = Some(event.caller_tid).filter(|tid| *tid != 0);
-        }
-        if listed || event.kind == EventKind::Ioctl as u32 {
-            self.address = Some(event.area).filter(|at| *at != 0).or(self.address);
-        }
+    /// An event tells who runs it, and where the area lies, only now and then.
+    fn learn_event(&mut self, event: &Event) {
+        let (before, now) = (self.now, seen(event));
+        let known_area = if before.msr_val == now.msr_val { before.area } else { 0 };
+        self.now = Sighting {
+            area: if now.area == 0 { known_area } else { now.area },
+            runner_tid: if now.runner_tid == 0 { before.runner_tid } else { now.runner_tid },
+            ..now
+        };
+    }
+
+    fn runner_tid(&self) -> Option<u32> {
+        Some(self.now.runner_tid).filter(|tid| *tid != 0)
     }
 }
 
@@ -371,29 +372,29 @@ struct VcpuRow {
 }
 
 fn row(last: &Last, now_ns: u64, earlier: &Sights) -> VcpuRow {
-    let Last { event, runner_tid, area, charged_before_ns, .. } = last;
-    let pid = event.vm_tgid;
-    let key = (pid, event.vcpu);
-    let runner = runner_tid.map(|tid| Thread { tid, comm: process::comm(tid) });
-    let ago_ns = now_ns.saturating_sub(event.time_ns); // no more than that can have been charged since
+    let Last { now, area, charged_before_ns, .. } = last;
+    let pid = now.holder_tgid;
+    let key = (pid, now.vcpu);
+    let runner = last.runner_tid().map(|tid| Thread { tid, comm: process::comm(tid) });
+    let ago_ns = now_ns.saturating_sub(now.time_ns); // no more than that can have been charged since
     let sight = Sight {
-        msr_val: event.msr_val,
-        runner_tid: *runner_tid,
+        msr_val: now.msr_val,
+        runner_tid: last.runner_tid(),
         counter: area.map(|area| (area.steal_ns, area.version)),
-        charged_ns: *charged_before_ns..=event.last_steal_after_ns.saturating_add(ago_ns),
+        charged_ns: *charged_before_ns..=now.last_steal_ns.saturating_add(ago_ns),
     };
     VcpuRow {
         key,
-        kvm: event.vm,
+        kvm: now.vm,
         vm: None,
         pid,
         comm: process::comm(pid),
         vm_name: vm::name(pid),
-        id: event.vcpu_id,
+        id: now.vcpu_id,
         run_delay_ns: runner.as_ref().and_then(|runner| vm::run_delay_ns(runner.tid)),
         runner,
-        msr_val: event.msr_val,
-        last_steal_ns: event.last_steal_after_ns,
+        msr_val: now.msr_val,
+        last_steal_ns: now.last_steal_ns,
         judgement: judge(earlier.get(&key), &sight),
         area: *area,
         sight,

@@ -121,7 +121,7 @@ impl From<BackendChoice> for Option<BackendKind> {
 
 /// The ids of all rules.
 pub(super) fn rule_ids() -> clap::builder::PossibleValuesParser {
-    RULES.iter().map(|rule| rule.id).collect::<Vec<_>>().into()
+    RULES.iter().map(|rule| rule.id.as_str()).collect::<Vec<_>>().into()
 }
 
 /// Longer ones are typing errors, and past what clocks can add.

@@ -34,7 +34,7 @@ impl Run for Rules {
 fn list(out: &mut impl Write) -> io::Result<()> {
     let mut rows = table(["rule", "what it finds"]);
     for rule in RULES {
-        rows.add_row([rule.id, rule.explanation.what]);
+        rows.add_row([rule.id.as_str(), rule.explanation.what]);
     }
     writeln!(out, "{rows}\n`stealtrace rules ID` explains one.")
 }

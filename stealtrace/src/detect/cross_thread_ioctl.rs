@@ -8,11 +8,11 @@ use stealtrace_common::{
 use super::{API, Case, Explanation, Open, REPORT, Rule};
 use crate::{
     ioctl,
-    model::{Finding, Severity, Thread, Value, Vcpu},
+    model::{Finding, RuleId, Severity, Thread, Value, Vcpu},
 };
 
 pub(crate) const RULE: Rule = Rule {
-    id: "cross-thread-ioctl",
+    id: RuleId::new("cross-thread-ioctl"),
     judge,
     settle: Some(settle),
     explanation: Explanation {
@@ -34,10 +34,10 @@ const ASYNCHRONOUS: [u32; 1] = [0xc008_aeba];
 
 /// Of a vCPU that somebody runs. Of one that nobody runs yet, or any more, whoever runs it next decides who is foreign.
 fn judge(case: Case<'_>) -> Option<Finding> {
-    let Case { vcpu, event, kind, .. } = case;
+    let Case { vcpu, event, .. } = case;
     let runner = vcpu.living_runner()?;
     let exempt = event.ioctl == KVM_RUN || is_asynchronous(event) || vcpu.is_owned_by(event.caller_tid);
-    if kind != EventKind::Ioctl || exempt {
+    if event.kind != EventKind::Ioctl || exempt {
         return None;
     }
     // The caller may be the creator, if that was not seen.
@@ -51,7 +51,7 @@ fn settle(open: Open<'_>) -> Vec<Finding> {
         return Vec::new(); // nobody to be foreign to
     };
     let runner = match open.next {
-        Some((EventKind::Ioctl, next)) if next.ioctl == KVM_RUN => next.caller_tid,
+        Some(next) if next.kind == EventKind::Ioctl && next.ioctl == KVM_RUN => next.caller_tid,
         _ if open.is_over() => 0,
         _ => return Vec::new(),
     };

@@ -7,11 +7,11 @@ use stealtrace_common::event::{Event, EventKind};
 
 use super::{Case, Open, RULES, Rule};
 use crate::model::{
-    Finding, Severity, Summary, Thread, Threads, Vcpu, VcpuKey, VcpuName, VcpuSummary, VmNames,
+    Finding, RuleId, Severity, Summary, Thread, Threads, Vcpu, VcpuKey, VcpuName, VcpuSummary, VmNames,
 };
 
 /// Repetition is the same rule and cause about the same vCPU, caller and ioctl.
-type Fold = (&'static str, &'static str, VcpuKey, Thread, u32);
+type Fold = (RuleId, &'static str, VcpuKey, Thread, u32);
 
 /// vCPUs that ended and stay in the summary; of older ones only the number is kept.
 const MOST_ENDED: usize = 1000;
@@ -47,7 +47,7 @@ pub struct Engine {
     names: VmNames,
     threads: Threads,
     said: FxHashMap<Fold, Said>,
-    findings: BTreeMap<(&'static str, Severity), u64>,
+    findings: BTreeMap<(RuleId, Severity), u64>,
     events: u64,
 }
 
@@ -62,7 +62,7 @@ impl Engine {
     /// An engine with these rules (all if none are named) that ignores findings below a severity.
     #[must_use]
     pub fn new(rules: &[String], min_severity: Severity) -> Self {
-        let wanted = |rule: &&Rule| rules.is_empty() || rules.iter().any(|id| id == rule.id);
+        let wanted = |rule: &&Rule| rules.is_empty() || rules.iter().any(|id| id == rule.id.as_str());
         Self {
             rules: RULES.iter().filter(wanted).collect(),
             min_severity,
@@ -81,15 +81,12 @@ impl Engine {
 
     /// Judge an event.
     pub fn judge(&mut self, event: &Event) -> Judgement {
-        let Some(kind) = EventKind::from_u32(event.kind) else {
-            return Judgement::default(); // Event::decode lets no other through
-        };
         self.events += 1;
         self.threads.learn(event);
-        if kind == EventKind::ThreadEnded {
+        if event.kind == EventKind::ThreadEnded {
             self.thread_ended(event);
         }
-        if kind.is_of_thread() {
+        if event.kind.is_of_thread() {
             return Judgement::default();
         }
         let key = VcpuKey::of(event);
@@ -108,18 +105,18 @@ impl Engine {
             self.order.push(key);
             Box::new(Vcpu::first_seen(self.names.begin(event)))
         });
-        let case = Case { vcpu, threads, event, kind };
-        let open = Open { vcpu, threads, next: Some((kind, event)) };
+        let case = Case { vcpu, threads, event };
+        let open = Open { vcpu, threads, next: Some(event) };
         let settled = settled(&self.rules, open);
         let judged = self.rules.iter().filter_map(|rule| Some(advised(rule, (rule.judge)(case)?)));
         let found: Vec<Finding> =
             settled.chain(judged).filter(|finding| finding.severity >= self.min_severity).collect();
         vcpu.findings += found.iter().map(|finding| finding.count).sum::<u64>();
-        vcpu.learn(kind, event);
+        vcpu.learn(event);
         let (vcpu, anomalous) = (vcpu.name, !found.is_empty());
         let told = found.into_iter().filter_map(|finding| self.fold(key, finding));
         let told = found_before.into_iter().chain(told).collect();
-        if kind == EventKind::Destroyed {
+        if event.kind == EventKind::Destroyed {
             self.alive.remove(&key.address);
             self.forget_name(key, event.vm);
             self.end(key);
@@ -132,7 +129,7 @@ impl Engine {
         self.threads.end(event.caller_tid);
         for (key, _) in self.alive.values() {
             if let Some(vcpu) = self.vcpus.get_mut(key) {
-                vcpu.learn(EventKind::ThreadEnded, event);
+                vcpu.learn(event);
             }
         }
     }
@@ -211,7 +208,7 @@ impl Engine {
 
     /// Findings of a rule at a severity so far, repetitions included.
     #[must_use]
-    pub fn count(&self, rule: &'static str, severity: Severity) -> u64 {
+    pub fn count(&self, rule: RuleId, severity: Severity) -> u64 {
         self.findings.get(&(rule, severity)).copied().unwrap_or(0)
     }
 
@@ -266,7 +263,10 @@ mod tests {
 
     use super::Engine;
     use crate::{
-        detect::testing::{GET_LAPIC, Script},
+        detect::{
+            cross_thread_ioctl,
+            testing::{GET_LAPIC, Script},
+        },
         model::Severity,
     };
 
@@ -283,7 +283,7 @@ mod tests {
         ];
         let told: Vec<_> = events.iter().flat_map(|event| engine.judge(event).told).collect();
         assert_eq!(told.len(), 1);
-        assert_eq!(engine.summary().findings[&("cross-thread-ioctl", Severity::Warning)], 3);
+        assert_eq!(engine.summary().findings[&(cross_thread_ioctl::RULE.id, Severity::Warning)], 3);
     }
 
     #[test]
@@ -313,7 +313,7 @@ mod tests {
         assert_eq!((summary.vcpus.len(), summary.unlisted), (super::MOST_ENDED + 1, 49));
         assert_eq!(engine.said.len(), super::MOST_ENDED + 1);
         assert_eq!(
-            summary.findings[&("cross-thread-ioctl", Severity::Warning)],
+            summary.findings[&(cross_thread_ioctl::RULE.id, Severity::Warning)],
             super::MOST_ENDED as u64 + 50
         );
     }

@@ -7,10 +7,10 @@ use stealtrace_common::{
 };
 
 use super::{API, Case, Explanation, FIX, REPORT, Rule};
-use crate::model::{Finding, Restore, Severity, Thread, Value, Vcpu};
+use crate::model::{Finding, Restore, RuleId, Severity, Thread, Value, Vcpu};
 
 pub(crate) const RULE: Rule = Rule {
-    id: "foreign-steal-restore",
+    id: RuleId::new("foreign-steal-restore"),
     judge,
     settle: None,
     explanation: Explanation {
@@ -26,7 +26,7 @@ pub(crate) const RULE: Rule = Rule {
 };
 
 fn judge(case: Case<'_>) -> Option<Finding> {
-    match case.kind {
+    match case.event.kind {
         EventKind::MsrWrite => restored_under_a_runner(case),
         EventKind::Ioctl if case.event.ioctl == KVM_RUN => first_run_after_restore(case),
         _ => None,

@@ -1,13 +1,13 @@
 //! The rules, and the engine that runs them over events. Pure: no clock, no I/O, no async.
 
-mod cross_thread_ioctl;
+pub(crate) mod cross_thread_ioctl;
 mod engine;
-mod foreign_steal_restore;
-mod runner_hand_off;
-mod steal_backwards;
+pub(crate) mod foreign_steal_restore;
+pub(crate) mod runner_hand_off;
+pub(crate) mod steal_backwards;
 pub(crate) mod steal_over_charge;
-mod steal_poisoned;
-mod steal_rewound;
+pub(crate) mod steal_poisoned;
+pub(crate) mod steal_rewound;
 pub(crate) mod steal_underflow;
 #[cfg(test)]
 mod testing;
@@ -17,7 +17,7 @@ pub(crate) use steal_underflow::logged;
 
 use stealtrace_common::event::{Event, EventKind};
 
-use crate::model::{Finding, Thread, Threads, Vcpu};
+use crate::model::{Finding, RuleId, Thread, Threads, Vcpu};
 
 /// An event and what was known before it.
 #[derive(Clone, Copy)]
@@ -28,8 +28,6 @@ pub struct Case<'a> {
     pub threads: &'a Threads,
     /// What happened.
     pub event: &'a Event,
-    /// Its kind, decoded.
-    pub kind: EventKind,
 }
 
 impl Case<'_> {
@@ -48,20 +46,20 @@ pub struct Open<'a> {
     /// Threads by id.
     pub threads: &'a Threads,
     /// The next event; None if nothing follows.
-    pub next: Option<(EventKind, &'a Event)>,
+    pub next: Option<&'a Event>,
 }
 
 impl Open<'_> {
     /// Does nothing follow that could decide more?
     fn is_over(&self) -> bool {
-        matches!(self.next, None | Some((EventKind::Destroyed, _)))
+        self.next.is_none_or(|next| next.kind == EventKind::Destroyed)
     }
 }
 
 /// One rule: a pure function of an event and what was known before it.
 pub struct Rule {
     /// Its id, as findings carry it.
-    pub id: &'static str,
+    pub id: RuleId,
     /// The finding, if the event is one.
     pub judge: fn(Case<'_>) -> Option<Finding>,
     /// The findings about earlier events that waited for more, for rules that wait.
@@ -100,7 +98,7 @@ pub const RULES: &[Rule] = &[
 /// The rule with this id.
 #[must_use]
 pub fn rule(id: &str) -> Option<&'static Rule> {
-    RULES.iter().find(|rule| rule.id == id)
+    RULES.iter().find(|rule| rule.id.as_str() == id)
 }
 
 /// The bug report.

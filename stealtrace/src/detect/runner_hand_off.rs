@@ -7,10 +7,10 @@ use stealtrace_common::{
 };
 
 use super::{API, Case, Explanation, Open, REWORK, Rule, steal_over_charge};
-use crate::model::{Finding, HandOff, Severity, Thread, Value, Vcpu};
+use crate::model::{Finding, HandOff, RuleId, Severity, Thread, Value, Vcpu};
 
 pub(crate) const RULE: Rule = Rule {
-    id: "runner-hand-off",
+    id: RuleId::new("runner-hand-off"),
     judge,
     settle: Some(settle),
     explanation: Explanation {
@@ -26,18 +26,18 @@ pub(crate) const RULE: Rule = Rule {
 };
 
 fn judge(case: Case<'_>) -> Option<Finding> {
-    (case.kind == EventKind::Ioctl).then(|| disabled(case.vcpu, case.event))?
+    (case.event.kind == EventKind::Ioctl).then(|| disabled(case.vcpu, case.event))?
 }
 
 /// The update that follows tells what the hand-off did.
 fn settle(open: Open<'_>) -> Vec<Finding> {
     let is_decided = match open.next {
-        Some((EventKind::Update, update)) => {
+        Some(update) if update.kind == EventKind::Update => {
             open.vcpu.ended_hand_off(update).is_some()
                 && !update.delta().is_underflow()
                 && !steal_over_charge::over_charged(open.vcpu, update)
         }
-        Some((EventKind::Ioctl, next)) => next.ioctl == KVM_RUN,
+        Some(next) if next.kind == EventKind::Ioctl => next.ioctl == KVM_RUN,
         _ => open.is_over(),
     };
     if is_decided { unfinished(open.vcpu).into_iter().collect() } else { Vec::new() }

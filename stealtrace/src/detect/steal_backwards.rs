@@ -1,16 +1,13 @@
 //! KVM's own update lowered the guest's counter although no negative delta was seen.
 //! With a negative delta it is evidence of steal-underflow.
 
-use stealtrace_common::{
-    event::{EventKind, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN},
-    steal::StealDelta,
-};
+use stealtrace_common::event::{EventKind, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN};
 
 use super::{Case, Explanation, REWORK, Rule, steal_rewound};
-use crate::model::{Finding, Severity, Thread, Value};
+use crate::model::{Finding, RuleId, Severity, Thread, Value};
 
 pub(crate) const RULE: Rule = Rule {
-    id: "steal-backwards",
+    id: RuleId::new("steal-backwards"),
     judge,
     settle: None,
     explanation: Explanation {
@@ -24,12 +21,12 @@ pub(crate) const RULE: Rule = Rule {
 };
 
 fn judge(case: Case<'_>) -> Option<Finding> {
-    let Case { vcpu, event, kind, .. } = case;
-    if kind != EventKind::Update || !event.has(STEAL_BEFORE_KNOWN | STEAL_AFTER_KNOWN) {
+    let Case { vcpu, event, .. } = case;
+    if event.kind != EventKind::Update || !event.has(STEAL_BEFORE_KNOWN | STEAL_AFTER_KNOWN) {
         return None;
     }
     let delta = event.delta();
-    let growth = StealDelta::between(event.steal_before_ns, event.steal_after_ns);
+    let growth = event.growth();
     if delta.is_underflow() || !growth.is_underflow() || steal_rewound::reset(event) {
         return None;
     }

@@ -6,10 +6,10 @@ use stealtrace_common::{
 };
 
 use super::{API, Case, Explanation, REWORK, Rule};
-use crate::model::{Finding, HandOff, Severity, Thread, Value, Vcpu};
+use crate::model::{Finding, HandOff, RuleId, Severity, Thread, Value, Vcpu};
 
 pub(crate) const RULE: Rule = Rule {
-    id: "steal-over-charge",
+    id: RuleId::new("steal-over-charge"),
     judge,
     settle: None,
     explanation: Explanation {
@@ -33,8 +33,8 @@ const CLOCK_LAG_NS: u64 = 10_000_000;
 const TICK_NS: u64 = 10_000_000;
 
 fn judge(case: Case<'_>) -> Option<Finding> {
-    let Case { vcpu, event, kind, .. } = case;
-    let excess_ns = excess_ns(vcpu, event).filter(|_| kind == EventKind::Update)?;
+    let Case { vcpu, event, .. } = case;
+    let excess_ns = excess_ns(vcpu, event).filter(|_| event.kind == EventKind::Update)?;
     let cause = Cause::of(vcpu, event);
     let what = format!("the guest was charged more than the time that passed: {}", cause.words(case));
     let passed = (event.previous_update_ns != 0).then(|| passed_ns(event));

@@ -4,10 +4,10 @@
 use stealtrace_common::event::{Event, EventKind, FIRST_READ, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN};
 
 use super::{Case, Explanation, REPORT, Rule, steal_rewound};
-use crate::model::{Finding, Severity, Value};
+use crate::model::{Finding, RuleId, Severity, Value};
 
 pub(crate) const RULE: Rule = Rule {
-    id: "steal-poisoned",
+    id: RuleId::new("steal-poisoned"),
     judge,
     settle: None,
     explanation: Explanation {
@@ -28,13 +28,13 @@ const IMPOSSIBLE_NS: u64 = 1 << 63;
 const UPTIMES: u64 = 2;
 
 fn judge(case: Case<'_>) -> Option<Finding> {
-    let Case { vcpu, event, kind, .. } = case;
+    let Case { vcpu, event, .. } = case;
     let steal_ns = found(event)?;
     let first = event.has(FIRST_READ);
     let severity = severity(steal_ns, event.time_ns)?;
     let came_about =
         steal_rewound::rewound(event) && event.steal_last_ns < IMPOSSIBLE_NS && severity == Severity::Error;
-    if kind != EventKind::Update || !(first || came_about) {
+    if event.kind != EventKind::Update || !(first || came_about) {
         return None;
     }
     let what = "the guest's counter was impossible before this update".to_owned();

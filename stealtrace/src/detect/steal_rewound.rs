@@ -4,14 +4,13 @@
 use stealtrace_common::{
     event::{ACCUMULATES, Event, EventKind, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN, STEAL_LAST_KNOWN},
     kvm::KVM_RUN,
-    steal::StealDelta,
 };
 
 use super::{Case, Explanation, Rule};
-use crate::model::{Finding, Severity, Value};
+use crate::model::{Finding, RuleId, Severity, Value};
 
 pub(crate) const RULE: Rule = Rule {
-    id: "steal-rewound",
+    id: RuleId::new("steal-rewound"),
     judge,
     settle: None,
     explanation: Explanation {
@@ -26,8 +25,8 @@ pub(crate) const RULE: Rule = Rule {
 };
 
 fn judge(case: Case<'_>) -> Option<Finding> {
-    let Case { vcpu, event, kind, .. } = case;
-    let (what, left, found) = match kind {
+    let Case { vcpu, event, .. } = case;
+    let (what, left, found) = match event.kind {
         EventKind::Update if rewound(event) => (
             "the guest's counter was changed by the VMM or the guest since KVM's last update",
             event.steal_last_ns,
@@ -57,7 +56,7 @@ pub(super) fn rewound(event: &Event) -> bool {
 /// Did the counter restart at zero while the guest ran? It then holds no more than was charged meanwhile.
 pub(super) fn reset(event: &Event) -> bool {
     let charged = event.delta();
-    let growth = StealDelta::between(event.steal_before_ns, event.steal_after_ns);
+    let growth = event.growth();
     event.has(STEAL_BEFORE_KNOWN | STEAL_AFTER_KNOWN)
         && growth.is_underflow()
         && !charged.is_underflow()

@@ -3,14 +3,14 @@
 
 use stealtrace_common::{
     event::{ACCUMULATES, Event, EventKind, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN, STEAL_LAST_KNOWN},
-    steal::StealDelta,
+    steal::{StealDelta, is_impossible},
 };
 
 use super::{Case, Explanation, FIX, Open, REPORT, REWORK, Rule};
-use crate::model::{Finding, HandOff, Severity, Thread, Unsettled, Value, Vcpu};
+use crate::model::{Finding, HandOff, RuleId, Severity, Thread, Unsettled, Value, Vcpu};
 
 pub(crate) const RULE: Rule = Rule {
-    id: "steal-underflow",
+    id: RuleId::new("steal-underflow"),
     judge,
     settle: Some(settle),
     explanation: Explanation {
@@ -52,8 +52,8 @@ enum Reach {
 }
 
 fn judge(case: Case<'_>) -> Option<Finding> {
-    let Case { vcpu, event, kind, .. } = case;
-    if kind != EventKind::Update || !event.delta().is_underflow() || Unsettled::begins_with(event) {
+    let Case { vcpu, event, .. } = case;
+    if event.kind != EventKind::Update || !event.delta().is_underflow() || Unsettled::begins_with(event) {
         return None;
     }
     let reach = reach(event);
@@ -68,7 +68,7 @@ fn settle(open: Open<'_>) -> Vec<Finding> {
         return Vec::new();
     };
     let reach = match open.next {
-        Some((EventKind::Update, next)) => reach_shown_by(next),
+        Some(next) if next.kind == EventKind::Update => reach_shown_by(next),
         _ if open.is_over() => Reach::Unknown,
         _ => return Vec::new(),
     };
@@ -80,12 +80,12 @@ fn settle(open: Open<'_>) -> Vec<Finding> {
 
 /// Did the underflow before this update reach the guest? An update that underflows too answers for itself.
 fn reach_shown_by(next: &Event) -> Reach {
-    let is_impossible = next.steal_after_ns.cast_signed() < 0 && !next.delta().is_underflow();
+    let shows = is_impossible(next.steal_after_ns) && !next.delta().is_underflow();
     let is_below = |left: u64| StealDelta::between(left, next.steal_before_ns).is_underflow();
     let left = next.has(STEAL_LAST_KNOWN | STEAL_BEFORE_KNOWN).then_some(next.steal_last_ns);
     match left {
         _ if !next.has(STEAL_AFTER_KNOWN) => Reach::Unknown,
-        _ if is_impossible => Reach::Reached,
+        _ if shows => Reach::Reached,
         _ if next.has(ACCUMULATES) => Reach::Overwritten,
         Some(left) if is_below(left) => Reach::Reached,
         Some(_) => Reach::Overwritten,
@@ -157,8 +157,8 @@ fn before_ns(event: &Event) -> Option<u64> {
     let left = Some(event.steal_last_ns)
         .filter(|_| event.has(STEAL_LAST_KNOWN))
         .filter(|left| added_to == *left || !StealDelta::between(*left, event.steal_after_ns).is_underflow());
-    let is_impossible = event.steal_after_ns.cast_signed() < 0 && added_to.cast_signed() >= 0;
-    left.or_else(|| is_impossible.then_some(added_to)).filter(|_| event.has(STEAL_AFTER_KNOWN))
+    let turned = is_impossible(event.steal_after_ns) && !is_impossible(added_to);
+    left.or_else(|| turned.then_some(added_to)).filter(|_| event.has(STEAL_AFTER_KNOWN))
 }
 
 fn reach(event: &Event) -> Reach {

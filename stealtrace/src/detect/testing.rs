@@ -38,7 +38,7 @@ impl Script {
             time_ns: self.time_ns,
             vcpu: 0xffff_8880_0000_0000,
             generation: self.generation,
-            kind: kind as u32,
+            kind,
             vm_tgid: 100,
             caller_tgid: 100,
             caller_tid: tid,
@@ -110,9 +110,9 @@ pub(crate) fn judge_all(rule: &Rule, events: &[Event]) -> Vec<Finding> {
     let Some((event, earlier)) = events.split_last() else { return Vec::new() };
     let (vcpu, mut threads) = learned(earlier);
     threads.learn(event);
-    let (vcpu, threads, kind) = (&vcpu, &threads, kind(event));
-    let settled = rule.settle.map(|settle| settle(Open { vcpu, threads, next: Some((kind, event)) }));
-    let judged = (rule.judge)(Case { vcpu, threads, event, kind });
+    let (vcpu, threads) = (&vcpu, &threads);
+    let settled = rule.settle.map(|settle| settle(Open { vcpu, threads, next: Some(event) }));
+    let judged = (rule.judge)(Case { vcpu, threads, event });
     settled.into_iter().flatten().chain(judged).collect()
 }
 
@@ -126,11 +126,7 @@ fn learned(events: &[Event]) -> (Vcpu, Threads) {
     let (mut vcpu, mut threads) = (Vcpu::first_seen(VcpuName::default()), Threads::default());
     for event in events {
         threads.learn(event);
-        vcpu.learn(kind(event), event);
+        vcpu.learn(event);
     }
     (vcpu, threads)
-}
-
-fn kind(event: &Event) -> EventKind {
-    EventKind::from_u32(event.kind).expect("scripts have kinds")
 }

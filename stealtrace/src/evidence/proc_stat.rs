@@ -10,9 +10,12 @@ use std::{
 use stealtrace_common::event::Event;
 
 use super::{Line, Reader, Sink};
-use crate::model::{Finding, Severity, Value, Vcpu, VcpuKey, VcpuName};
+use crate::{
+    detect::{steal_backwards, steal_over_charge, steal_poisoned},
+    model::{Finding, RuleId, Severity, Value, Vcpu, VcpuKey, VcpuName},
+};
 
-const POISONED: &str = "steal-poisoned";
+const POISONED: RuleId = steal_poisoned::RULE.id;
 /// Lines of /proc/stat that say nothing of steal.
 const OTHERS: [&str; 7] = ["intr", "ctxt", "btime", "processes", "procs_running", "procs_blocked", "softirq"];
 /// CPUs of one guest at most.
@@ -186,7 +189,8 @@ impl ProcStat {
         }
         self.stuck.remove(&id);
         let what = || format!("guest CPU {id}'s steal decreased between two snapshots");
-        let backwards = || finding("steal-backwards", Severity::Error, id, what()).with_steal(earlier, cpu);
+        let backwards =
+            || finding(steal_backwards::RULE.id, Severity::Error, id, what()).with_steal(earlier, cpu);
         (cpu.steal < earlier.steal).then(backwards)
     }
 }
@@ -210,7 +214,7 @@ fn key(id: u32) -> VcpuKey {
     VcpuKey { address: id.into(), generation: 0 }
 }
 
-fn finding(rule: &'static str, severity: Severity, id: u32, what: String) -> Finding {
+fn finding(rule: RuleId, severity: Severity, id: u32, what: String) -> Finding {
     let vcpu = Vcpu::first_seen(VcpuName { pid: 0, vm: 0, id });
     Finding::new(
         rule,
@@ -249,7 +253,7 @@ fn stuck(id: u32, stolen: u64, passed: Option<u64>) -> Finding {
         Some(passed) if passed >= STARVED_TICKS && stolen >= passed - passed / 100 => {
             finding(POISONED, Severity::Error, id, what)
         }
-        _ => finding("steal-over-charge", Severity::Warning, id, what),
+        _ => finding(steal_over_charge::RULE.id, Severity::Warning, id, what),
     }
 }
 
@@ -325,6 +329,7 @@ fn span(ticks: u64) -> String {
 mod tests {
     use super::span;
     use crate::{
+        detect::{steal_backwards, steal_over_charge, steal_poisoned},
         evidence::{
             Kind, detect,
             testing::{Kept, read},
@@ -338,7 +343,7 @@ mod tests {
     fn the_bug_report_is_impossible_on_all_four_cpus_and_its_total_wrapped_once() {
         let kept = read(Kind::ProcStat, STAT);
         let found: Vec<_> = kept.findings.iter().map(|f| (f.rule, f.severity, f.vcpu.id)).collect();
-        let poisoned = |id| ("steal-poisoned", Severity::Error, id);
+        let poisoned = |id| (steal_poisoned::RULE.id, Severity::Error, id);
         assert_eq!(found, [poisoned(0), poisoned(1), poisoned(2), poisoned(3)]);
         let [note] = &kept.notes[..] else { panic!("{:?}", kept.notes) };
         assert!(note.contains("136562317270") && note.contains("1981236724638"), "{note}");
@@ -362,8 +367,8 @@ mod tests {
             let kept = read(Kind::ProcStat, &(snapshot(first.0, first.1) + &snapshot(second.0, second.1)));
             kept.findings.iter().map(|f| (f.rule, f.severity)).collect::<Vec<_>>()
         };
-        assert_eq!(found((100, 1000), (99, 2000)), [("steal-backwards", Severity::Error)]);
-        assert_eq!(found((100, 1000), (101, 1000)), [("steal-over-charge", Severity::Warning)]);
+        assert_eq!(found((100, 1000), (99, 2000)), [(steal_backwards::RULE.id, Severity::Error)]);
+        assert_eq!(found((100, 1000), (101, 1000)), [(steal_over_charge::RULE.id, Severity::Warning)]);
     }
 
     fn up(seconds: u64, steal: u64, idle: u64) -> String {
@@ -377,8 +382,8 @@ mod tests {
             assert_eq!(kept.not_understood, 0);
             kept.findings.iter().map(|f| (f.rule, f.severity)).collect::<Vec<_>>()
         };
-        let stuck = ("steal-over-charge", Severity::Warning);
-        let poisoned = ("steal-poisoned", Severity::Error);
+        let stuck = (steal_over_charge::RULE.id, Severity::Warning);
+        let poisoned = (steal_poisoned::RULE.id, Severity::Error);
         assert_eq!(found(&[up(900, 0, 9), up(905, 500, 9), up(910, 1000, 9)]), [stuck, poisoned]);
         assert_eq!(found(&[up(900, 0, 9), up(905, 500, 9), up(909, 900, 9)]), [stuck]);
         assert_eq!(found(&[up(900, 0, 9), up(905, 500, 9), up(910, 989, 9)]), [stuck]); // ran for moments
@@ -388,12 +393,15 @@ mod tests {
 
     #[test]
     fn a_state_that_is_seen_again_is_one_finding() {
-        let poisoned = |kept: &Kept| kept.engine.count("steal-poisoned", Severity::Error);
+        let poisoned = |kept: &Kept| kept.engine.count(steal_poisoned::RULE.id, Severity::Error);
         let stat = [up(900, 400_000, 1), up(901, 400_010, 90), up(902, 400_010, 190)];
         assert_eq!(poisoned(&read(Kind::ProcStat, &stat.concat())), 1);
         let stuck = [up(900, 0, 9), up(905, 500, 9), up(907, 700, 9), up(910, 1000, 9), up(911, 1100, 9)];
         let kept = read(Kind::ProcStat, &stuck.concat());
-        assert_eq!((poisoned(&kept), kept.engine.count("steal-over-charge", Severity::Warning)), (1, 1));
+        assert_eq!(
+            (poisoned(&kept), kept.engine.count(steal_over_charge::RULE.id, Severity::Warning)),
+            (1, 1)
+        );
         let again = [up(900, 400_000, 1), up(5, 0, 1), up(900, 400_000, 90)];
         assert_eq!(poisoned(&read(Kind::ProcStat, &again.concat())), 2);
     }
@@ -422,7 +430,7 @@ mod tests {
             (stat("", 9, 900, 100, ""), stat("", 9, 2, 0, "")), // re-plugged: idle begins anew, the rest does not
         ] {
             let kept = read(Kind::ProcStat, &(first + &second));
-            assert_eq!(kept.findings.first().map(|f| f.rule), Some("steal-backwards"), "{second}");
+            assert_eq!(kept.findings.first().map(|f| f.rule), Some(steal_backwards::RULE.id), "{second}");
         }
     }
 

@@ -16,7 +16,10 @@ use stealtrace_common::{
 
 use self::{families::Families, request::Request};
 use super::{Line, Reader, Sink};
-use crate::model::{Finding, Severity, Thread, Value, Vcpu, VcpuKey, VcpuName};
+use crate::{
+    detect::foreign_steal_restore,
+    model::{Finding, Severity, Thread, Value, Vcpu, VcpuKey, VcpuName},
+};
 
 /// Descriptors and unfinished calls remembered at most; a log of more is not one VMM's.
 const MOST: usize = 65_536;
@@ -242,13 +245,13 @@ fn possible_restore(vcpu: &Descriptor, tid: u32, fd: u32, event: &Event) -> Opti
         "possible restore of the steal MSR by {}; strace does not show which MSRs",
         Thread::caller(event)
     );
-    let finding = Finding::new("foreign-steal-restore", Severity::Notice, &shown, event, what);
+    let finding = Finding::new(foreign_steal_restore::RULE.id, Severity::Notice, &shown, event, what);
     Some(finding.with("fd", Value::Number(fd.into())))
 }
 
 fn event(kind: EventKind, parts: Parts<'_>, (process, fd): Key, vcpu: Descriptor, ioctl: u32) -> Event {
     Event {
-        kind: kind as u32,
+        kind,
         time_ns: parts.time_ns,
         vcpu: u64::from(process) << 32 | u64::from(fd),
         vm_tgid: process,
@@ -395,6 +398,7 @@ mod tests {
 
     use super::{split, time};
     use crate::{
+        detect::{cross_thread_ioctl, foreign_steal_restore, runner_hand_off},
         evidence::{Kind, detect, testing::read},
         model::{Severity, VcpuSummary},
     };
@@ -412,9 +416,10 @@ mod tests {
                 vcpu.ioctls.iter().filter(|(thread, _)| thread.tid == 1859).map(|(_, count)| count).sum();
             assert_eq!(by_main, 10);
         }
-        assert_eq!(summary.findings[&("cross-thread-ioctl", Severity::Notice)], 20);
-        assert_eq!(summary.findings[&("foreign-steal-restore", Severity::Notice)], 4);
-        let possible: Vec<_> = kept.findings.iter().filter(|f| f.rule == "foreign-steal-restore").collect();
+        assert_eq!(summary.findings[&(cross_thread_ioctl::RULE.id, Severity::Notice)], 20);
+        assert_eq!(summary.findings[&(foreign_steal_restore::RULE.id, Severity::Notice)], 4);
+        let possible: Vec<_> =
+            kept.findings.iter().filter(|f| f.rule == foreign_steal_restore::RULE.id).collect();
         assert!(
             possible.iter().all(|f| f.ioctl == KVM_SET_MSRS && f.what.contains("does not show which MSRs"))
         );
@@ -432,7 +437,7 @@ mod tests {
         let kept = read(Kind::Strace, log);
         assert_eq!(kept.not_understood, 0);
         assert_eq!(kept.findings.len(), 1);
-        assert_eq!((kept.findings[0].rule, kept.findings[0].caller.tid), ("cross-thread-ioctl", 12));
+        assert_eq!((kept.findings[0].rule, kept.findings[0].caller.tid), (cross_thread_ioctl::RULE.id, 12));
         assert_eq!(kept.engine.summary().vcpus[0].runner.as_ref().map(|thread| thread.tid), Some(10));
     }
 
@@ -492,7 +497,7 @@ mod tests {
 "
             );
             assert_eq!(seen(&log), [(0, Some(12), 2)], "{log}");
-            assert_eq!(read(Kind::Strace, &log).findings[0].rule, "runner-hand-off", "{log}");
+            assert_eq!(read(Kind::Strace, &log).findings[0].rule, runner_hand_off::RULE.id, "{log}");
         }
     }
 

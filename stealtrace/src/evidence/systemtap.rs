@@ -131,7 +131,7 @@ fn comm(name: &str) -> Comm {
 
 fn event(parts: &Parts<'_>, numbers: &Numbers) -> Event {
     Event {
-        kind: EventKind::Update as u32,
+        kind: EventKind::Update,
         caller_tid: parts.tid,
         run_delay_ns: numbers.run_delay_ns,
         last_steal_before_ns: numbers.last_steal_ns,
@@ -178,6 +178,7 @@ fn delta(says: &str) -> Option<(u64, Numbers)> {
 #[cfg(test)]
 mod tests {
     use crate::{
+        detect::steal_underflow,
         evidence::{Kind, detect, testing::read},
         model::{Severity, Value},
     };
@@ -190,7 +191,10 @@ mod tests {
         let found: Vec<_> = kept.findings.iter().map(|f| (f.rule, f.severity, f.caller.tid)).collect();
         assert_eq!(
             found,
-            [("steal-underflow", Severity::Error, 18449), ("steal-underflow", Severity::Error, 18448)]
+            [
+                (steal_underflow::RULE.id, Severity::Error, 18449),
+                (steal_underflow::RULE.id, Severity::Error, 18448)
+            ]
         );
         for (finding, delta) in kept.findings.iter().zip([-7_816_645, -7_856_949]) {
             assert!(finding.evidence.contains(&("delta", Value::SignedNs(delta))), "{finding:?}");

@@ -3,10 +3,13 @@
 use std::io;
 
 use rustc_hash::FxHashMap;
-use stealtrace_common::event::Event;
+use stealtrace_common::{event::Event, steal::is_impossible};
 
 use super::{Line, Reader, Sink};
-use crate::model::{Finding, Severity, Value, Vcpu, VcpuKey, VcpuName};
+use crate::{
+    detect::{steal_backwards, steal_poisoned},
+    model::{Finding, RuleId, Severity, Value, Vcpu, VcpuKey, VcpuName},
+};
 
 /// Addresses remembered at most.
 const MOST_AREAS: usize = 65_536;
@@ -110,10 +113,10 @@ impl Xp {
         }
         let key = VcpuKey { address, generation: 0 };
         match before {
-            Some(before) if is_poisoned(before) && is_poisoned(steal_ns) => {
+            Some(before) if is_impossible(before) && is_impossible(steal_ns) => {
                 sink.note(&format!("{address:#x}: {before:#x} -> {steal_ns:#x}, still below zero"))
             }
-            _ if is_poisoned(steal_ns) => sink.finding(key, poisoned(address, steal_ns)),
+            _ if is_impossible(steal_ns) => sink.finding(key, poisoned(address, steal_ns)),
             None => sink.note(&format!("{address:#x}: {steal_ns} ns, possible")),
             Some(before) if steal_ns < before => sink.finding(key, decreased(address, before, steal_ns)),
             Some(before) => {
@@ -125,24 +128,20 @@ impl Xp {
     }
 }
 
-const fn is_poisoned(steal_ns: u64) -> bool {
-    steal_ns.cast_signed() < 0
-}
-
 fn poisoned(address: u64, steal_ns: u64) -> Finding {
     let signed = steal_ns.cast_signed();
     let what = format!("the counter at {address:#x} is {steal_ns:#x} = {signed} ns: it went below zero");
-    finding("steal-poisoned", what).with("steal_found", Value::Ns(steal_ns))
+    finding(steal_poisoned::RULE.id, what).with("steal_found", Value::Ns(steal_ns))
 }
 
 fn decreased(address: u64, before: u64, after: u64) -> Finding {
     let what = format!("the counter at {address:#x} decreased between two samples");
-    finding("steal-backwards", what)
+    finding(steal_backwards::RULE.id, what)
         .with("steal_before", Value::Ns(before))
         .with("steal_after", Value::Ns(after))
 }
 
-fn finding(rule: &'static str, what: String) -> Finding {
+fn finding(rule: RuleId, what: String) -> Finding {
     let vcpu = Vcpu::first_seen(VcpuName::default());
     let event = Event { comm: *b"guest\0\0\0\0\0\0\0\0\0\0\0", ..Event::default() };
     Finding::new(rule, Severity::Error, &vcpu, &event, what)
@@ -205,6 +204,7 @@ fn parse(value: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use crate::{
+        detect::{steal_backwards, steal_poisoned},
         evidence::{Kind, detect, testing::read},
         model::Severity,
     };
@@ -216,7 +216,7 @@ mod tests {
     fn the_bug_reports_bytes_are_a_poisoned_counter() {
         let kept = read(Kind::Xp, BYTES);
         let [finding] = &kept.findings[..] else { panic!("{:?}", kept.findings) };
-        assert_eq!((finding.rule, finding.severity), ("steal-poisoned", Severity::Error));
+        assert_eq!((finding.rule, finding.severity), (steal_poisoned::RULE.id, Severity::Error));
         assert!(finding.what.contains("0xfffffffff5775794 = -176728172 ns"), "{}", finding.what);
         assert_eq!(kept.not_understood, 0);
     }
@@ -250,7 +250,7 @@ mod tests {
     fn a_counter_that_decreases_is_an_error() {
         let kept =
             read(Kind::Xp, "xp /gx 0x1000\n0000000000001000: 0x20\nxp /gx 0x1000\n0000000000001000: 0x1f\n");
-        assert_eq!(kept.findings.first().map(|f| f.rule), Some("steal-backwards"));
+        assert_eq!(kept.findings.first().map(|f| f.rule), Some(steal_backwards::RULE.id));
     }
 
     #[test]
@@ -271,7 +271,7 @@ mod tests {
         let sample = |value: &str| format!("xp /gx 0x1000\n0000000000001000: {value}\n");
         let count = |values: &[&str]| {
             let text: String = values.iter().map(|value| sample(value)).collect();
-            read(Kind::Xp, &text).engine.count("steal-poisoned", Severity::Error)
+            read(Kind::Xp, &text).engine.count(steal_poisoned::RULE.id, Severity::Error)
         };
         assert_eq!(count(&["0xfffffffff5775794", "0xfffffffff5775799"]), 1);
         assert_eq!(count(&["0xfffffffff5775794", "0x7", "0xfffffffff5775799"]), 2);

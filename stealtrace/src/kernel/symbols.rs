@@ -7,26 +7,14 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use stealtrace_common::probe::functions;
 
 /// The symbols that matter to us, by name.
 #[derive(Debug, Default)]
 pub struct Symbols(HashMap<String, u64>);
 
-/// Every symbol somebody in this crate asks for.
-const WANTED: [&str; 9] = [
-    "kvm_vcpu_ioctl",
-    "kvm_arch_vcpu_load",
-    "kvm_arch_vcpu_put",
-    "kvm_set_msr_common",
-    "accumulate_steal_time",
-    "record_steal_time",
-    "kvm_arch_vcpu_create",
-    "kvm_arch_vcpu_destroy",
-    "kvm_init",
-];
-
 impl Symbols {
-    /// The running kernel's symbols: ours, and more if asked for.
+    /// The running kernel's symbols: those that probes are for, and more if asked for.
     ///
     /// # Errors
     /// When /proc/kallsyms cannot be read.
@@ -39,7 +27,7 @@ impl Symbols {
     /// Line by line: the whole is more than ten megabytes.
     fn parse(mut text: impl BufRead, more: &[String]) -> io::Result<Self> {
         let wanted = |name: &[u8]| {
-            WANTED.iter().any(|wanted| wanted.as_bytes() == name)
+            functions().any(|wanted| wanted.as_bytes() == name)
                 || more.iter().any(|wanted| wanted.as_bytes() == name)
         };
         let mut symbols = HashMap::new();
@@ -109,9 +97,9 @@ mod tests {
 
     #[test]
     fn split_off_cold_parts_and_data_are_not_functions() {
-        let symbols = parse("ffffffff8120152f t record_steal_time.cold\nffffffff81000000 d kvm_init\n");
+        let symbols = parse("ffffffff8120152f t record_steal_time.cold\nffffffff81000000 d kvm_vcpu_ioctl\n");
         assert!(!symbols.has("record_steal_time"));
-        assert!(!symbols.has("kvm_init"));
+        assert!(!symbols.has("kvm_vcpu_ioctl"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{os::fd::AsFd as _, time::Duration};
 
 use anyhow::{Context as _, Result};
-use stealtrace_common::event::Event;
+use stealtrace_common::ring::Entry;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     runtime,
@@ -88,8 +88,8 @@ impl Live {
 
     fn drain(&mut self, sink: &mut dyn Sink) -> Result<Drained> {
         let mut handled = Ok(Flow::Continue);
-        let each = |event: &Event| {
-            handled = sink.event(event);
+        let each = |entry: &Entry| {
+            handled = sink.entry(entry);
             matches!(handled, Ok(Flow::Continue))
         };
         let is_empty = self.backend.drain(BATCH, each);

@@ -1,14 +1,38 @@
 //! Who gets to see a live trace's events.
 
 use anyhow::Result;
-use stealtrace_common::event::Event;
+use stealtrace_common::{
+    event::Event,
+    ring::{Entry, Repair, Sighting},
+};
 
 use crate::pipeline::Flow;
 
-/// Sees every event in the order in which it happened.
+/// Sees everything in the order in which it happened.
 pub(crate) trait Sink {
     /// One more event.
-    fn event(&mut self, event: &Event) -> Result<Flow>;
+    fn event(&mut self, _event: &Event) -> Result<Flow> {
+        Ok(Flow::Continue)
+    }
+
+    /// A vCPU's descriptor was found.
+    fn sighting(&mut self, _sighting: &Sighting) -> Result<Flow> {
+        Ok(Flow::Continue)
+    }
+
+    /// An update was repaired, or would have been.
+    fn repair(&mut self, _repair: &Repair) -> Result<Flow> {
+        Ok(Flow::Continue)
+    }
+
+    /// Whichever it is.
+    fn entry(&mut self, entry: &Entry) -> Result<Flow> {
+        match entry {
+            Entry::Event(event) => self.event(event),
+            Entry::Sighting(sighting) => self.sighting(sighting),
+            Entry::Repair(repair) => self.repair(repair),
+        }
+    }
 
     /// What there was has been handed over; time passes.
     fn tick(&mut self) -> Result<Flow> {
@@ -31,8 +55,8 @@ impl Fan<'_> {
 }
 
 impl Sink for Fan<'_> {
-    fn event(&mut self, event: &Event) -> Result<Flow> {
-        self.each(|sink| sink.event(event))
+    fn entry(&mut self, entry: &Entry) -> Result<Flow> {
+        self.each(|sink| sink.entry(entry))
     }
 
     fn tick(&mut self) -> Result<Flow> {
@@ -43,7 +67,7 @@ impl Sink for Fan<'_> {
 #[cfg(test)]
 mod tests {
     use anyhow::Result;
-    use stealtrace_common::event::Event;
+    use stealtrace_common::{event::Event, ring::Entry};
 
     use super::{Fan, Sink};
     use crate::pipeline::Flow;
@@ -58,7 +82,7 @@ mod tests {
 
     fn together(flows: [Flow; 2]) -> Flow {
         let [mut one, mut other] = flows.map(Says);
-        Fan(vec![&mut one, &mut other]).event(&Event::default()).unwrap()
+        Fan(vec![&mut one, &mut other]).entry(&Entry::Event(Event::default())).unwrap()
     }
 
     #[test]

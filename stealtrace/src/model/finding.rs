@@ -8,6 +8,28 @@ use stealtrace_common::event::Event;
 
 use super::{Thread, Vcpu, VcpuName};
 
+/// The id of a rule. Each rule has made its own; who wants one takes it from there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RuleId(&'static str);
+
+impl RuleId {
+    pub(crate) const fn new(id: &'static str) -> Self {
+        Self(id)
+    }
+
+    /// As people and formats write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        self.0
+    }
+}
+
+impl fmt::Display for RuleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Severity {
@@ -52,8 +74,8 @@ pub type Field = (&'static str, Value);
 /// What a rule says about an event.
 #[derive(Clone, Debug)]
 pub struct Finding {
-    /// Id of the rule.
-    pub rule: &'static str,
+    /// Of which rule.
+    pub rule: RuleId,
     /// How bad it is.
     pub severity: Severity,
     /// When, ns of CLOCK_MONOTONIC.
@@ -81,7 +103,7 @@ pub struct Finding {
 impl Finding {
     /// A finding about this event.
     #[must_use]
-    pub fn new(rule: &'static str, severity: Severity, vcpu: &Vcpu, event: &Event, what: String) -> Self {
+    pub fn new(rule: RuleId, severity: Severity, vcpu: &Vcpu, event: &Event, what: String) -> Self {
         Self {
             rule,
             severity,
@@ -109,7 +131,7 @@ impl Finding {
     #[must_use]
     pub fn fields(&self) -> Vec<Field> {
         let mut fields = vec![
-            ("rule", Value::Text(self.rule.to_owned())),
+            ("rule", Value::Text(self.rule.to_string())),
             ("severity", Value::Text(self.severity.to_string())),
             ("vm_pid", Value::Number(self.vcpu.pid.into())),
             ("vm", Value::Number(self.vcpu.vm.into())),

@@ -6,7 +6,7 @@ mod threads;
 mod vcpu;
 mod vm_names;
 
-pub use finding::{Field, Finding, Severity, Value};
+pub use finding::{Field, Finding, RuleId, Severity, Value};
 pub use summary::{Losses, ProbeLoss, Summary, VcpuSummary};
 pub use threads::Threads;
 pub use vcpu::{Enabling, HandOff, Pid, Restore, Thread, Unsettled, Vcpu, VcpuKey, VcpuName};

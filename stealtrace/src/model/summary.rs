@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Severity, Thread, VcpuName};
+use super::{RuleId, Severity, Thread, VcpuName};
 
 /// What one probe did, all CPUs together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +69,7 @@ pub struct Summary {
     /// vCPUs that ended too long ago to be among them.
     pub unlisted: u64,
     /// Findings by rule and severity, repetitions included.
-    pub findings: BTreeMap<(&'static str, Severity), u64>,
+    pub findings: BTreeMap<(RuleId, Severity), u64>,
     /// What was missed.
     pub losses: Losses,
     /// Why the run proves nothing although nothing was lost, if so.

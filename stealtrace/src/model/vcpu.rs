@@ -30,8 +30,14 @@ impl Thread {
     /// The name of an event's caller.
     #[must_use]
     pub fn comm_of(event: &Event) -> Cow<'_, str> {
-        let end = event.comm.iter().position(|byte| *byte == 0).unwrap_or(event.comm.len());
-        String::from_utf8_lossy(&event.comm[..end])
+        Self::name(&event.comm)
+    }
+
+    /// A name as the kernel keeps it.
+    #[must_use]
+    pub fn name(comm: &[u8; 16]) -> Cow<'_, str> {
+        let end = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
+        String::from_utf8_lossy(&comm[..end])
     }
 }
 
@@ -227,20 +233,14 @@ impl Vcpu {
     }
 
     /// Learn from an event, after the rules have judged it.
-    pub fn learn(&mut self, kind: EventKind, event: &Event) {
-        match kind {
+    pub fn learn(&mut self, event: &Event) {
+        match event.kind {
             EventKind::Created => self.creator = Some(Thread::caller(event)),
             EventKind::Ioctl => self.learn_ioctl(event),
             EventKind::MsrWrite => self.learn_msr_write(event),
             EventKind::Update => self.learn_update(event),
             EventKind::ThreadEnded => self.learn_end(event.caller_tid),
-            EventKind::Load
-            | EventKind::Destroyed
-            | EventKind::Call
-            | EventKind::Return
-            | EventKind::Seen
-            | EventKind::Repaired
-            | EventKind::Unrepaired => {}
+            EventKind::Load | EventKind::Destroyed | EventKind::Call | EventKind::Return => {}
         }
     }
 

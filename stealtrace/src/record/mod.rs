@@ -46,7 +46,7 @@ fn opening() -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use stealtrace_common::event::Event;
+    use stealtrace_common::event::{Event, EventKind};
 
     use super::{End, Header, Item, NAME, Player, Recorder, opening};
 
@@ -65,7 +65,12 @@ mod tests {
     }
 
     fn events() -> Vec<Event> {
-        let event = |time_ns, run_delay_ns| Event { kind: 3, time_ns, run_delay_ns, ..Event::default() };
+        let event = |time_ns, run_delay_ns| Event {
+            kind: EventKind::Ioctl,
+            time_ns,
+            run_delay_ns,
+            ..Event::default()
+        };
         vec![event(10, u64::MAX), event(20, 0), event(20, 1 << 63)]
     }
 

@@ -103,25 +103,17 @@ impl<W: Write> Reporter for Calls<W> {
     fn event(&mut self, event: &Event, judgement: &Judgement) -> io::Result<()> {
         let marked = judgement.anomalous;
         let name = self.function(event);
-        match EventKind::from_u32(event.kind) {
-            Some(EventKind::Call) => self.enter(event, &name, marked),
-            Some(EventKind::Return) => self.leave(event, &name),
-            Some(EventKind::Ioctl) => {
+        match event.kind {
+            EventKind::Call => self.enter(event, &name, marked),
+            EventKind::Return => self.leave(event, &name),
+            EventKind::Ioctl => {
                 self.threads.remove(&event.caller_tid); // whatever it was in has returned
                 if self.ioctls_only { self.enter(event, &name, marked) } else { Ok(()) }
             }
-            Some(EventKind::Load) => self.line(event, marked || underflows(event), &load(event)),
-            Some(EventKind::Update) => self.line(event, marked, &delta(event)),
-            Some(EventKind::MsrWrite) => self.line(event, marked, &msr(event)),
-            Some(
-                EventKind::Created
-                | EventKind::Destroyed
-                | EventKind::Seen
-                | EventKind::ThreadEnded
-                | EventKind::Repaired
-                | EventKind::Unrepaired,
-            )
-            | None => Ok(()),
+            EventKind::Load => self.line(event, marked || underflows(event), &load(event)),
+            EventKind::Update => self.line(event, marked, &delta(event)),
+            EventKind::MsrWrite => self.line(event, marked, &msr(event)),
+            EventKind::Created | EventKind::Destroyed | EventKind::ThreadEnded => Ok(()),
         }
     }
 
@@ -188,7 +180,7 @@ mod tests {
 
     fn event(kind: EventKind, micros: u64, function: u64) -> Event {
         Event {
-            kind: kind as u32,
+            kind,
             time_ns: 1000 * (50 + micros),
             function,
             caller_tid: 18446,
@@ -230,8 +222,8 @@ mod tests {
             msr_before: 1,
             ..Event::default()
         };
-        let load = Event { kind: EventKind::Load as u32, ..numbers };
-        let update = Event { kind: EventKind::Update as u32, ..numbers };
+        let load = Event { kind: EventKind::Load, ..numbers };
+        let update = Event { kind: EventKind::Update, ..numbers };
         let text = shown(&[load, update]);
         assert!(
             text.contains(" **  0 (0): kvm_arch_vcpu_load: run_delay=40304 ns steal=7856949 ns"),

@@ -146,20 +146,16 @@ impl<'a> EventLine<'a> {
 }
 
 fn kind(event: &Event) -> &'static str {
-    match EventKind::from_u32(event.kind) {
-        Some(EventKind::Created) => "created",
-        Some(EventKind::Destroyed) => "destroyed",
-        Some(EventKind::Ioctl) => "ioctl",
-        Some(EventKind::Load) => "load",
-        Some(EventKind::MsrWrite) => "msr_write",
-        Some(EventKind::Update) => "update",
-        Some(EventKind::Call) => "call",
-        Some(EventKind::Return) => "return",
-        Some(EventKind::Seen) => "seen",
-        Some(EventKind::Repaired) => "repaired",
-        Some(EventKind::Unrepaired) => "unrepaired",
-        Some(EventKind::ThreadEnded) => "thread_ended",
-        None => "unknown",
+    match event.kind {
+        EventKind::Created => "created",
+        EventKind::Destroyed => "destroyed",
+        EventKind::Ioctl => "ioctl",
+        EventKind::Load => "load",
+        EventKind::MsrWrite => "msr_write",
+        EventKind::Update => "update",
+        EventKind::Call => "call",
+        EventKind::Return => "return",
+        EventKind::ThreadEnded => "thread_ended",
     }
 }
 
@@ -199,7 +195,7 @@ fn summary_object(summary: &Summary) -> Json_ {
     let findings: Vec<_> = summary
         .findings
         .iter()
-        .map(|((rule, severity), count)| json!({"rule": rule, "severity": severity.to_string(), "count": count}))
+        .map(|((rule, severity), count)| json!({"rule": rule.as_str(), "severity": severity.to_string(), "count": count}))
         .collect();
     let probes: Vec<_> = summary
         .losses

@@ -14,7 +14,7 @@ use super::{Clock, Paint, Reporter, Tone, Units, table, units};
 use crate::{
     detect::Judgement,
     ioctl,
-    model::{Field, Finding, Severity, Summary, Thread, Value, VcpuName, VcpuSummary},
+    model::{Field, Finding, RuleId, Severity, Summary, Thread, Value, VcpuName, VcpuSummary},
     os::shown::shown,
 };
 
@@ -29,7 +29,7 @@ pub(crate) struct Text<W> {
 }
 
 /// Findings that differ in their ioctl only: the first has its line at once, the others one line together at the end.
-type Alike = (VcpuName, Severity, &'static str, Thread);
+type Alike = (VcpuName, Severity, RuleId, Thread);
 
 impl<W: Write> Text<W> {
     pub(crate) fn new(clock: Clock, paint: Paint, units: Units, out: W) -> Self {
@@ -141,29 +141,26 @@ const NO_TIME: u64 = 0;
 fn details(event: &Event, units: Units) -> String {
     let ioctl = ioctl::name(event.ioctl);
     let numbers = numbers(event, units);
-    match EventKind::from_u32(event.kind) {
-        Some(EventKind::Created) => "created".to_owned(),
-        Some(EventKind::Destroyed) => "destroyed".to_owned(),
-        Some(EventKind::ThreadEnded) => "thread ended".to_owned(),
-        Some(EventKind::Call) => format!("call    {ioctl}"),
-        Some(EventKind::Return) => format!("return  {ioctl}"),
-        Some(EventKind::Ioctl) => format!("ioctl   {ioctl}  {numbers}"),
-        Some(EventKind::Load) => format!("load    {ioctl}  {numbers}"),
-        Some(EventKind::MsrWrite) => format!(
+    match event.kind {
+        EventKind::Created => "created".to_owned(),
+        EventKind::Destroyed => "destroyed".to_owned(),
+        EventKind::ThreadEnded => "thread ended".to_owned(),
+        EventKind::Call => format!("call    {ioctl}"),
+        EventKind::Return => format!("return  {ioctl}"),
+        EventKind::Ioctl => format!("ioctl   {ioctl}  {numbers}"),
+        EventKind::Load => format!("load    {ioctl}  {numbers}"),
+        EventKind::MsrWrite => format!(
             "msr     {ioctl}  {:#x} -> {:#x} by the {}  {numbers} -> {}",
             event.msr_before,
             event.msr_val,
             if event.has(HOST_INITIATED) { "host" } else { "guest" },
             units.ns(event.last_steal_after_ns),
         ),
-        Some(EventKind::Update) => format!(
+        EventKind::Update => format!(
             "update  {ioctl}  {numbers}  guest steal={} -> {}",
             known(event.has(STEAL_BEFORE_KNOWN), event.steal_before_ns, units),
             known(event.has(STEAL_AFTER_KNOWN), event.steal_after_ns, units),
         ),
-        Some(EventKind::Seen | EventKind::Repaired | EventKind::Unrepaired) | None => {
-            format!("kind {}", event.kind)
-        }
     }
 }
 

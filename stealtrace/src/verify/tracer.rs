@@ -3,21 +3,21 @@
 use std::process;
 
 use anyhow::Result;
-use stealtrace_common::target::Volume;
+use stealtrace_common::{ring::Entry, target::Volume};
 
 use super::verdict::Testimony;
 use crate::{
     backend::{BackendKind, EbpfBackend, Plan, Processes},
-    detect::{Engine, steal_over_charge, steal_underflow},
+    detect::{Engine, foreign_steal_restore, steal_backwards, steal_over_charge, steal_underflow},
     kernel::KernelFacts,
-    model::{Finding, Severity},
+    model::{Finding, RuleId, Severity},
     vmm::scenario::{Harm, Reports, Witness},
 };
 
 /// Enough for what a scenario does between two looks.
 const RING_BYTES: u32 = 4 << 20;
 /// Findings that say that KVM lowered the guest's counter.
-const CORRUPTIONS: [&str; 2] = ["steal-underflow", "steal-backwards"];
+const CORRUPTIONS: [RuleId; 2] = [steal_underflow::RULE.id, steal_backwards::RULE.id];
 
 pub(crate) struct Tracer {
     backend: EbpfBackend,
@@ -88,7 +88,7 @@ impl Tracer {
     }
 
     fn corruptions(&self) -> u64 {
-        CORRUPTIONS.iter().map(|rule| self.engine.count(rule, Severity::Error)).sum()
+        CORRUPTIONS.into_iter().map(|rule| self.engine.count(rule, Severity::Error)).sum()
     }
 
     pub(crate) fn lost(&self) -> Result<u64> {
@@ -97,8 +97,10 @@ impl Tracer {
 
     fn drain(&mut self) {
         let Self { backend, engine, told, .. } = self;
-        let judge = |event: &_| {
-            engine.judge(event).told.iter().for_each(|finding| told.learn(finding));
+        let judge = |entry: &Entry| {
+            if let Entry::Event(event) = entry {
+                engine.judge(event).told.iter().for_each(|finding| told.learn(finding));
+            }
             true
         };
         backend.drain(usize::MAX, judge);
@@ -110,7 +112,7 @@ impl Witness for Tracer {
         self.drain();
         Ok(Reports {
             corruptions: self.corruptions(),
-            foreign_restores: self.engine.count("foreign-steal-restore", Severity::Error),
+            foreign_restores: self.engine.count(foreign_steal_restore::RULE.id, Severity::Error),
         })
     }
 }

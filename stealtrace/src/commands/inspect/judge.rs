@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use stealtrace_common::kvm::msr_enabled;
+use stealtrace_common::{kvm::msr_enabled, steal::is_impossible};
 
 /// What one look saw of a vCPU.
 #[derive(Clone, Debug)]
@@ -42,7 +42,7 @@ pub(super) fn judge(earlier: Option<&Sight>, now: &Sight) -> Judgement {
     match now.counter {
         _ if !msr_enabled(now.msr_val) => Judgement::Disabled,
         None => Judgement::Unknown,
-        Some((steal_ns, _)) if steal_ns.cast_signed() < 0 => Judgement::Poisoned(steal_ns.wrapping_neg()),
+        Some((steal_ns, _)) if is_impossible(steal_ns) => Judgement::Poisoned(steal_ns.wrapping_neg()),
         Some(counter) => earlier.map_or(Judgement::Untold, |earlier| compare(earlier, now, counter)),
     }
 }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::json;
 use stealtrace_common::{
     kvm::{MSR_ADDRESS, msr_enabled},
-    steal::StealDelta,
+    steal::{StealDelta, is_impossible},
 };
 
 use super::{Judgement, Look, VcpuRow};
@@ -117,7 +117,7 @@ fn why(judgement: Judgement) -> Option<String> {
 fn steal(vcpu: &VcpuRow) -> String {
     match vcpu.area {
         None => "?".to_owned(),
-        Some(area) if area.steal_ns.cast_signed() < 0 => {
+        Some(area) if is_impossible(area.steal_ns) => {
             format!("{} ns ({:#x})", area.steal_ns, area.steal_ns)
         }
         Some(area) => exact(area.steal_ns),
