@@ -151,6 +151,9 @@ fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64) {
         GUEST => MsrWrite::Guest,
         _ => MsrWrite::None,
     };
+    if matches!(msr_write, MsrWrite::Host) {
+        opened.run_delay_ns = after.run_delay_ns; // it may have waited since its entry, which edges do not look at
+    }
     let mut before = opened;
     if before.last_steal_ns != after.last_steal_ns {
         before.run_delay_ns = after.last_steal_ns; // what KVM subtracted from
