@@ -22,8 +22,8 @@ const PACKAGE: &str = "qemu-system-x86";
 const LIBRARIES: [&str; 2] = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"];
 const FIRMWARE: [&str; 3] = ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"];
 
-/// QEMU loses a timer's interrupt now and then, and the lab guest hangs: in two of five lives of the Linux guest with 7.2, in
-/// one of 26 with 10.0.2.
+/// Older ones forget a timer's interrupt far more often (see [`super::watch`]): in two of five lives of the Linux guest with
+/// 7.2, in one of 26 with 10.0.2.
 const SOUND: u32 = 10;
 
 /// Debian's, or its backports'; what they have is better than nothing.

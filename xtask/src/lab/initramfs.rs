@@ -59,7 +59,7 @@ report() {
     done
 }
 (while sleep 3; do echo "alive $(stat -c '%n %s' /tmp/* | cksum)"; done > /dev/ttyS3 2> /dev/null) &
-(while read -r ask; do report > /dev/ttyS0 2>&1; echo reported > /dev/ttyS3; done < /dev/ttyS3) &"#;
+(while read -r ask; do [ "$ask" != report ] || { report > /dev/ttyS0 2>&1; echo reported > /dev/ttyS3; }; done < /dev/ttyS3) &"#;
 
 const SHELL: &str = "setsid -c sh < /dev/ttyS0 > /dev/ttyS0 2>&1";
 

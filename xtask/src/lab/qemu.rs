@@ -154,6 +154,7 @@ impl Machine {
             counts: self.counts,
             timeout,
             control: &heard,
+            port: &control,
             written,
             console: &self.console,
             emulator: guest.0.id(),
