@@ -11,13 +11,31 @@ use crate::{
 
 pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
 
+/// What builds it.
+pub(crate) fn command() -> Result<Command> {
+    static_build(&["--package", "stealtrace"])
+}
+
+fn static_build(what: &[&str]) -> Result<Command> {
+    let mut command = Command::new("cargo");
+    command
+        .args(["build", "--quiet", "--release", "--locked", "--target", TARGET])
+        .args(what)
+        .env("RUSTFLAGS", "-Ctarget-feature=+crt-static")
+        .current_dir(cache::root()?);
+    Ok(command)
+}
+
+/// The program that plays a Linux guest's life in the lab guest.
+pub(crate) fn life() -> Result<PathBuf> {
+    run(&mut static_build(&["--package", "stealtrace-tests", "--bin", "life"])?)?;
+    Ok(cache::target()?.join(TARGET).join("release/life"))
+}
+
 /// Build it; where it is.
 pub(crate) fn dist() -> Result<PathBuf> {
     say("building the static binary");
-    run(Command::new("cargo")
-        .args(["build", "--quiet", "--release", "--locked", "--package", "stealtrace", "--target", TARGET])
-        .env("RUSTFLAGS", "-Ctarget-feature=+crt-static")
-        .current_dir(cache::root()?))?;
+    run(&mut command()?)?;
     let binary = cache::target()?.join(TARGET).join("release/stealtrace");
     ensure!(binary.exists(), "{} was not built", binary.display());
     Ok(binary)

@@ -58,6 +58,9 @@ pub(crate) enum Verb {
         /// One of `lab list`
         #[arg(default_value = "stock-6.1")]
         kernel: String,
+        /// Only this part of its life (repeatable): boot, restore, reset, replug, reset-again, guarded
+        #[arg(long = "part", value_name = "PART")]
+        parts: Vec<String>,
     },
     /// Boot a kernel and open a shell in it
     Shell {
@@ -76,7 +79,7 @@ pub(crate) fn run(verb: Verb) -> Result<u8> {
             run_in(find(&kernel)?, &command, (clock, counts), Duration::from_secs(timeout))
         }
         Verb::Verify(options) => verify::verify(&options),
-        Verb::QemuGuest { kernel } => qemu_guest::run(find(&kernel)?),
+        Verb::QemuGuest { kernel, parts } => qemu_guest::run(find(&kernel)?, &parts),
         Verb::Shell { kernel } => prepare(find(&kernel)?, &Boot::SHELL)?.interactive(),
     }
 }

@@ -59,12 +59,13 @@ impl Boot {
     /// One command.
     pub(crate) fn command(command: &[String]) -> Self {
         let words: Vec<_> = command.iter().map(|word| quote(word)).collect();
-        Self::script(words.join(" "), Vec::new())
+        let action = Action::Script(words.join(" "));
+        Self { action, clock: Clock::Real, cpus: 2, counts: Counts::Life, extras: Vec::new() }
     }
 
-    /// A shell script, and files that it needs.
-    pub(crate) fn script(script: String, extras: Vec<Extra>) -> Self {
-        Self { action: Action::Script(script), clock: Clock::Real, cpus: 2, counts: Counts::Life, extras }
+    /// The same with files that it needs.
+    pub(crate) fn with(self, extras: Vec<Extra>) -> Self {
+        Self { extras, ..self }
     }
 
     /// The same, where this counts as progress.

@@ -1,5 +1,5 @@
 //! A real VMM with a real Linux guest inside the lab guest: Debian's QEMU with KVM, and the lab's own kernel once more.
-//! The script plays the guest's life, and compares what everybody says of it.
+//! A program of the tests' plays the guest's life, and compares what everybody says of it.
 
 use std::{path::Path, time::Duration};
 
@@ -44,18 +44,11 @@ while true; do
 done
 "#;
 
-const SCRIPT: &str = include_str!("qemu_guest.sh");
+/// The life's exit code when the guest rebooted by itself.
+const REBOOTED: u8 = 3;
 
-/// The script's exit code when a step did not come to its end.
-const STUCK: u8 = 3;
-
-/// Play it; once more, and said, if the guest rebooted by itself or nothing went on any more.
-///
-/// The hangs are the emulation's (`thread=single`, one CPU): in those that were told with everything, the lab guest's
-/// local APIC held the timer's interrupt (236 in IRR, processor priority 0x10) for a processor that ran user code with
-/// interrupts enabled, and never delivered it; the kernel told of a soft lockup. Of five whole lives two hung so, between a
-/// CPU's unplugging and its return with QEMU 7.2; one of 26 with 10.0.2, after the return.
-pub(super) fn run(kernel: &Kernel) -> Result<u8> {
+/// Play these parts of it, or all; once more, and said, if the guest rebooted by itself or nothing went on any more.
+pub(super) fn run(kernel: &Kernel, parts: &[String]) -> Result<u8> {
     let folder = cache::target()?.join("lab");
     std::fs::create_dir_all(&folder)?;
     let guest = folder.join(format!("guest-{}.cpio", std::process::id()));
@@ -68,9 +61,11 @@ pub(super) fn run(kernel: &Kernel) -> Result<u8> {
     let mut extras = vmm()?;
     extras.push(Extra { file: image, at: "q/vmlinuz".to_owned() });
     extras.push(Extra { file: guest.clone(), at: "q/guest.cpio".to_owned() });
-    let boot = Boot::script(SCRIPT.to_owned(), extras).on_one_cpu().counting(Counts::Work);
+    extras.push(Extra { file: build::life()?, at: "bin/life".to_owned() });
+    let life = [&["life".to_owned()], parts].concat();
+    let boot = Boot::command(&life).with(extras).on_one_cpu().counting(Counts::Work);
     let mut result = run_boot(kernel, &boot, TIMEOUT);
-    if matches!(result, Ok(STUCK)) {
+    if matches!(result, Ok(REBOOTED)) {
         ledger::retry(&format!("the Linux guest in {} rebooted by itself", kernel.name));
         result = run_boot(kernel, &boot, TIMEOUT);
     }
