@@ -10,6 +10,8 @@ use anyhow::{Context as _, Result, bail};
 
 /// Written by `cargo xtask setup`: `cargo=`, `rustc=`, `linker=`, one a line.
 const TOOLCHAIN: &str = "target/ebpf-toolchain";
+/// One for all profiles: the kernel object is the same in each.
+const TARGET_DIR: &str = "target/ebpf";
 const TARGET: &str = "bpfel-unknown-none";
 
 fn main() {
@@ -26,12 +28,14 @@ fn build() -> Result<()> {
         println!("cargo::rerun-if-changed={}", root.join(source).display());
     }
     let toolchain = Toolchain::read(&root.join(TOOLCHAIN))?;
-    let target_dir = PathBuf::from(env::var("OUT_DIR")?).join("ebpf");
+    let target_dir = root.join(TARGET_DIR);
     let built = toolchain.cargo(root, &target_dir).output().context("run the eBPF toolchain's cargo")?;
     if !built.status.success() {
         bail!("the kernel side did not build:\n{}", String::from_utf8_lossy(&built.stderr));
     }
-    let object = target_dir.join(TARGET).join("release/stealtrace");
+    let object = PathBuf::from(env::var("OUT_DIR")?).join("stealtrace.o");
+    let made = target_dir.join(TARGET).join("release/stealtrace");
+    fs::copy(&made, &object).with_context(|| format!("copy {}", made.display()))?;
     println!("cargo::rustc-env=STEALTRACE_OBJECT={}", object.display());
     Ok(())
 }

@@ -23,6 +23,9 @@ use crate::{
 /// Tests that boot emulated machines, which share the CPUs: the longest first.
 const EMULATED: [(&str, &str); 3] = [("a real VMM", "qemu_guest"), ("lab", "lab"), ("matrix", "matrix")];
 
+/// A part of a run: its name, and what it is.
+type Part = (&'static str, Command);
+
 /// How often to look for what the parts noted.
 const NEWS: Duration = Duration::from_secs(1);
 
@@ -31,18 +34,20 @@ pub(crate) fn check() -> Result<u8> {
     let start = Instant::now();
     let run = Run { ledger: Ledger::begin()?, slots: cache::target()?.join("slots") };
     run.step("format", cargo().args(["fmt", "--all", "--check"]))?;
-    run.step(
-        "lints",
-        cargo().args(["clippy", "--quiet", "--locked", "--all-targets", "--", "-D", "warnings"]),
-    )?;
-    run.step("lints, kernel side", &mut setup::toolchain()?.clippy(&cache::root()?, &cache::target()?))?;
-    run.step("unit tests", cargo().args(["test", "--quiet", "--locked", "--lib", "--bins"]))?;
+    run.beside(vec![
+        ("lints, kernel side", setup::toolchain()?.clippy(&cache::root()?, &cache::target()?)),
+        ("lints", arguments("clippy --quiet --locked --all-targets -- -D warnings")),
+        ("unit tests", arguments("test --quiet --locked --lib --bins")),
+        ("tests from outside, built", arguments("test --quiet --locked --package stealtrace-tests --no-run")),
+        ("static binary", build::command()?),
+    ])?;
     let binary = build::dist()?;
     run.step("command line", &mut run.outside(&binary, "cli")?)?;
     run.step("files", &mut run.outside(&binary, "analyze")?)?;
     run.step("documents", &mut run.outside(&binary, "docs")?)?;
-    let skipped = run.native(&binary)?;
-    run.emulated(&binary)?;
+    let (native, skipped) = run.native(&binary)?;
+    let emulated = EMULATED.map(|(name, test)| Ok((name, run.outside(&binary, test)?)));
+    run.beside(emulated.into_iter().chain(native.map(Ok)).collect::<Result<_>>()?)?;
     run.ledger.told()?.iter().for_each(|line| say(line));
     say(&format!("everything that can run here passed in {} s", start.elapsed().as_secs()));
     if let Some(reason) = skipped {
@@ -85,26 +90,26 @@ impl Run {
         Ok(())
     }
 
-    /// Tests that trace this very machine; the reason if they cannot run here.
-    fn native(&self, binary: &Path) -> Result<Option<String>> {
+    /// Tests that trace this very machine, or the reason why they cannot run here.
+    fn native(&self, binary: &Path) -> Result<(Option<Part>, Option<String>)> {
         if !Path::new("/dev/kvm").exists() {
-            return Ok(Some("this machine has no /dev/kvm".to_owned()));
+            return Ok((None, Some("this machine has no /dev/kvm".to_owned())));
         }
         let doctor = Command::new(binary).arg("doctor").output()?;
         if !doctor.status.success() {
-            return Ok(Some("stealtrace cannot trace this machine; `stealtrace doctor` says why".to_owned()));
+            let reason = "stealtrace cannot trace this machine; `stealtrace doctor` says why";
+            return Ok((None, Some(reason.to_owned())));
         }
-        self.step("native", alone(&mut self.outside(binary, "native")?))?;
-        Ok(None)
+        let mut native = self.outside(binary, "native")?;
+        native.args(["--", "--test-threads=1"]); // each sees all that runs on the machine
+        Ok((Some(("native", native)), None))
     }
 
     /// Beside each other; what each prints is shown when it ends.
-    fn emulated(&self, binary: &Path) -> Result<()> {
-        run(cargo().args(["test", "--quiet", "--locked", "--package", "stealtrace-tests", "--no-run"]))?;
-        let parts = EMULATED.map(|(name, test)| self.outside(binary, test).map(|command| (name, command)));
+    fn beside(&self, parts: Vec<Part>) -> Result<()> {
         let (sender, ended) = mpsc::channel();
-        for part in parts {
-            let ((name, mut command), sender) = (part?, sender.clone());
+        for (name, mut command) in parts {
+            let sender = sender.clone();
             say(&format!("=== {name}: begins"));
             let start = Instant::now();
             thread::spawn(move || {
@@ -145,7 +150,9 @@ fn cargo() -> Command {
     Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
-/// One test at a time: each takes the whole machine, or sees all that runs on it.
-fn alone(test: &mut Command) -> &mut Command {
-    test.args(["--", "--test-threads=1"])
+/// cargo with these arguments, in the repository.
+fn arguments(words: &str) -> Command {
+    let mut command = cargo();
+    command.args(words.split(' '));
+    command
 }
