@@ -3,7 +3,7 @@
 
 use core::mem::offset_of;
 
-use crate::steal::StealDelta;
+use crate::{source::Source, steal::StealDelta};
 
 /// What happened.
 #[repr(u32)]
@@ -18,8 +18,8 @@ pub enum EventKind {
     Ioctl = 3,
     /// The vCPU was loaded onto the caller's CPU (`kvm_arch_vcpu_load`).
     Load = 4,
-    /// The steal MSR was written; `after` is what it left behind.
-    MsrWrite = 5,
+    /// What enables the source was written; `after` is what that left behind.
+    EnablingWrite = 5,
     /// KVM consumed a steal delta: `run_delay_ns - last_steal_before_ns`.
     Update = 6,
     /// A kernel function was entered.
@@ -39,7 +39,7 @@ impl EventKind {
             2 => Self::Destroyed,
             3 => Self::Ioctl,
             4 => Self::Load,
-            5 => Self::MsrWrite,
+            5 => Self::EnablingWrite,
             6 => Self::Update,
             7 => Self::Call,
             8 => Self::Return,
@@ -56,24 +56,24 @@ impl EventKind {
 }
 
 /// `flags`: the guest's steal area could be read before.
-pub const STEAL_BEFORE_KNOWN: u32 = 1;
+pub const STEAL_BEFORE_KNOWN: u16 = 1;
 /// `flags`: the guest's steal area could be read after.
-pub const STEAL_AFTER_KNOWN: u32 = 2;
-/// `flags`: the MSR was written by the VMM, not by the guest.
-pub const HOST_INITIATED: u32 = 4;
+pub const STEAL_AFTER_KNOWN: u16 = 2;
+/// `flags`: what enables the source was written by the VMM, not by the guest.
+pub const HOST_INITIATED: u16 = 4;
 
 /// `flags`: [`Event::steal_last_ns`] is known.
-pub const STEAL_LAST_KNOWN: u32 = 8;
-/// `flags`: the first update since the MSR was enabled.
-pub const FIRST_SINCE_ENABLED: u32 = 16;
+pub const STEAL_LAST_KNOWN: u16 = 8;
+/// `flags`: the first update since the source was enabled.
+pub const FIRST_SINCE_ENABLED: u16 = 16;
 /// `flags`: the first update of this vCPU whose guest counter could be read.
-pub const FIRST_READ: u32 = 32;
+pub const FIRST_READ: u16 = 32;
 
-/// `flags`: run_delay, last_steal and MSR are not known (the event comes from a log).
-pub const NUMBERS_UNKNOWN: u32 = 64;
+/// `flags`: run_delay, last_steal and what enables the source are not known (the event comes from a log).
+pub const NUMBERS_UNKNOWN: u16 = 64;
 
 /// `flags`: this kernel keeps a delta until guest entry, where a later load may have replaced it (Linux 3.1 to 4.5).
-pub const ACCUMULATES: u32 = 128;
+pub const ACCUMULATES: u16 = 128;
 
 /// One fact. Times are ns of CLOCK_MONOTONIC; for kinds without a before and after both are the same moment.
 #[repr(C)]
@@ -93,17 +93,17 @@ pub struct Event {
     pub last_steal_before_ns: u64,
     /// `last_steal` after.
     pub last_steal_after_ns: u64,
-    /// `msr_val` before.
-    pub msr_before: u64,
-    /// `msr_val` after.
-    pub msr_val: u64,
+    /// What enables the source, before.
+    pub enabling_before: u64,
+    /// The same, after.
+    pub enabling_after: u64,
     /// Guest-visible steal before, if [`STEAL_BEFORE_KNOWN`].
     pub steal_before_ns: u64,
     /// Guest-visible steal after, if [`STEAL_AFTER_KNOWN`].
     pub steal_after_ns: u64,
     /// Guest-visible steal as the update before this one left it, if [`STEAL_LAST_KNOWN`].
     pub steal_last_ns: u64,
-    /// Since when this update's delta can have grown: the update before, the enabling of the MSR, or a later moment at
+    /// Since when this update's delta can have grown: the update before, the enabling of the source, or a later moment at
     /// which nothing was left to charge; 0 if not seen.
     pub previous_update_ns: u64,
     /// Address of the function called or returned from; 0 for an ioctl as a whole.
@@ -117,7 +117,9 @@ pub struct Event {
     /// What happened.
     pub kind: EventKind,
     /// [`STEAL_BEFORE_KNOWN`] and the others.
-    pub flags: u32,
+    pub flags: u16,
+    /// How the guest is told.
+    pub source: Source,
     /// `kvm_vcpu.vcpu_id`
     pub vcpu_id: u32,
     /// Process of the VM.
@@ -147,6 +149,8 @@ pub enum DecodeError {
     Size(usize),
     /// No such [`EventKind`].
     Kind(u32),
+    /// No such [`Source`].
+    Source(u16),
 }
 
 impl core::fmt::Display for DecodeError {
@@ -154,6 +158,7 @@ impl core::fmt::Display for DecodeError {
         match self {
             Self::Size(size) => write!(f, "{size} bytes are not an event, which has {}", size_of::<Event>()),
             Self::Kind(kind) => write!(f, "no event kind {kind}"),
+            Self::Source(source) => write!(f, "no source {source}"),
         }
     }
 }
@@ -179,12 +184,18 @@ impl Event {
     /// # Safety
     /// As many bytes as an event has must be readable there.
     const unsafe fn read(bytes: *const u8) -> Result<Self, DecodeError> {
-        // SAFETY: within the event; the bytes of an integer.
-        let kind = unsafe { bytes.add(offset_of!(Self, kind)).cast::<u32>().read_unaligned() };
-        match EventKind::from_u32(kind) {
-            // SAFETY: the kind is one, and all else is plain integers without padding: every bit pattern is valid.
-            Some(_) => Ok(unsafe { bytes.cast::<Self>().read_unaligned() }),
-            None => Err(DecodeError::Kind(kind)),
+        // SAFETY: within the event; the bytes of integers.
+        let (kind, source) = unsafe {
+            (
+                bytes.add(offset_of!(Self, kind)).cast::<u32>().read_unaligned(),
+                bytes.add(offset_of!(Self, source)).cast::<u16>().read_unaligned(),
+            )
+        };
+        match (EventKind::from_u32(kind), Source::from_u16(source)) {
+            // SAFETY: kind and source are, and all else is plain integers without padding: every bit pattern is valid.
+            (Some(_), Some(_)) => Ok(unsafe { bytes.cast::<Self>().read_unaligned() }),
+            (None, _) => Err(DecodeError::Kind(kind)),
+            (_, None) => Err(DecodeError::Source(source)),
         }
     }
 
@@ -217,9 +228,21 @@ impl Event {
         StealDelta::between(self.steal_before_ns, self.steal_after_ns)
     }
 
+    /// Was the source enabled before?
+    #[must_use]
+    pub const fn was_enabled(&self) -> bool {
+        self.source.is_enabled(self.enabling_before)
+    }
+
+    /// Is it after?
+    #[must_use]
+    pub const fn is_enabled(&self) -> bool {
+        self.source.is_enabled(self.enabling_after)
+    }
+
     /// Are all of these flags set?
     #[must_use]
-    pub const fn has(&self, flags: u32) -> bool {
+    pub const fn has(&self, flags: u16) -> bool {
         self.flags & flags == flags
     }
 }

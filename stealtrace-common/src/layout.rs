@@ -30,16 +30,16 @@ pub struct Layout {
     pub vcpu_id: u32,
     /// `kvm_vcpu.mutex.owner` (word: task pointer and 3 flag bits)
     pub vcpu_mutex_owner: u32,
-    /// `kvm_vcpu.arch.st.msr_val` (u64), followed by `last_steal` (u64, ns)
-    pub vcpu_msr_val: u32,
-    /// `kvm_vcpu.arch.st.cache.gpa` (u64), followed by `hva`; [`ABSENT`] before 5.16 and its backports
-    pub vcpu_cache_gpa: u32,
+    /// What enables the source, in `kvm_vcpu` (u64), followed by `last_steal` (u64, ns); see [`crate::source`]
+    pub vcpu_enabling: u32,
+    /// Guest address of the area in `kvm_vcpu` (u64), followed by its host address; [`ABSENT`] before 5.16 and its backports
+    pub vcpu_cached_area: u32,
     /// `msr_data.index` (u32)
     pub msr_index: u32,
     /// `msr_data.host_initiated` (bool)
     pub msr_host_initiated: u32,
-    /// `kvm_vcpu.arch.st.accum_steal` (u64, ns), [`ABSENT`] except on Linux 3.1 to 4.5
-    pub vcpu_accum_steal: u32,
+    /// A delta that waits for guest entry, in `kvm_vcpu` (u64, ns); [`ABSENT`] except on Linux 3.1 to 4.5
+    pub vcpu_accumulated: u32,
     /// `kvm_vcpu.pid` (pointer), who issued KVM_RUN last
     pub vcpu_pid: u32,
     /// `pid.level` (u32): how deep its PID namespace lies, 0 for the initial one
@@ -78,11 +78,11 @@ impl Layout {
         vcpu_kvm: ABSENT,
         vcpu_id: ABSENT,
         vcpu_mutex_owner: ABSENT,
-        vcpu_msr_val: ABSENT,
-        vcpu_cache_gpa: ABSENT,
+        vcpu_enabling: ABSENT,
+        vcpu_cached_area: ABSENT,
         msr_index: ABSENT,
         msr_host_initiated: ABSENT,
-        vcpu_accum_steal: ABSENT,
+        vcpu_accumulated: ABSENT,
         vcpu_pid: ABSENT,
         pid_level: ABSENT,
         pid_numbers: ABSENT,

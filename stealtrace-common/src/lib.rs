@@ -10,6 +10,7 @@ pub mod kvm;
 pub mod layout;
 pub mod probe;
 pub mod ring;
+pub mod source;
 pub mod steal;
 pub mod target;
 pub mod vcpu;

@@ -27,8 +27,8 @@ pub struct Sighting {
     pub vcpu: u64,
     /// `struct kvm *`
     pub vm: u64,
-    /// `msr_val`
-    pub msr_val: u64,
+    /// What enables the source.
+    pub enabling: u64,
     /// `last_steal`
     pub last_steal_ns: u64,
     /// Host address of the guest's area; 0 if not known.

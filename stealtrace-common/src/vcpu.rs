@@ -7,10 +7,10 @@
 pub struct Snapshot {
     /// The caller's `sched_info.run_delay`.
     pub run_delay_ns: u64,
-    /// `vcpu->arch.st.last_steal`.
+    /// `last_steal`.
     pub last_steal_ns: u64,
-    /// `vcpu->arch.st.msr_val`.
-    pub msr_val: u64,
+    /// What enables the source.
+    pub enabling: u64,
     /// The guest's counter; meaningless unless `readable`.
     pub steal_ns: u64,
     /// The guest area's version; meaningless unless `readable`.
@@ -35,13 +35,13 @@ pub struct VcpuState {
     pub open_time_ns: u64,
     /// When the guest's counter in `open` was.
     pub counter_time_ns: u64,
-    /// When the last update, or the enabling of the MSR, happened (tracepoint backend: when its ioctl began); while
+    /// When the last update, or the enabling of the source, happened (tracepoint backend: when its ioctl began); while
     /// [`QuietVcpu`] was in use, [`QuietVcpu::since_ns`]; 0 if not known.
     pub last_update_ns: u64,
     /// The guest's counter as the last update left it, if `steal_last_known`.
     pub steal_last_ns: u64,
-    /// `msr_val` then: the counter is that of this area.
-    pub steal_last_msr: u64,
+    /// What enabled the source then: the counter is that of this area.
+    pub steal_last_enabling: u64,
     /// When a thread that does not run it last entered or left an ioctl; kept where [`ThreadState::overlaps`] is.
     pub stranger_ns: u64,
     /// `kvm_vcpu.vcpu_id`.
@@ -52,8 +52,8 @@ pub struct VcpuState {
     pub ioctl: u32,
     /// 1 if `update` is set since a thread last let go of the vCPU.
     pub updating: u32,
-    /// [`MsrWrite`] seen since a thread last let go of the vCPU.
-    pub msr_write: u32,
+    /// [`EnablingWrite`] seen since a thread last let go of the vCPU.
+    pub enabling_write: u32,
     /// Thread that made it; 0 if not seen.
     pub creator: u32,
     /// Thread that last issued KVM_RUN; 0 if not seen.
@@ -68,7 +68,7 @@ pub struct VcpuState {
     pub steal_last_known: u32,
     /// 1 if an update's guest counter was read before.
     pub steal_read: u32,
-    /// 1 if no update was seen since the MSR was enabled.
+    /// 1 if no update was seen since the source was enabled.
     pub enabled_anew: u32,
     /// 1 if the runner changed and no update was seen since.
     pub handed_over: u32,
@@ -85,22 +85,22 @@ pub struct VcpuState {
 pub struct QuietVcpu {
     /// `struct kvm_vcpu *`; 0 if the slot is free.
     pub vcpu: u64,
-    /// `vcpu->arch.st.msr_val`.
-    pub msr_val: u64,
-    /// `vcpu->arch.st.last_steal`.
+    /// What enables the source.
+    pub enabling: u64,
+    /// `last_steal`.
     pub last_steal_ns: u64,
     /// Since when the next delta can have grown; 0 if [`VcpuState::last_update_ns`] says it.
     pub since_ns: u64,
     /// Jiffies when that was last looked at.
     pub looked_jiffies: u64,
-    /// Thread whose stays can change no judgement as long as MSR and last_steal stay the same; 0 if none.
+    /// Thread whose stays can change no judgement as long as these two stay the same; 0 if none.
     pub tid: u32,
     /// Thread that last issued KVM_RUN; 0 if not seen.
     pub runner: u32,
     /// The ioctl that `tid` entered last.
     pub ioctl: u32,
-    /// 1 if the steal MSR was written since.
-    pub msr_written: u32,
+    /// 1 if what enables the source was written since.
+    pub enabling_written: u32,
     /// 1 if another thread entered an ioctl since `tid` was last told of.
     pub mingled: u32,
     /// No padding is left to chance.
@@ -123,10 +123,10 @@ impl QuietVcpu {
     }
 }
 
-/// How the steal MSR was written, as [`VcpuState::msr_write`] keeps it.
+/// Who wrote what enables the source, as [`VcpuState::enabling_write`] keeps it.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MsrWrite {
+pub enum EnablingWrite {
     /// Not written.
     None = 0,
     /// By the guest's `wrmsr`.
@@ -147,8 +147,8 @@ pub struct ThreadState {
     pub entered: Snapshot,
     /// The ioctl's number; 0 outside of any (tracepoint backend).
     pub ioctl: u32,
-    /// Position of the steal MSR in KVM_SET_MSRS' list, counted from 1; 0 if it is not in it.
-    pub msr_position: u32,
+    /// Position of what enables the source in the list that the ioctl writes, counted from 1; 0 if it is not in it.
+    pub enabling_position: u32,
     /// 1 if there was nothing to tell of its entry, so that nothing was read (tracepoint backend).
     pub unlooked: u32,
     /// 1 if a stranger was in an ioctl on the vCPU then (tracepoint backend, where loads keep deltas).

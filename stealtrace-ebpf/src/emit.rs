@@ -10,10 +10,12 @@ use stealtrace_common::{
         STEAL_BEFORE_KNOWN, STEAL_LAST_KNOWN,
     },
     probe::Probe,
-    vcpu::{MsrWrite, Snapshot, VcpuState},
+    source::Source,
+    vcpu::{EnablingWrite, Snapshot, VcpuState},
 };
 
 use crate::{
+    area,
     maps::{COUNTERS, EVENTS, TARGETS, given, only_edges},
     read,
 };
@@ -161,8 +163,7 @@ pub(crate) fn emit(
         return;
     };
     let event = entry.as_mut_ptr();
-    let area =
-        if matches!(kind, EventKind::Ioctl) { read::steal_area_address(vcpu, after.msr_val) } else { 0 };
+    let area = if matches!(kind, EventKind::Ioctl) { area::address(vcpu, after.enabling) } else { 0 };
     put_common(event, kind, caller, ioctl);
     put! {
         event,
@@ -174,8 +175,8 @@ pub(crate) fn emit(
         run_delay_ns: before.run_delay_ns,
         last_steal_before_ns: before.last_steal_ns,
         last_steal_after_ns: after.last_steal_ns,
-        msr_before: before.msr_val,
-        msr_val: after.msr_val,
+        enabling_before: before.enabling,
+        enabling_after: after.enabling,
         steal_before_ns: before.steal_ns,
         steal_after_ns: after.steal_ns,
         steal_last_ns: state.steal_last_ns,
@@ -183,6 +184,7 @@ pub(crate) fn emit(
         version_before: before.version,
         version_after: after.version,
         flags: flags(kind, state, before, after),
+        source: Source::HERE,
         vcpu_id: state.vcpu_id,
         vm_tgid: state.vm_tgid,
         last_steal_tid: state.last_steal_tid,
@@ -217,8 +219,8 @@ pub(crate) fn emit_call(probe: Probe, kind: EventKind, caller: Caller, function:
         run_delay_ns: 0,
         last_steal_before_ns: 0,
         last_steal_after_ns: 0,
-        msr_before: 0,
-        msr_val: 0,
+        enabling_before: 0,
+        enabling_after: 0,
         steal_before_ns: 0,
         steal_after_ns: 0,
         steal_last_ns: 0,
@@ -226,6 +228,7 @@ pub(crate) fn emit_call(probe: Probe, kind: EventKind, caller: Caller, function:
         version_before: 0,
         version_after: 0,
         flags: 0,
+        source: Source::HERE,
         vcpu_id: 0,
         vm_tgid: caller.tgid,
         last_steal_tid: 0,
@@ -272,7 +275,7 @@ fn put_common(event: *mut Event, kind: EventKind, caller: Caller, ioctl: u32) {
 }
 
 #[inline(always)]
-fn flags(kind: EventKind, state: &VcpuState, before: &Snapshot, after: &Snapshot) -> u32 {
+fn flags(kind: EventKind, state: &VcpuState, before: &Snapshot, after: &Snapshot) -> u16 {
     let known = |snapshot: &Snapshot, flag| if snapshot.readable != 0 { flag } else { 0 };
     let mut flags = known(before, STEAL_BEFORE_KNOWN) | known(after, STEAL_AFTER_KNOWN);
     if state.steal_last_known != 0 {
@@ -284,10 +287,10 @@ fn flags(kind: EventKind, state: &VcpuState, before: &Snapshot, after: &Snapshot
     if matches!(kind, EventKind::Update) && state.steal_read == 0 && after.readable != 0 {
         flags |= FIRST_READ;
     }
-    if matches!(kind, EventKind::Update) && read::accumulates() {
+    if matches!(kind, EventKind::Update) && area::accumulates() {
         flags |= ACCUMULATES;
     }
-    if matches!(kind, EventKind::MsrWrite) && state.msr_write == MsrWrite::Host as u32 {
+    if matches!(kind, EventKind::EnablingWrite) && state.enabling_write == EnablingWrite::Host as u32 {
         flags |= HOST_INITIATED;
     }
     flags

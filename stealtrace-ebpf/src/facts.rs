@@ -3,16 +3,17 @@
 
 use stealtrace_common::{
     event::EventKind,
-    kvm::{self, KVM_RUN},
+    kvm::KVM_RUN,
     probe::Probe,
     steal::StealDelta,
-    vcpu::{MsrWrite, Snapshot, ThreadState, VcpuState},
+    vcpu::{EnablingWrite, Snapshot, ThreadState, VcpuState},
 };
 
 use crate::{
+    area,
     emit::{Caller, are_threads_chosen, emit, now_ns},
     maps::only_edges,
-    quiet, read,
+    quiet,
 };
 
 /// One thread's stay with a vCPU: from ioctl to put, or from one put to the next.
@@ -21,7 +22,7 @@ pub(crate) struct Stay<'a> {
     pub(crate) caller: Caller,
     pub(crate) vcpu: u64,
     pub(crate) ioctl: u32,
-    pub(crate) msr_write: MsrWrite,
+    pub(crate) enabling_write: EnablingWrite,
     /// What was true when the stay began.
     pub(crate) opened: &'a Snapshot,
     /// What was true when KVM's update began; the same where no probe tells.
@@ -108,14 +109,15 @@ pub(crate) fn left(state: &mut VcpuState, stay: &Stay<'_>) {
     if let Some(since_ns) = quiet::since_ns(stay.vcpu) {
         state.last_update_ns = since_ns;
     }
-    state.msr_write = stay.msr_write as u32;
-    if !matches!(stay.msr_write, MsrWrite::None) {
-        msr_written(state, stay);
+    state.enabling_write = stay.enabling_write as u32;
+    if !matches!(stay.enabling_write, EnablingWrite::None) {
+        enabling_written(state, stay);
     }
-    // Whoever enables the MSR may set last_steal (Linux 3.1 to 4.3), but nothing is charged by that. A guest goes on
+    // Whoever enables steal time may set last_steal (Linux 3.1 to 4.3), but nothing is charged by that. A guest goes on
     // to run: then only the update itself can tell.
-    let copies = matches!(stay.msr_write, MsrWrite::Host) || (read::accumulates() && state.updating == 0);
-    let enabling = copies && !kvm::msr_enabled(stay.opened.msr_val) && kvm::msr_enabled(stay.after.msr_val);
+    let copies =
+        matches!(stay.enabling_write, EnablingWrite::Host) || (area::accumulates() && state.updating == 0);
+    let enabling = copies && !area::is_enabled(stay.opened.enabling) && area::is_enabled(stay.after.enabling);
     if updated(stay.before, stay.after) && !enabling {
         consumed(state, stay);
     }
@@ -126,26 +128,26 @@ pub(crate) fn left(state: &mut VcpuState, stay: &Stay<'_>) {
     if stay.counts {
         state.counter_time_ns = now_ns;
     }
-    state.msr_write = MsrWrite::None as u32;
+    state.enabling_write = EnablingWrite::None as u32;
     state.updating = 0;
     quiet::settle(stay.vcpu, stay.caller, state);
 }
 
 #[inline(always)]
-fn msr_written(state: &mut VcpuState, stay: &Stay<'_>) {
+fn enabling_written(state: &mut VcpuState, stay: &Stay<'_>) {
     let before = stay.opened;
-    emit(stay.probe, EventKind::MsrWrite, stay.caller, stay.vcpu, stay.ioctl, state, before, stay.after);
+    emit(stay.probe, EventKind::EnablingWrite, stay.caller, stay.vcpu, stay.ioctl, state, before, stay.after);
     // A guest's write shares its stay with KVM's own updates, which change last_steal too.
-    let by_host = matches!(stay.msr_write, MsrWrite::Host);
+    let by_host = matches!(stay.enabling_write, EnablingWrite::Host);
     if by_host && stay.after.last_steal_ns != before.last_steal_ns {
         state.last_steal_tid = stay.caller.tid;
     }
-    if !kvm::msr_enabled(before.msr_val) {
+    if !area::is_enabled(before.enabling) {
         state.enabled_anew = 1;
         state.last_update_ns = stay.since_ns;
     }
     // A CPU that is plugged in again counts on where it stopped: off, then on in the same place.
-    if kvm::msr_enabled(stay.after.msr_val) && stay.after.msr_val != state.steal_last_msr {
+    if area::is_enabled(stay.after.enabling) && stay.after.enabling != state.steal_last_enabling {
         state.steal_last_known = 0;
     }
 }
@@ -169,8 +171,8 @@ fn updated(before: &Snapshot, after: &Snapshot) -> bool {
 #[inline(always)]
 fn consumed(state: &mut VcpuState, stay: &Stay<'_>) {
     let Stay { before, after, .. } = stay;
-    let msr_val = if kvm::msr_enabled(after.msr_val) { after.msr_val } else { before.msr_val };
-    let after = &read::with_area(after, stay.vcpu, msr_val); // a guest may have disabled it since
+    let enabling = if area::is_enabled(after.enabling) { after.enabling } else { before.enabling };
+    let after = &area::with_area(after, stay.vcpu, enabling); // a guest may have disabled it since
     state.updates += 1;
     if are_threads_chosen() && state.open.last_steal_ns != before.last_steal_ns {
         state.last_steal_tid = 0; // a thread that is not watched updated it since
@@ -185,7 +187,7 @@ fn consumed(state: &mut VcpuState, stay: &Stay<'_>) {
     }
     state.last_update_ns = stay.since_ns;
     if stay.counts {
-        counted(state, after, msr_val);
+        counted(state, after, enabling);
     } else {
         state.steal_last_known = last_known;
     }
@@ -205,11 +207,11 @@ fn advanced(state: &VcpuState, before: &Snapshot) -> bool {
     before.readable != 0 && before.version.wrapping_sub(state.steal_last_version).cast_signed() > 0
 }
 
-/// KVM left the guest's counter like this, in the area of this MSR value.
+/// KVM left the guest's counter like this, in the area of this value.
 #[inline(always)]
-pub(crate) fn counted(state: &mut VcpuState, after: &Snapshot, msr_val: u64) {
+pub(crate) fn counted(state: &mut VcpuState, after: &Snapshot, enabling: u64) {
     state.steal_last_ns = after.steal_ns;
-    state.steal_last_msr = msr_val;
+    state.steal_last_enabling = enabling;
     state.steal_last_version = after.version;
     state.steal_last_known = after.readable;
 }

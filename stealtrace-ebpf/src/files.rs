@@ -6,6 +6,7 @@ use core::ffi::c_void;
 use stealtrace_common::{probe::Probe, ring::Sighting};
 
 use crate::{
+    area,
     emit::{now_ns, tell},
     read,
 };
@@ -25,15 +26,15 @@ extern "C" fn vcpu_files(ctx: *const c_void) -> i32 {
     }
     let vcpu = read::vcpu_of_file(file);
     if vcpu != 0 {
-        let (msr_val, last_steal_ns) = read::steal_time(vcpu);
+        let (enabling, last_steal_ns) = area::steal_time(vcpu);
         let (vm, vcpu_id) = read::identity(vcpu);
         let sighting = Sighting {
             time_ns: now_ns(),
             vcpu,
             vm,
-            msr_val,
+            enabling,
             last_steal_ns,
-            area: read::steal_area_address(vcpu, msr_val),
+            area: area::address(vcpu, enabling),
             vcpu_id,
             holder_tgid: read::tgid(task),
             runner_tid: read::runner(vcpu),

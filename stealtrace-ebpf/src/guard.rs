@@ -10,7 +10,6 @@ use aya_ebpf::{
     programs::{ProbeContext, RetProbeContext},
 };
 use stealtrace_common::{
-    kvm,
     probe::Probe,
     ring::Repair,
     steal::{StealDelta, is_impossible},
@@ -18,6 +17,7 @@ use stealtrace_common::{
 };
 
 use crate::{
+    area,
     emit::{Caller, caller, comm, lost, now_ns, tell, watched},
     maps::{BPF_F_NO_PREALLOC, given},
     read,
@@ -75,12 +75,12 @@ fn begin(caller: Caller, vcpu: u64) {
     if UPDATING.remove(caller.key()).is_ok() {
         lost(Probe::GuardExit); // a return that was not seen
     }
-    let before = read::snapshot(vcpu);
-    if !kvm::msr_enabled(before.msr_val) {
+    let before = area::snapshot(vcpu);
+    if !area::is_enabled(before.enabling) {
         return;
     }
-    let area = read::steal_area_address(vcpu, before.msr_val);
-    let update = Update { vcpu, area, accumulated: read::accumulated(vcpu), before };
+    let area = area::address(vcpu, before.enabling);
+    let update = Update { vcpu, area, accumulated: area::accumulated(vcpu), before };
     if UPDATING.insert(caller.key(), update, 0).is_err() {
         lost(Probe::GuardEnter);
     }
@@ -100,8 +100,8 @@ pub(crate) fn guard_exit(_ctx: RetProbeContext) -> u32 {
 
 #[inline(always)]
 fn end(caller: Caller, update: &Update) {
-    let mut after = read::snapshot(update.vcpu);
-    after.last_steal_ns -= read::accumulated(update.vcpu); // of a load since: the next update's
+    let mut after = area::snapshot(update.vcpu);
+    after.last_steal_ns -= area::accumulated(update.vcpu); // of a load since: the next update's
     if after.readable == 0 {
         let _absent = GUARDED.remove(update.vcpu);
         if after.last_steal_ns != update.before.last_steal_ns {
@@ -143,8 +143,7 @@ impl Change {
     fn of(caller: Caller, update: &Update, after: &Snapshot) -> Self {
         let delta = consumed(update, after);
         // Where a memory slot was replaced, what was read before is not what KVM read.
-        let seen = update.before.readable != 0
-            && update.area == read::steal_area_address(update.vcpu, after.msr_val);
+        let seen = update.before.readable != 0 && update.area == area::address(update.vcpu, after.enabling);
         let before_ns =
             if seen { update.before.steal_ns } else { after.steal_ns.wrapping_sub(delta.wrapped_ns()) };
         // SAFETY: the vCPU's holder is the only one that reads and writes its entry.
@@ -201,7 +200,7 @@ fn repaired(change: &Change, after: &Snapshot) -> Option<Guarded> {
 /// Write as KVM does: the version is odd while the counter is not what it says. Was it written?
 #[inline(always)]
 fn put_back(caller: Caller, update: &Update, after: &Snapshot, change: &Change, good_ns: u64) -> bool {
-    let area = read::steal_area_address(update.vcpu, after.msr_val);
+    let area = area::address(update.vcpu, after.enabling);
     // A kernel that clamps a negative delta would have left this too, unless it is impossible.
     let sure = change.certain || is_impossible(after.steal_ns);
     let written = sure && given!(GUARD.write) != 0 && rewrite(area, after.version, good_ns);

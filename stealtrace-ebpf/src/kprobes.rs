@@ -5,22 +5,22 @@ use aya_ebpf::{macros::kprobe, programs::ProbeContext};
 use aya_log_ebpf::debug;
 use stealtrace_common::{
     event::EventKind,
-    kvm::{self, MSR_KVM_STEAL_TIME},
     probe::Probe,
     steal::StealDelta,
-    vcpu::{MsrWrite, Snapshot, VcpuState},
+    vcpu::{EnablingWrite, Snapshot, VcpuState},
 };
 
 use crate::{
+    area,
     emit::{Caller, caller, caller_tid, emit, is_process_watched, now_ns, watched},
     facts::{self, Stay},
     lifecycle::{self, thread, vcpu_state},
     maps::{THREADS, VCPUS},
-    quiet, read,
+    quiet, read, x86_msr,
 };
 
-const HOST: u32 = MsrWrite::Host as u32;
-const GUEST: u32 = MsrWrite::Guest as u32;
+const HOST: u32 = EnablingWrite::Host as u32;
+const GUEST: u32 = EnablingWrite::Guest as u32;
 
 /// `kvm_vcpu_ioctl(struct file *filp, unsigned int ioctl, unsigned long arg)`
 #[kprobe]
@@ -44,7 +44,7 @@ fn enter_ioctl(caller: Caller, vcpu: u64, ioctl: u32) {
         thread.vcpu = vcpu;
         thread.ioctl = ioctl;
         thread.time_ns = now_ns();
-        thread.entered = read::snapshot(vcpu);
+        thread.entered = area::snapshot(vcpu);
         facts::entered(Probe::VcpuIoctl, caller, state, thread);
     }
 }
@@ -56,7 +56,7 @@ pub(crate) fn vcpu_load(ctx: ProbeContext) -> u32 {
     if let Some(caller) = watched(Probe::VcpuLoad)
         && let Some(state) = vcpu_state(Probe::VcpuLoad, caller, vcpu)
     {
-        let now = read::snapshot(vcpu);
+        let now = area::snapshot(vcpu);
         let ioctl = current_ioctl(caller, vcpu);
         emit(Probe::VcpuLoad, EventKind::Load, caller, vcpu, ioctl, state, &now, &now);
     }
@@ -81,8 +81,8 @@ pub(crate) fn steal_update(ctx: ProbeContext) -> u32 {
         && !quiet::updates(vcpu, caller.tid)
         && let Some(state) = lifecycle::find(vcpu)
     {
-        let now = read::snapshot(vcpu);
-        if kvm::msr_enabled(now.msr_val) && (state.updating == 0 || lower(&now, &state.update)) {
+        let now = area::snapshot(vcpu);
+        if area::is_enabled(now.enabling) && (state.updating == 0 || lower(&now, &state.update)) {
             state.update = now;
             state.updating = 1;
         }
@@ -101,15 +101,14 @@ fn lower(one: &Snapshot, other: &Snapshot) -> bool {
 #[kprobe]
 pub(crate) fn set_msr(ctx: ProbeContext) -> u32 {
     let vcpu = arg(&ctx, 0);
-    let (index, host_initiated) = read::msr_data(arg(&ctx, 1));
-    if index != MSR_KVM_STEAL_TIME {
-        return 0;
-    }
-    if watched(Probe::SetMsr).is_some()
+    let msr = arg(&ctx, 1);
+    if x86_msr::is_about(msr)
+        && watched(Probe::SetMsr).is_some()
         && let Some(state) = lifecycle::find(vcpu)
     {
-        quiet::msr_written(vcpu);
-        state.msr_write = if host_initiated { MsrWrite::Host } else { MsrWrite::Guest } as u32;
+        quiet::enabling_written(vcpu);
+        state.enabling_write =
+            if x86_msr::is_by_host(msr) { EnablingWrite::Host } else { EnablingWrite::Guest } as u32;
     }
     0
 }
@@ -130,7 +129,7 @@ pub(crate) fn vcpu_put(ctx: ProbeContext) -> u32 {
 /// Everything that changed since the last put, this thread did.
 #[inline(always)]
 fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64) {
-    let after = read::snapshot(vcpu);
+    let after = area::snapshot(vcpu);
     let mut opened = facts::opened_unseen(state, &after);
     if let Some(ioctl) = quiet::ioctl(vcpu, caller.tid) {
         state.ioctl = ioctl;
@@ -146,12 +145,12 @@ fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64) {
             state.ioctl = thread.ioctl;
         }
     }
-    let msr_write = match state.msr_write {
-        HOST => MsrWrite::Host,
-        GUEST => MsrWrite::Guest,
-        _ => MsrWrite::None,
+    let enabling_write = match state.enabling_write {
+        HOST => EnablingWrite::Host,
+        GUEST => EnablingWrite::Guest,
+        _ => EnablingWrite::None,
     };
-    if matches!(msr_write, MsrWrite::Host) {
+    if matches!(enabling_write, EnablingWrite::Host) {
         opened.run_delay_ns = after.run_delay_ns; // it may have waited since its entry, which edges do not look at
     }
     let mut before = opened;
@@ -161,7 +160,7 @@ fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64) {
     if state.updating != 0 {
         before = state.update;
     }
-    if matches!(msr_write, MsrWrite::Host) {
+    if matches!(enabling_write, EnablingWrite::Host) {
         opened.run_delay_ns = before.run_delay_ns;
     }
     let stay = Stay {
@@ -169,7 +168,7 @@ fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64) {
         caller,
         vcpu,
         ioctl: state.ioctl,
-        msr_write,
+        enabling_write,
         opened: &opened,
         before: &before,
         after: &after,
@@ -184,7 +183,7 @@ fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64) {
 fn forget(state: &mut VcpuState, now: &Snapshot) {
     state.open = *now;
     state.open_time_ns = now_ns();
-    state.msr_write = MsrWrite::None as u32;
+    state.enabling_write = EnablingWrite::None as u32;
     state.updating = 0;
 }
 

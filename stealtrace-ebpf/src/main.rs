@@ -2,6 +2,7 @@
 #![no_std]
 #![no_main]
 
+mod area;
 mod calls;
 mod emit;
 mod facts;
@@ -14,6 +15,8 @@ mod maps;
 mod quiet;
 mod read;
 mod tracepoints;
+mod x86_64;
+mod x86_msr;
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

@@ -1,13 +1,14 @@
 //! The short way where only edges are reported: a thread whose own run_delay is in last_steal, and of which everything
-//! was told, can change no judgement as long as last_steal and the MSR stay the same. One array look-up, no hashing.
+//! was told, can change no judgement as long as last_steal and what enables the source stay the same. One array look-up, no hashing.
 
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use stealtrace_common::{
-    kvm::{self, KVM_RUN},
+    kvm::KVM_RUN,
     vcpu::{QuietVcpu, VcpuState},
 };
 
 use crate::{
+    area,
     emit::{Caller, now_ns},
     maps::{QUIET, given},
     read,
@@ -53,11 +54,11 @@ pub(crate) fn leaves(vcpu: u64, tid: u32) -> bool {
     let Some(quiet) = find(vcpu) else {
         return false;
     };
-    if quiet.tid != tid || quiet.msr_written != 0 {
+    if quiet.tid != tid || quiet.enabling_written != 0 {
         return false;
     }
-    let (msr_val, last_steal_ns) = read::steal_time(vcpu);
-    if quiet.msr_val != msr_val || quiet.last_steal_ns != last_steal_ns {
+    let (enabling, last_steal_ns) = area::steal_time(vcpu);
+    if quiet.enabling != enabling || quiet.last_steal_ns != last_steal_ns {
         return false;
     }
     let jiffies = jiffies();
@@ -102,17 +103,17 @@ pub(crate) fn is_mingled(vcpu: u64) -> bool {
     find(vcpu).is_some_and(|quiet| quiet.mingled != 0)
 }
 
-/// Do this thread's updates show when it lets go? Not beside a write of the MSR, with which some kernels copy.
+/// Do this thread's updates show when it lets go? Not beside a write of what enables the source, with which some kernels copy.
 #[inline(always)]
 pub(crate) fn updates(vcpu: u64, tid: u32) -> bool {
-    find(vcpu).is_some_and(|quiet| quiet.tid == tid && quiet.msr_written == 0)
+    find(vcpu).is_some_and(|quiet| quiet.tid == tid && quiet.enabling_written == 0)
 }
 
-/// The steal MSR was written: this stay has something to tell.
+/// Steal time was written: this stay has something to tell.
 #[inline(always)]
-pub(crate) fn msr_written(vcpu: u64) {
+pub(crate) fn enabling_written(vcpu: u64) {
     if let Some(quiet) = find(vcpu) {
-        quiet.msr_written = 1;
+        quiet.enabling_written = 1;
     }
 }
 
@@ -141,14 +142,14 @@ pub(crate) fn settle(vcpu: u64, caller: Caller, state: &VcpuState) {
     }
     *slot = QuietVcpu {
         vcpu,
-        msr_val: state.open.msr_val,
+        enabling: state.open.enabling,
         last_steal_ns: state.open.last_steal_ns,
         since_ns: 0,
         looked_jiffies: 0,
         tid: thread(state),
         runner: state.runner,
         ioctl: state.ioctl,
-        msr_written: 0,
+        enabling_written: 0,
         mingled: if caller.tid == state.runner { 0 } else { slot.mingled },
         ..*slot
     };
@@ -157,10 +158,10 @@ pub(crate) fn settle(vcpu: u64, caller: Caller, state: &VcpuState) {
 /// The thread of which there is nothing to tell; 0 if none.
 #[inline(always)]
 fn thread(state: &VcpuState) -> u32 {
-    if !kvm::msr_enabled(state.open.msr_val) {
+    if !area::is_enabled(state.open.enabling) {
         return if state.runner == 0 { state.creator } else { state.runner };
     }
-    let read = state.steal_last_known != 0 || !read::can_read_steal_area();
+    let read = state.steal_last_known != 0 || !area::is_known();
     if read && state.last_steal_tid == state.runner { state.runner } else { 0 }
 }
 

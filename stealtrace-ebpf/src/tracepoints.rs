@@ -11,19 +11,17 @@ use stealtrace_common::{
     event::EventKind,
     kvm::{self, KVM_CREATE_VCPU, KVM_RUN, KVM_SET_MSRS, KVMIO},
     probe::Probe,
-    vcpu::{MsrWrite, Snapshot, ThreadState},
+    vcpu::{EnablingWrite, Snapshot, ThreadState},
 };
 
 use crate::{
+    area,
     emit::{Caller, caller, caller_of, emit_call, is_process_watched, now_ns, watched},
     facts::{self, Stay},
     lifecycle::{self, vcpu_state},
     maps::{THREADS, given},
-    quiet, read,
+    quiet, read, x86_64, x86_msr,
 };
-
-/// `__NR_ioctl` on x86-64.
-const IOCTL: u64 = 16;
 
 /// `syscalls:sys_enter_ioctl`: `struct syscall_trace_enter` with its arguments as 64-bit words.
 #[tracepoint]
@@ -45,8 +43,8 @@ pub(crate) fn ioctl_exit(ctx: TracePointContext) -> u32 {
 /// tracepoints of single system calls.
 #[raw_tracepoint]
 pub(crate) fn sys_enter(ctx: RawTracePointContext) -> i32 {
-    if ctx.arg::<u64>(1) == IOCTL {
-        enter(read::syscall_args(ctx.arg(0)));
+    if ctx.arg::<u64>(1) == x86_64::IOCTL {
+        enter(x86_64::syscall_args(ctx.arg(0)));
     }
     0
 }
@@ -93,7 +91,7 @@ fn enter([fd, ioctl, argument]: [u64; 3]) {
             entered_vcpu(caller, thread);
         }
         // Last: the verifier follows each of its many ends to the end of the program.
-        thread.msr_position = if ioctl == KVM_SET_MSRS { read::steal_msr_position(argument) } else { 0 };
+        thread.enabling_position = if ioctl == KVM_SET_MSRS { x86_msr::position(argument) } else { 0 };
     }
 }
 
@@ -101,7 +99,7 @@ fn enter([fd, ioctl, argument]: [u64; 3]) {
 /// two of the same run_delay another thread's may have been charged, and shows when that one's ioctl returns.
 #[inline(always)]
 fn passes_over() -> bool {
-    !read::accumulates()
+    !area::accumulates()
 }
 
 #[inline(always)]
@@ -110,7 +108,7 @@ fn entered_vcpu(caller: Caller, thread: &mut ThreadState) {
         if !passes_over() {
             facts::comes_in(caller, state, thread);
         }
-        thread.entered = read::snapshot(thread.vcpu);
+        thread.entered = area::snapshot(thread.vcpu);
         facts::entered(Probe::SysEnter, caller, state, thread);
     }
 }
@@ -127,7 +125,7 @@ fn leave(ctx: &impl EbpfContext, ret: i64) {
     if thread.ioctl == 0 {
         return;
     }
-    let quiet = passes_over() && thread.msr_position == 0 && quiet::leaves(thread.vcpu, caller.tid);
+    let quiet = passes_over() && thread.enabling_position == 0 && quiet::leaves(thread.vcpu, caller.tid);
     if thread.vcpu == 0 || (!quiet && watched(Probe::SysExit).is_some()) {
         left(ctx, caller, thread, ret);
     }
@@ -155,7 +153,7 @@ fn report_changes(caller: Caller, thread: &ThreadState, ret: i64) {
     let Some(state) = vcpu_state(Probe::SysExit, caller, vcpu) else {
         return;
     };
-    let after = read::snapshot(vcpu);
+    let after = area::snapshot(vcpu);
     let mut opened = if thread.unlooked == 0 {
         facts::opened(thread, state)
     } else {
@@ -170,21 +168,21 @@ fn report_changes(caller: Caller, thread: &ThreadState, ret: i64) {
     }
     opened.run_delay_ns = thread.entered.run_delay_ns;
     let mut before = opened;
-    let msr_write = msr_write(thread, ret, &before, &after);
+    let enabling_write = enabling_write(thread, ret, &before, &after);
     let is_run = thread.ioctl == KVM_RUN;
     if by_caller(&before, &after) {
         // An update, and a write that copies, leave the caller's run_delay of that moment in last_steal.
         before.run_delay_ns = after.last_steal_ns;
-        if matches!(msr_write, MsrWrite::Host) {
+        if matches!(enabling_write, EnablingWrite::Host) {
             opened.run_delay_ns = after.last_steal_ns;
         }
-    } else if matches!(msr_write, MsrWrite::None | MsrWrite::Host) {
-        if !is_run && matches!(msr_write, MsrWrite::None) && state.open_time_ns != 0 {
+    } else if matches!(enabling_write, EnablingWrite::None | EnablingWrite::Host) {
+        if !is_run && matches!(enabling_write, EnablingWrite::None) && state.open_time_ns != 0 {
             return; // whatever changed, another thread did it, and shows when that one lets go
         }
         before = after;
-        if is_run && kvm::msr_enabled(after.msr_val) {
-            facts::counted(state, &after, after.msr_val); // only running the guest changes its counter
+        if is_run && area::is_enabled(after.enabling) {
+            facts::counted(state, &after, after.enabling); // only running the guest changes its counter
         }
     }
     let (ioctl, since_ns) = (thread.ioctl, thread.time_ns);
@@ -196,7 +194,7 @@ fn report_changes(caller: Caller, thread: &ThreadState, ret: i64) {
         caller,
         vcpu,
         ioctl,
-        msr_write,
+        enabling_write,
         opened: &opened,
         before: &before,
         after: &after,
@@ -208,13 +206,13 @@ fn report_changes(caller: Caller, thread: &ThreadState, ret: i64) {
 
 /// KVM_SET_MSRS returns how many it set; a guest's own write shows only as a new value after KVM_RUN.
 #[inline(always)]
-fn msr_write(thread: &ThreadState, ret: i64, before: &Snapshot, after: &Snapshot) -> MsrWrite {
-    if thread.msr_position != 0 && ret >= i64::from(thread.msr_position) {
-        MsrWrite::Host
-    } else if thread.ioctl == KVM_RUN && before.msr_val != after.msr_val {
-        MsrWrite::Guest
+fn enabling_write(thread: &ThreadState, ret: i64, before: &Snapshot, after: &Snapshot) -> EnablingWrite {
+    if thread.enabling_position != 0 && ret >= i64::from(thread.enabling_position) {
+        EnablingWrite::Host
+    } else if thread.ioctl == KVM_RUN && before.enabling != after.enabling {
+        EnablingWrite::Guest
     } else {
-        MsrWrite::None
+        EnablingWrite::None
     }
 }
 

@@ -13,7 +13,7 @@ use clap::Args;
 use serde_json::json;
 use stealtrace_common::{
     event::Event,
-    kvm::{MSR_ADDRESS, MSR_KVM_STEAL_TIME, msr_enabled},
+    source::x86_msr::{self, MSR},
 };
 
 use super::{
@@ -175,7 +175,7 @@ fn msr(cpu: u32) -> Result<u64, String> {
         _ => error.to_string(),
     })?;
     let mut value = [0; 8];
-    match file.read_exact_at(&mut value, MSR_KVM_STEAL_TIME.into()) {
+    match file.read_exact_at(&mut value, MSR.into()) {
         Ok(()) => Ok(u64::from_le_bytes(value)),
         Err(_) => Err("none: the host offers no steal time".to_owned()),
     }
@@ -203,8 +203,8 @@ fn show(cpus: &[Cpu], format: Format, mut out: impl Write) -> Result<()> {
 }
 
 fn show_msr(value: u64) -> String {
-    let enabled = if msr_enabled(value) { "enabled" } else { "disabled" };
-    format!("{value:#x}: {enabled}, area at {:#x}", value & MSR_ADDRESS)
+    let enabled = if x86_msr::is_enabled(value) { "enabled" } else { "disabled" };
+    format!("{value:#x}: {enabled}, area at {:#x}", x86_msr::area(value))
 }
 
 #[cfg(test)]

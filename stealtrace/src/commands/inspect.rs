@@ -225,7 +225,7 @@ impl Sink for Seen {
     fn event(&mut self, event: &Event) -> Result<Flow> {
         match event.kind {
             EventKind::Created | EventKind::Destroyed => drop(self.vcpus.remove(&event.vcpu)),
-            EventKind::Ioctl | EventKind::Load | EventKind::Update | EventKind::MsrWrite => {
+            EventKind::Ioctl | EventKind::Load | EventKind::Update | EventKind::EnablingWrite => {
                 let last = self.vcpus.entry(event.vcpu).or_insert_with(|| Last::new(&seen(event)));
                 last.learn_event(event);
             }
@@ -247,7 +247,7 @@ fn seen(event: &Event) -> Sighting {
         time_ns: event.time_ns,
         vcpu: event.vcpu,
         vm: event.vm,
-        msr_val: event.msr_val,
+        enabling: event.enabling_after,
         last_steal_ns: event.last_steal_after_ns,
         area: event.area,
         vcpu_id: event.vcpu_id,
@@ -288,7 +288,7 @@ impl Last {
     /// An event tells who runs it, and where the area lies, only now and then.
     fn learn_event(&mut self, event: &Event) {
         let (before, now) = (self.now, seen(event));
-        let known_area = if before.msr_val == now.msr_val { before.area } else { 0 };
+        let known_area = if before.enabling == now.enabling { before.area } else { 0 };
         self.now = Sighting {
             area: if now.area == 0 { known_area } else { now.area },
             runner_tid: if now.runner_tid == 0 { before.runner_tid } else { now.runner_tid },
@@ -365,7 +365,7 @@ struct VcpuRow {
     id: u32,
     runner: Option<Thread>,
     run_delay_ns: Option<u64>,
-    msr_val: u64,
+    enabling: u64,
     last_steal_ns: u64,
     area: Option<Area>,
     judgement: Judgement,
@@ -378,7 +378,7 @@ fn row(last: &Last, now_ns: u64, earlier: &Sights) -> VcpuRow {
     let runner = last.runner_tid().map(|tid| Thread { tid, comm: process::comm(tid) });
     let ago_ns = now_ns.saturating_sub(now.time_ns); // no more than that can have been charged since
     let sight = Sight {
-        msr_val: now.msr_val,
+        enabling: now.enabling,
         runner_tid: last.runner_tid(),
         counter: area.map(|area| (area.steal_ns, area.version)),
         charged_ns: *charged_before_ns..=now.last_steal_ns.saturating_add(ago_ns),
@@ -393,7 +393,7 @@ fn row(last: &Last, now_ns: u64, earlier: &Sights) -> VcpuRow {
         id: now.vcpu_id,
         run_delay_ns: runner.as_ref().and_then(|runner| vm::run_delay_ns(runner.tid)),
         runner,
-        msr_val: now.msr_val,
+        enabling: now.enabling,
         last_steal_ns: now.last_steal_ns,
         judgement: judge(earlier.get(&key), &sight),
         area: *area,

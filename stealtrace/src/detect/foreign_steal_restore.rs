@@ -1,9 +1,9 @@
-//! The steal MSR enabled from the host side by a thread that is not the one that runs the vCPU.
+//! Steal time enabled from the host side by a thread that is not the one that runs the vCPU.
 //! With no runner yet, the first KVM_RUN decides who that is.
 
 use stealtrace_common::{
     event::{EventKind, HOST_INITIATED},
-    kvm::{self, KVM_RUN},
+    kvm::KVM_RUN,
 };
 
 use super::{API, Case, Explanation, FIX, REPORT, Rule};
@@ -27,7 +27,7 @@ pub(crate) const RULE: Rule = Rule {
 
 fn judge(case: Case<'_>) -> Option<Finding> {
     match case.event.kind {
-        EventKind::MsrWrite => restored_under_a_runner(case),
+        EventKind::EnablingWrite => restored_under_a_runner(case),
         EventKind::Ioctl if case.event.ioctl == KVM_RUN => first_run_after_restore(case),
         _ => None,
     }
@@ -36,7 +36,7 @@ fn judge(case: Case<'_>) -> Option<Finding> {
 fn restored_under_a_runner(case: Case<'_>) -> Option<Finding> {
     let Case { vcpu, event, .. } = case;
     let runner = vcpu.living_runner()?;
-    if !event.has(HOST_INITIATED) || !kvm::msr_enabled(event.msr_val) || runner.tid == event.caller_tid {
+    if !event.has(HOST_INITIATED) || !event.is_enabled() || runner.tid == event.caller_tid {
         return None;
     }
     let restore = Restore::from_event(event);

@@ -1,9 +1,9 @@
-//! KVM_RUN from another thread than last time. With the MSR enabled the verdict waits for the steal update that
+//! KVM_RUN from another thread than last time. With steal time enabled the verdict waits for the steal update that
 //! follows at guest entry: if that underflows, the hand-off is the underflow's cause and no finding of its own.
 
 use stealtrace_common::{
     event::{Event, EventKind, NUMBERS_UNKNOWN},
-    kvm::{self, KVM_RUN},
+    kvm::KVM_RUN,
 };
 
 use super::{API, Case, Explanation, Open, REWORK, Rule, steal_over_charge};
@@ -43,16 +43,16 @@ fn settle(open: Open<'_>) -> Vec<Finding> {
     if is_decided { unfinished(open.vcpu).into_iter().collect() } else { Vec::new() }
 }
 
-/// A hand-off with the MSR disabled, which can do no harm.
+/// A hand-off with steal time disabled, which can do no harm.
 fn disabled(vcpu: &Vcpu, event: &Event) -> Option<Finding> {
     let from = vcpu.runner.as_ref()?;
-    if event.ioctl != KVM_RUN || vcpu.is_run_by(event.caller_tid) || kvm::msr_enabled(event.msr_val) {
+    if event.ioctl != KVM_RUN || vcpu.is_run_by(event.caller_tid) || event.is_enabled() {
         return None;
     }
     Some(finding(Severity::Notice, vcpu, from, event))
 }
 
-/// A hand-off with the MSR enabled whose update did not underflow, or was not seen.
+/// A hand-off with steal time enabled whose update did not underflow, or was not seen.
 fn unfinished(vcpu: &Vcpu) -> Option<Finding> {
     let HandOff { from, run, .. } = vcpu.hand_off.as_ref().filter(|hand_off| !hand_off.is_past)?;
     Some(finding(Severity::Warning, vcpu, from, run))

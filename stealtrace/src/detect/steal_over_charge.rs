@@ -76,7 +76,7 @@ fn charged_ns(event: &Event) -> Option<u64> {
 }
 
 /// At most what it could be due. A thread's own wait since its last update is due whatever clocks say, and so is what
-/// it waited since it enabled the MSR itself; else no more than the time that passed; None where that is not known.
+/// it waited since it enabled steal time itself; else no more than the time that passed; None where that is not known.
 fn due_ns(vcpu: &Vcpu, event: &Event) -> Option<u64> {
     let is_first = event.has(FIRST_SINCE_ENABLED);
     if !is_first && event.last_steal_tid == event.caller_tid {
@@ -166,7 +166,7 @@ mod tests {
     const MOST: u64 = PASSED + CLOCK_LAG_NS;
 
     /// Thread 1 charges a delta that began with another thread's run_delay.
-    fn charged(delta: u64, flags: u32) -> Event {
+    fn charged(delta: u64, flags: u16) -> Event {
         let update = Script::enabled().update(1, 500 + delta, 500, (0, delta));
         Event {
             time_ns: 9000 + PASSED,

@@ -9,14 +9,14 @@ use super::{Case, Open, Rule};
 use crate::model::{Finding, Threads, Vcpu, VcpuName};
 
 pub(crate) const GET_LAPIC: u32 = 0x8400_ae8e;
-pub(crate) const MSR_ON: u64 = 0x1000 | 1;
+pub(crate) const ENABLED: u64 = 0x1000 | 1;
 
 /// Makes the events of one vCPU, each a microsecond after the one before.
 #[derive(Clone)]
 pub(crate) struct Script {
     generation: u64,
     time_ns: u64,
-    msr_val: u64,
+    enabling: u64,
 }
 
 impl Script {
@@ -25,11 +25,11 @@ impl Script {
     }
 
     pub(crate) fn with_generation(generation: u64) -> Self {
-        Self { generation, time_ns: 0, msr_val: 0 }
+        Self { generation, time_ns: 0, enabling: 0 }
     }
 
     pub(crate) fn enabled() -> Self {
-        Self { msr_val: MSR_ON, ..Self::new() }
+        Self { enabling: ENABLED, ..Self::new() }
     }
 
     fn event(&mut self, kind: EventKind, tid: u32, ioctl: u32) -> Event {
@@ -43,8 +43,8 @@ impl Script {
             caller_tgid: 100,
             caller_tid: tid,
             ioctl,
-            msr_before: self.msr_val,
-            msr_val: self.msr_val,
+            enabling_before: self.enabling,
+            enabling_after: self.enabling,
             comm: *b"qemu\0\0\0\0\0\0\0\0\0\0\0\0",
             ..Event::default()
         }
@@ -67,15 +67,15 @@ impl Script {
         self.event(EventKind::Ioctl, tid, ioctl)
     }
 
-    /// The VMM enables the MSR; the kernel leaves `last_steal` at `after`.
+    /// The VMM enables steal time; the kernel leaves `last_steal` at `after`.
     pub(crate) fn restore(&mut self, tid: u32, run_delay_ns: u64, last_steal: (u64, u64)) -> Event {
-        self.msr_val = MSR_ON;
+        self.enabling = ENABLED;
         Event {
             run_delay_ns,
             last_steal_before_ns: last_steal.0,
             last_steal_after_ns: last_steal.1,
             flags: HOST_INITIATED,
-            ..self.event(EventKind::MsrWrite, tid, KVM_SET_MSRS)
+            ..self.event(EventKind::EnablingWrite, tid, KVM_SET_MSRS)
         }
     }
 

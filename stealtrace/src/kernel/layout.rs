@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use btf_rs::{Backend, Btf, BtfType, Member, Type};
 use stealtrace_common::{
     layout::{ABSENT, Layout},
+    source::Source,
     target::PidNamespace,
 };
 
@@ -51,10 +52,11 @@ impl KernelTypes {
     /// # Errors
     /// Names the first required field this kernel lacks or keeps in another size.
     pub fn layout(&self, kvm_vcpu_ioctl: Option<u64>, namespace: PidNamespace) -> Result<Layout> {
-        let msr_val = self.required("kvm_vcpu", "arch.st.msr_val", 8)?;
+        let fields = Source::HERE.fields();
+        let enabling = self.required("kvm_vcpu", fields.enabling, 8)?;
         let max_fds = self.required("fdtable", "max_fds", 4)?;
         self.require_at("fdtable", "fd", max_fds + 8)?;
-        self.require_at("kvm_vcpu", "arch.st.last_steal", msr_val + 8)?;
+        self.require_at("kvm_vcpu", fields.last_steal, enabling + 8)?;
         Ok(Layout {
             task_run_delay: self.required("task_struct", "sched_info.run_delay", 8)?,
             task_thread_pid: self.required("task_struct", "thread_pid", 8)?,
@@ -67,11 +69,11 @@ impl KernelTypes {
             vcpu_kvm: self.required("kvm_vcpu", "kvm", 8)?,
             vcpu_id: self.required("kvm_vcpu", "vcpu_id", 4)?,
             vcpu_mutex_owner: self.required("kvm_vcpu", "mutex.owner", 8)?,
-            vcpu_msr_val: msr_val,
-            vcpu_cache_gpa: self.steal_cache()?,
+            vcpu_enabling: enabling,
+            vcpu_cached_area: self.cached_area()?,
             msr_index: self.required("msr_data", "index", 4)?,
             msr_host_initiated: self.required("msr_data", "host_initiated", 1)?,
-            vcpu_accum_steal: self.optional("kvm_vcpu", "arch.st.accum_steal", 8)?.unwrap_or(ABSENT),
+            vcpu_accumulated: self.optional("kvm_vcpu", fields.accumulated, 8)?.unwrap_or(ABSENT),
             vcpu_pid: self.required("kvm_vcpu", "pid", 8)?,
             pid_level: self.required("pid", "level", 4)?,
             pid_numbers: self.offset("pid", "numbers")?,
@@ -96,13 +98,14 @@ impl KernelTypes {
     /// Is it known where the guest's area lies in the host's memory?
     #[must_use]
     pub fn shows_steal_area(&self) -> bool {
-        self.steal_cache().is_ok_and(|at| at != ABSENT)
+        self.cached_area().is_ok_and(|at| at != ABSENT)
     }
 
     /// Where the host address of the guest's area is cached, if it is where the probes look for it.
-    fn steal_cache(&self) -> Result<u32> {
-        let gpa = self.optional("kvm_vcpu", "arch.st.cache.gpa", 8)?;
-        let hva = self.optional("kvm_vcpu", "arch.st.cache.hva", 8)?;
+    fn cached_area(&self) -> Result<u32> {
+        let fields = Source::HERE.fields();
+        let gpa = self.optional("kvm_vcpu", fields.cached_guest_address, 8)?;
+        let hva = self.optional("kvm_vcpu", fields.cached_host_address, 8)?;
         Ok(match (gpa, hva) {
             (Some(gpa), Some(hva)) if hva == gpa + 8 => gpa,
             _ => ABSENT,

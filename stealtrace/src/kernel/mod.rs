@@ -9,7 +9,7 @@ mod symbols;
 use std::{fs, path::Path};
 
 use anyhow::{Result, anyhow, bail};
-use stealtrace_common::target::PidNamespace;
+use stealtrace_common::{source::Source, target::PidNamespace};
 
 pub use capabilities::{Capability, missing_capabilities};
 pub use layout::{KVM_BTF, KernelTypes, VMLINUX_BTF};
@@ -117,8 +117,8 @@ impl KernelFacts {
     pub fn era(&self) -> Era {
         match &self.types {
             Err(_) => Era::Unknown,
-            Ok(types) if types.has("kvm_vcpu", "arch.st.accum_steal") => Era::Accumulating,
-            Ok(types) if types.has("kvm_vcpu", "arch.st.last_steal") => Era::Recording,
+            Ok(types) if types.has("kvm_vcpu", Source::HERE.fields().accumulated) => Era::Accumulating,
+            Ok(types) if types.has("kvm_vcpu", Source::HERE.fields().last_steal) => Era::Recording,
             Ok(_) => Era::Unknown,
         }
     }

@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt};
 use rustc_hash::FxHashMap;
 use stealtrace_common::{
     event::{Event, EventKind, HOST_INITIATED, STEAL_AFTER_KNOWN},
-    kvm::{self, KVM_RUN},
+    kvm::KVM_RUN,
     target::OUTSIDE,
 };
 
@@ -98,7 +98,7 @@ impl fmt::Display for VcpuName {
     }
 }
 
-/// The steal MSR was enabled by the VMM.
+/// Steal time was enabled by the VMM.
 #[derive(Clone, Debug)]
 pub struct Restore {
     /// Who did it.
@@ -112,7 +112,7 @@ pub struct Restore {
 }
 
 impl Restore {
-    /// What an MsrWrite event says.
+    /// What such an event says.
     #[must_use]
     pub fn from_event(event: &Event) -> Self {
         Self {
@@ -130,7 +130,7 @@ impl Restore {
     }
 }
 
-/// The steal MSR was enabled, by the VMM or the guest.
+/// Steal time was enabled, by the VMM or the guest.
 #[derive(Clone, Copy, Debug)]
 pub struct Enabling {
     /// Thread that did it.
@@ -159,7 +159,7 @@ impl Unsettled {
     }
 }
 
-/// KVM_RUN moved to another thread while the steal MSR was enabled.
+/// KVM_RUN moved to another thread while steal time was enabled.
 #[derive(Clone, Debug)]
 pub struct HandOff {
     /// The runner before.
@@ -190,9 +190,9 @@ pub struct Vcpu {
     /// ioctls by threads that did not create it, while nobody runs it, and how often: whoever runs it next is no
     /// stranger.
     pub strangers: FxHashMap<(u32, u32), (Event, u64)>,
-    /// Thread whose run_delay the kernel copied into `last_steal` when it restored the steal MSR.
+    /// Thread whose run_delay the kernel copied into `last_steal` when it restored steal time.
     pub copied_by: Option<u32>,
-    /// The last enabling of the steal MSR.
+    /// The last enabling of steal time.
     pub enabling: Option<Enabling>,
     /// An underflow that the next update settles.
     pub unsettled: Option<Box<Unsettled>>,
@@ -237,7 +237,7 @@ impl Vcpu {
         match event.kind {
             EventKind::Created => self.creator = Some(Thread::caller(event)),
             EventKind::Ioctl => self.learn_ioctl(event),
-            EventKind::MsrWrite => self.learn_msr_write(event),
+            EventKind::EnablingWrite => self.learn_enabling(event),
             EventKind::Update => self.learn_update(event),
             EventKind::ThreadEnded => self.learn_end(event.caller_tid),
             EventKind::Load | EventKind::Destroyed | EventKind::Call | EventKind::Return => {}
@@ -291,12 +291,12 @@ impl Vcpu {
             return;
         }
         self.runner_ended = false;
-        let from = self.runner.replace(Thread::caller(event)).filter(|_| kvm::msr_enabled(event.msr_val));
+        let from = self.runner.replace(Thread::caller(event)).filter(|_| event.is_enabled());
         self.hand_off = from.map(|from| HandOff { from, run: *event, is_past: false });
     }
 
-    fn learn_msr_write(&mut self, event: &Event) {
-        if !kvm::msr_enabled(event.msr_val) {
+    fn learn_enabling(&mut self, event: &Event) {
+        if !event.is_enabled() {
             return;
         }
         self.enabling = Some(Enabling { tid: event.caller_tid, run_delay_ns: event.run_delay_ns });

@@ -86,14 +86,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{Before, unzigzag, zigzag};
-    use stealtrace_common::event::{Event, EventKind};
+    use stealtrace_common::{
+        event::{Event, EventKind},
+        source::Source,
+    };
 
-    /// These words, but for the kind.
+    /// These words, but for kind and source.
     fn an_event(words: &[u64; Event::WORDS]) -> Event {
         let mut bytes: Vec<_> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         let kind = std::mem::offset_of!(Event, kind);
         bytes[kind..kind + 4].copy_from_slice(&(EventKind::Ioctl as u32).to_ne_bytes());
-        Event::decode(&bytes).expect("its size and a kind")
+        let source = std::mem::offset_of!(Event, source);
+        bytes[source..source + 2].copy_from_slice(&(Source::default() as u16).to_ne_bytes());
+        Event::decode(&bytes).expect("an event")
     }
 
     proptest! {

@@ -8,7 +8,6 @@ use std::{
 
 use stealtrace_common::{
     event::{Event, EventKind},
-    kvm,
     steal::StealDelta,
 };
 
@@ -112,7 +111,7 @@ impl<W: Write> Reporter for Calls<W> {
             }
             EventKind::Load => self.line(event, marked || underflows(event), &load(event)),
             EventKind::Update => self.line(event, marked, &delta(event)),
-            EventKind::MsrWrite => self.line(event, marked, &msr(event)),
+            EventKind::EnablingWrite => self.line(event, marked, &enabling(event)),
             EventKind::Created | EventKind::Destroyed | EventKind::ThreadEnded => Ok(()),
         }
     }
@@ -139,7 +138,7 @@ fn steal_delta(event: &Event) -> StealDelta {
 }
 
 fn underflows(event: &Event) -> bool {
-    kvm::msr_enabled(event.msr_before) && steal_delta(event).is_underflow()
+    event.was_enabled() && steal_delta(event).is_underflow()
 }
 
 fn load(event: &Event) -> String {
@@ -151,8 +150,8 @@ fn delta(event: &Event) -> String {
     format!("delta: {delta} ns, steal={} ns, run_delay={} ns", event.last_steal_before_ns, event.run_delay_ns)
 }
 
-fn msr(event: &Event) -> String {
-    format!("MSR 0x4b564d03: {:#x} -> {:#x}", event.msr_before, event.msr_val)
+fn enabling(event: &Event) -> String {
+    format!("{}: {:#x} -> {:#x}", event.source.enabling(), event.enabling_before, event.enabling_after)
 }
 
 #[cfg(test)]
@@ -219,7 +218,7 @@ mod tests {
         let numbers = Event {
             run_delay_ns: 40_304,
             last_steal_before_ns: 7_856_949,
-            msr_before: 1,
+            enabling_before: 1,
             ..Event::default()
         };
         let load = Event { kind: EventKind::Load, ..numbers };

@@ -5,9 +5,8 @@ use std::{
     io::{self, Write},
 };
 
-use stealtrace_common::{
-    event::{Event, EventKind, HOST_INITIATED, NUMBERS_UNKNOWN, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN},
-    kvm,
+use stealtrace_common::event::{
+    Event, EventKind, HOST_INITIATED, NUMBERS_UNKNOWN, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN,
 };
 
 use super::{Clock, Paint, Reporter, Tone, Units, table, units};
@@ -149,10 +148,10 @@ fn details(event: &Event, units: Units) -> String {
         EventKind::Return => format!("return  {ioctl}"),
         EventKind::Ioctl => format!("ioctl   {ioctl}  {numbers}"),
         EventKind::Load => format!("load    {ioctl}  {numbers}"),
-        EventKind::MsrWrite => format!(
+        EventKind::EnablingWrite => format!(
             "msr     {ioctl}  {:#x} -> {:#x} by the {}  {numbers} -> {}",
-            event.msr_before,
-            event.msr_val,
+            event.enabling_before,
+            event.enabling_after,
             if event.has(HOST_INITIATED) { "host" } else { "guest" },
             units.ns(event.last_steal_after_ns),
         ),
@@ -171,7 +170,7 @@ fn numbers(event: &Event, units: Units) -> String {
     }
     let run_delay = units.ns(event.run_delay_ns);
     let last_steal = units.ns(event.last_steal_before_ns);
-    if kvm::msr_enabled(event.msr_before) {
+    if event.was_enabled() {
         let delta = units.signed(event.delta().signed_ns());
         format!("run_delay={run_delay} last_steal={last_steal} delta={delta}")
     } else {

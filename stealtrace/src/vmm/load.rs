@@ -85,7 +85,7 @@ fn allow_many_descriptors() -> Result<()> {
 
 fn ran_once(vm: &Vm, id: u64) -> Result<Vcpu> {
     let mut vcpu = vm.create_vcpu(id)?;
-    vcpu.restore_steal_msr()?;
+    vcpu.restore()?;
     vcpu.run()?; // from here on it has a runner, like any vCPU that is worth watching
     Ok(vcpu)
 }

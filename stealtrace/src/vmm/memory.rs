@@ -4,21 +4,9 @@ use std::{io, ptr::NonNull};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::guest;
+pub use stealtrace_common::source::x86_msr::Area as StealArea;
 
-/// `struct kvm_steal_time` (`arch/x86/include/uapi/asm/kvm_para.h`).
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StealArea {
-    /// Nanoseconds the vCPU was ready but did not run.
-    pub steal_ns: u64,
-    /// Odd while KVM writes.
-    pub version: u32,
-    /// 0.
-    pub flags: u32,
-    /// Is the vCPU scheduled out?
-    pub preempted: u8,
-}
+use super::guest;
 
 /// Memory of a guest, mapped here; unmapped when dropped.
 #[derive(Debug)]

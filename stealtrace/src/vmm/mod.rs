@@ -1,6 +1,7 @@
 //! The embedded test VMM: real vCPUs, a few bytes of guest code, threads that hand a vCPU over,
 //! and pressure that makes run_delay grow where it is wanted.
 
+mod arch;
 mod guest;
 mod load;
 mod memory;

@@ -6,34 +6,19 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use kvm_bindings::{
-    CpuId, KVM_CAP_ENFORCE_PV_FEATURE_CPUID, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_enable_cap, kvm_msr_entry,
-    kvm_regs, kvm_userspace_memory_region,
-};
+use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
-use stealtrace_common::kvm::{MSR_ENABLED, MSR_KVM_STEAL_TIME};
+use stealtrace_common::source::Source;
 
-use super::{guest, memory::GuestMemory, memory::StealArea, stats};
-
-/// `KVM_CPUID_FEATURES` leaf and `KVM_FEATURE_STEAL_TIME` bit (`arch/x86/include/uapi/asm/kvm_para.h`).
-const FEATURES_LEAF: u32 = 0x4000_0001;
-const FEATURE_STEAL_TIME: u32 = 1 << 5;
-/// An MSR that has nothing to do with steal time: IA32_SYSENTER_CS.
-const OTHER_MSR: u32 = 0x174;
+use super::{arch, guest, memory::GuestMemory, memory::StealArea, stats};
 
 /// Can this host run a guest with steal time?
 ///
 /// # Errors
 /// The reason if not.
 pub fn require_steal_time() -> Result<()> {
-    let cpuid = supported_cpuid(&open()?)?;
-    let offers = |cpuid: &CpuId| {
-        cpuid
-            .as_slice()
-            .iter()
-            .any(|leaf| leaf.function == FEATURES_LEAF && leaf.eax & FEATURE_STEAL_TIME != 0)
-    };
-    ensure!(offers(&cpuid), "KVM offers no steal time on this host (the kernel has no scheduler statistics)");
+    let offers = arch::offers_steal_time(&open()?)?;
+    ensure!(offers, "KVM offers no steal time on this host (the kernel has no scheduler statistics)");
     Ok(())
 }
 
@@ -53,10 +38,6 @@ fn open() -> Result<Kvm> {
     }
 }
 
-fn supported_cpuid(kvm: &Kvm) -> Result<CpuId> {
-    kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).context("ask KVM for its CPUID")
-}
-
 /// A VM; shared by its vCPUs.
 #[derive(Clone)]
 pub struct Vm(Arc<Inner>);
@@ -73,7 +54,7 @@ impl Vm {
     /// # Errors
     /// When KVM refuses.
     pub fn new() -> Result<Self> {
-        Self::running(guest::PORT_EXIT_LOOP)
+        Self::running(arch::PORT_EXIT_LOOP)
     }
 
     /// A VM without vCPUs with this code.
@@ -125,40 +106,30 @@ impl Vm {
     /// # Errors
     /// When KVM refuses.
     pub fn create_vcpu(&self, id: u64) -> Result<Vcpu> {
-        self.create_with_cpuid(id, &supported_cpuid(&self.0.kvm)?)
+        let fd = self.create(id)?;
+        arch::set_up(&self.0.kvm, &fd)?;
+        Ok(self.vcpu(id, fd))
     }
 
-    /// A vCPU whose CPUID hides steal time; None where this kernel does not let a VMM enforce that.
+    /// A vCPU that is to have no steal time; None where this kernel does not let a VMM enforce that.
     ///
     /// # Errors
     /// When KVM refuses.
     pub fn create_vcpu_without_steal_time(&self) -> Result<Option<Vcpu>> {
-        let mut cpuid = supported_cpuid(&self.0.kvm)?;
-        for leaf in cpuid.as_mut_slice().iter_mut().filter(|leaf| leaf.function == FEATURES_LEAF) {
-            leaf.eax &= !FEATURE_STEAL_TIME;
-        }
-        if self.0.fd.check_extension_raw(KVM_CAP_ENFORCE_PV_FEATURE_CPUID.into()) <= 0 {
+        if !arch::can_hide_steal_time(&self.0.fd) {
             return Ok(None);
         }
-        let vcpu = self.create_with_cpuid(0, &cpuid)?;
-        let enforce = kvm_enable_cap {
-            cap: KVM_CAP_ENFORCE_PV_FEATURE_CPUID,
-            args: [1, 0, 0, 0],
-            ..kvm_enable_cap::default()
-        };
-        vcpu.fd.enable_cap(&enforce).context("enforce CPUID")?;
-        Ok(Some(vcpu))
+        let fd = self.create(0)?;
+        arch::set_up_without_steal_time(&self.0.kvm, &fd)?;
+        Ok(Some(self.vcpu(0, fd)))
     }
 
-    fn create_with_cpuid(&self, id: u64, cpuid: &CpuId) -> Result<Vcpu> {
-        let fd = self.0.fd.create_vcpu(id).context("create a vCPU")?;
-        fd.set_cpuid2(cpuid).context("set CPUID")?;
-        let mut sregs = fd.get_sregs().context("get segment registers")?;
-        (sregs.cs.base, sregs.cs.selector) = (0, 0);
-        fd.set_sregs(&sregs).context("set segment registers")?;
-        let regs = kvm_regs { rip: guest::CODE, rflags: 2, ..kvm_regs::default() };
-        fd.set_regs(&regs).context("set registers")?;
-        Ok(Vcpu { fd, vm: self.clone(), area: guest::STEAL_AREA + id * guest::STEAL_AREA_BYTES })
+    fn create(&self, id: u64) -> Result<VcpuFd> {
+        self.0.fd.create_vcpu(id).context("create a vCPU")
+    }
+
+    fn vcpu(&self, id: u64, fd: VcpuFd) -> Vcpu {
+        Vcpu { fd, vm: self.clone(), area: guest::STEAL_AREA + id * guest::STEAL_AREA_BYTES }
     }
 }
 
@@ -185,40 +156,33 @@ impl Vcpu {
         }
     }
 
-    /// Enable the steal MSR at the vCPU's own area from the host side, as a VMM restoring a guest does.
+    /// Enable steal time in the vCPU's own area from the host side, as a VMM restoring a guest does.
     ///
     /// # Errors
     /// When KVM refuses the value.
-    pub fn restore_steal_msr(&self) -> Result<()> {
-        let value = self.area | MSR_ENABLED;
-        ensure!(self.write_steal_msr(value)?, "KVM refuses MSR 0x4b564d03 = {value:#x}");
+    pub fn restore(&self) -> Result<()> {
+        let value = arch::enabling(self.area);
+        ensure!(self.set_enabling(value)?, "KVM refuses {} = {value:#x}", Source::HERE.enabling());
         Ok(())
     }
 
-    /// Write the steal MSR; does KVM accept the value?
+    /// Write what enables steal time; does KVM accept the value?
     ///
     /// # Errors
     /// When the ioctl itself fails.
-    pub fn write_steal_msr(&self, value: u64) -> Result<bool> {
-        Ok(self.fd.set_msrs(&msr(MSR_KVM_STEAL_TIME, value)?).context("set MSR 0x4b564d03")? == 1)
+    pub fn set_enabling(&self, value: u64) -> Result<bool> {
+        arch::set_enabling(&self.fd, value)
     }
 
-    /// The steal MSR.
+    /// What enables steal time now.
     ///
     /// # Errors
     /// When KVM does not tell.
-    pub fn steal_msr(&self) -> Result<u64> {
-        self.read_msr(MSR_KVM_STEAL_TIME)
+    pub fn enabling(&self) -> Result<u64> {
+        arch::get_enabling(&self.fd)
     }
 
-    fn read_msr(&self, index: u32) -> Result<u64> {
-        let mut msrs = msr(index, 0)?;
-        let read = self.fd.get_msrs(&mut msrs).context("get an MSR")?;
-        ensure!(read == 1, "KVM does not tell MSR {index:#x}");
-        Ok(msrs.as_slice()[0].data)
-    }
-
-    /// Move the vCPU's own area; the MSR still points to the old one.
+    /// Move the vCPU's own area; what enables steal time still points to the old one.
     pub fn set_area(&mut self, at: u64) {
         self.area = at;
     }
@@ -229,12 +193,7 @@ impl Vcpu {
     /// # Errors
     /// When KVM refuses.
     pub fn read_and_write_back(&self) -> Result<()> {
-        let regs = self.fd.get_regs().context("get registers")?;
-        self.fd.set_regs(&regs).context("set registers")?;
-        let sregs = self.fd.get_sregs().context("get segment registers")?;
-        self.fd.set_sregs(&sregs).context("set segment registers")?;
-        let value = self.read_msr(OTHER_MSR)?;
-        self.fd.set_msrs(&msr(OTHER_MSR, value)?).map(drop).context("set an MSR")
+        arch::read_and_write_back(&self.fd)
     }
 
     /// An ioctl that changes nothing: KVM_GET_REGS.
@@ -242,7 +201,7 @@ impl Vcpu {
     /// # Errors
     /// When KVM refuses.
     pub fn read_registers(&self) -> Result<()> {
-        self.fd.get_regs().map(drop).context("get registers")
+        arch::read_registers(&self.fd)
     }
 
     /// Its descriptor, for threads that only read from it.
@@ -273,9 +232,4 @@ impl Vcpu {
     pub const fn vm(&self) -> &Vm {
         &self.vm
     }
-}
-
-fn msr(index: u32, data: u64) -> Result<Msrs> {
-    Msrs::from_entries(&[kvm_msr_entry { index, data, ..kvm_msr_entry::default() }])
-        .context("build the MSR list")
 }

@@ -2,12 +2,12 @@
 
 use std::ops::RangeInclusive;
 
-use stealtrace_common::{kvm::msr_enabled, steal::is_impossible};
+use stealtrace_common::{source::Source, steal::is_impossible};
 
 /// What one look saw of a vCPU.
 #[derive(Clone, Debug)]
 pub(super) struct Sight {
-    pub(super) msr_val: u64,
+    pub(super) enabling: u64,
     pub(super) runner_tid: Option<u32>,
     /// The guest's counter and version, if they could be read.
     pub(super) counter: Option<(u64, u32)>,
@@ -40,7 +40,7 @@ const TOLERANCE_NS: u64 = 1_000_000;
 /// Judge this look, with an earlier one of the same vCPU if there was one.
 pub(super) fn judge(earlier: Option<&Sight>, now: &Sight) -> Judgement {
     match now.counter {
-        _ if !msr_enabled(now.msr_val) => Judgement::Disabled,
+        _ if !Source::HERE.is_enabled(now.enabling) => Judgement::Disabled,
         None => Judgement::Unknown,
         Some((steal_ns, _)) if is_impossible(steal_ns) => Judgement::Poisoned(steal_ns.wrapping_neg()),
         Some(counter) => earlier.map_or(Judgement::Untold, |earlier| compare(earlier, now, counter)),
@@ -50,7 +50,7 @@ pub(super) fn judge(earlier: Option<&Sight>, now: &Sight) -> Judgement {
 /// What `last_steal` says is a charge only while one thread runs the vCPU, and the guest's counter shows it only while
 /// nobody else sets it: a guest that reboots or a VMM that loads a snapshot lowers it.
 fn compare(earlier: &Sight, now: &Sight, (steal_ns, version): (u64, u32)) -> Judgement {
-    let same = earlier.msr_val == now.msr_val && earlier.runner_tid == now.runner_tid;
+    let same = earlier.enabling == now.enabling && earlier.runner_tid == now.runner_tid;
     let Some((steal_before_ns, version_before)) = earlier.counter.filter(|_| same) else {
         return Judgement::Untold;
     };
@@ -98,7 +98,7 @@ mod tests {
 
     fn sight(steal_ns: u64, version: u32, last_steal_ns: u64) -> Sight {
         Sight {
-            msr_val: 0x1041,
+            enabling: 0x1041,
             runner_tid: Some(7),
             counter: Some((steal_ns, version)),
             charged_ns: last_steal_ns..=last_steal_ns,
@@ -110,7 +110,7 @@ mod tests {
         let alone = |sight: Sight| judge(None, &sight);
         assert_eq!(alone(sight(0xffff_ffff_a9c1_85a5, 2, 0)), Judgement::Poisoned(1_446_935_131));
         assert_eq!(alone(Sight { counter: None, ..sight(0, 2, 0) }), Judgement::Unknown);
-        assert_eq!(alone(Sight { msr_val: 0x1040, ..sight(7, 2, 0) }), Judgement::Disabled);
+        assert_eq!(alone(Sight { enabling: 0x1040, ..sight(7, 2, 0) }), Judgement::Disabled);
         // After a hand-off they agree by accident, after a migration they do not.
         assert_eq!(alone(sight(5 * SECOND, 2, 5 * SECOND)), Judgement::Untold);
         assert_eq!(alone(sight(9 * SECOND, 2, 5 * SECOND)), Judgement::Untold);
@@ -138,10 +138,10 @@ mod tests {
     fn nothing_follows_where_something_else_happened_or_nothing_did() {
         let first = sight(5 * SECOND, 2, 5 * SECOND);
         for now in [
-            sight(5 * SECOND, 2, 5 * SECOND),                              // not updated
-            sight(SECOND, 4, 6 * SECOND),                                  // a reboot, a snapshot
-            Sight { runner_tid: Some(8), ..sight(SECOND * 6, 4, SECOND) }, // handed over
-            Sight { msr_val: 0x2041, ..sight(6 * SECOND, 4, 6 * SECOND) }, // another area
+            sight(5 * SECOND, 2, 5 * SECOND),                               // not updated
+            sight(SECOND, 4, 6 * SECOND),                                   // a reboot, a snapshot
+            Sight { runner_tid: Some(8), ..sight(SECOND * 6, 4, SECOND) },  // handed over
+            Sight { enabling: 0x2041, ..sight(6 * SECOND, 4, 6 * SECOND) }, // another area
         ] {
             assert_eq!(judge(Some(&first), &now), Judgement::Untold);
         }

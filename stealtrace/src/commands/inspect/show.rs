@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use anyhow::Result;
 use serde_json::json;
 use stealtrace_common::{
-    kvm::{MSR_ADDRESS, msr_enabled},
+    source::Source,
     steal::{StealDelta, is_impossible},
 };
 
@@ -73,8 +73,8 @@ fn show_vcpu(vcpu: &VcpuRow, paint: Paint, out: &mut impl Write) -> io::Result<(
         exact(vcpu.last_steal_ns),
         run_delay(vcpu)
     )?;
-    let (enabled, address) = (enabled(vcpu), vcpu.msr_val & MSR_ADDRESS);
-    write!(out, "            MSR {:#x}: {enabled}, area at {address:#x}", vcpu.msr_val)?;
+    let (enabled, address) = (enabled(vcpu), Source::HERE.area(vcpu.enabling));
+    write!(out, "            {} {:#x}: {enabled}, area at {address:#x}", Source::HERE.word(), vcpu.enabling)?;
     match vcpu.area {
         Some(area) => {
             let preempted = if area.preempted == 0 { "" } else { ", preempted" };
@@ -130,7 +130,7 @@ fn run_delay(vcpu: &VcpuRow) -> String {
 }
 
 const fn enabled(vcpu: &VcpuRow) -> &'static str {
-    if msr_enabled(vcpu.msr_val) { "enabled" } else { "disabled" }
+    if Source::HERE.is_enabled(vcpu.enabling) { "enabled" } else { "disabled" }
 }
 
 /// The guest's counter less what libvirt's `vcpu.N.delay` says.
@@ -163,9 +163,9 @@ fn vcpu_object(vcpu: &VcpuRow) -> serde_json::Value {
         "vcpu_id": vcpu.id,
         "runner_tid": vcpu.runner.as_ref().map(|runner| runner.tid),
         "runner": vcpu.runner.as_ref().map(|Thread { comm, .. }| comm),
-        "msr": vcpu.msr_val,
-        "msr_enabled": msr_enabled(vcpu.msr_val),
-        "area_guest_address": vcpu.msr_val & MSR_ADDRESS,
+        "msr": vcpu.enabling,
+        "msr_enabled": Source::HERE.is_enabled(vcpu.enabling),
+        "area_guest_address": Source::HERE.area(vcpu.enabling),
         "steal_ns": vcpu.area.map(|area| area.steal_ns),
         "version": vcpu.area.map(|area| area.version),
         "flags": vcpu.area.map(|area| area.flags),

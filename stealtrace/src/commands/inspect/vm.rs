@@ -6,28 +6,15 @@ use std::{
     os::unix::fs::FileExt as _,
 };
 
-/// `struct kvm_steal_time` (`arch/x86/include/uapi/asm/kvm_para.h`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Area {
-    pub(super) steal_ns: u64,
-    pub(super) version: u32,
-    pub(super) flags: u32,
-    pub(super) preempted: u8,
-}
+pub(super) use stealtrace_common::source::x86_msr::Area;
 
 /// The guest's area, from the memory of the VM's process; by its runner, since a process whose first thread ended has none
 /// by that one's number.
 pub(super) fn read_area(pid: u32, runner: Option<u32>, address: u64) -> io::Result<Area> {
-    let mut bytes = [0; 17];
+    let mut bytes = [0; Area::BYTES];
     let mut read = |id: u32| File::open(format!("/proc/{id}/mem"))?.read_exact_at(&mut bytes, address);
     read(pid).or_else(|error| runner.map_or(Err(error), read))?;
-    let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-    Ok(Area {
-        steal_ns: u64::from(word(0)) | u64::from(word(4)) << 32,
-        version: word(8),
-        flags: word(12),
-        preempted: bytes[16],
-    })
+    Ok(Area::from_bytes(&bytes))
 }
 
 /// Why the memory of a VM's process may not be read; None if there is another reason why it cannot.

@@ -1,10 +1,9 @@
 //! The MSR points to an address behind the guest's memory.
 
 use anyhow::Result;
-use stealtrace_common::kvm::MSR_ENABLED;
 
 use super::{Expects, Fault, Observation, Play, Scenario};
-use crate::vmm::{StageThread, StealArea, Vm, guest};
+use crate::vmm::{StageThread, StealArea, Vm, arch, guest};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "area-unbacked",
@@ -18,7 +17,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 fn play(_: &mut Play<'_>) -> Result<Observation> {
     StageThread::spawn("vcpu0")?.act(|| {
         let mut vcpu = Vm::new()?.create_vcpu(0)?;
-        let accepted = vcpu.write_steal_msr(guest::UNBACKED | MSR_ENABLED)?;
+        let accepted = vcpu.set_enabling(arch::enabling(guest::UNBACKED))?;
         vcpu.run()?;
         vcpu.run()?;
         let area = vcpu.steal_area();

@@ -21,7 +21,7 @@ fn play(_: &mut Play<'_>) -> Result<Observation> {
         accrue_run_delay(PAST)?;
         let mut vcpu = Vm::new()?.create_vcpu(0)?;
         let since = Instant::now();
-        vcpu.restore_steal_msr()?;
+        vcpu.restore()?;
         let ran = Watched::run(&mut vcpu)?;
         let charge = Charge::of(&ran, since);
         let conclusive = ran.undisturbed() && charge.would_show(ran.before.run_delay_ns);

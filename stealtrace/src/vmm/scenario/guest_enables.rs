@@ -6,7 +6,7 @@ use super::{
     Charge, Expects, Fault, Observation, Play, Scenario,
     same_thread::{WAIT, exactly_its_own, wait_and_run},
 };
-use crate::vmm::{StageThread, Vm, Watched, accrue_run_delay, guest};
+use crate::vmm::{StageThread, Vm, Watched, accrue_run_delay, arch};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "guest-enables",
@@ -20,7 +20,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 fn play(_: &mut Play<'_>) -> Result<Observation> {
     StageThread::spawn("vcpu0")?.act(|| {
         accrue_run_delay(WAIT)?;
-        let mut vcpu = Vm::running(guest::ENABLE)?.create_vcpu(0)?;
+        let mut vcpu = Vm::running(arch::ENABLE)?.create_vcpu(0)?;
         let wrote = Watched::run(&mut vcpu)?;
         let first = Watched::run(&mut vcpu)?;
         // The first charge is first-run-charge's business.

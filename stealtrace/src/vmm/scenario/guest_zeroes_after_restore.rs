@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 use super::{Charge, Expects, Observation, PAST, Play, Scenario, apart, show};
-use crate::vmm::{StageThread, Vm, Watched, accrue_run_delay, guest, run_delay_ns};
+use crate::vmm::{StageThread, Vm, Watched, accrue_run_delay, arch, run_delay_ns};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "guest-zeroes-after-restore",
@@ -20,12 +20,12 @@ pub(super) const SCENARIO: Scenario = Scenario {
 fn play(_: &mut Play<'_>) -> Result<Observation> {
     accrue_run_delay(PAST)?;
     let runner = StageThread::spawn("vcpu0")?;
-    let vcpu = runner.act(|| Vm::running(guest::ZERO)?.create_vcpu(0))?;
+    let vcpu = runner.act(|| Vm::running(arch::ZERO)?.create_vcpu(0))?;
     if !apart(run_delay_ns()?, runner.act(run_delay_ns)?) {
         return Ok(Observation::unprepared());
     }
     let since = Instant::now();
-    vcpu.restore_steal_msr()?;
+    vcpu.restore()?;
     runner
         .lend(vcpu, move |vcpu| {
             let restored = Watched::first_run(vcpu)?;

@@ -19,7 +19,7 @@ fn play(_: &mut Play<'_>) -> Result<Observation> {
     let new = StageThread::spawn("vcpu0-new")?;
     let (vcpu, _) = old.act(run_and_wait)?;
     let (vcpu, left) = old.lend(vcpu, |vcpu| {
-        vcpu.write_steal_msr(0)?;
+        vcpu.set_enabling(0)?;
         Ok(vcpu.steal_area())
     })?;
     let (vcpu, ()) = new.lend(vcpu, |vcpu| vcpu.run())?;

@@ -1,14 +1,13 @@
 //! The MSR is moved to another address, as a guest that boots another kernel does.
 
 use anyhow::Result;
-use stealtrace_common::kvm::MSR_ENABLED;
 
 use super::{
     Expects, Fault, Growth, Observation, Play, Scenario,
     same_thread::{enabled_and_run, wait_and_run},
     show,
 };
-use crate::vmm::{StageThread, StealArea, guest};
+use crate::vmm::{StageThread, StealArea, arch, guest};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "move-area",
@@ -22,7 +21,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 fn play(_: &mut Play<'_>) -> Result<Observation> {
     StageThread::spawn("vcpu0")?.act(|| {
         let (mut vcpu, first) = enabled_and_run()?;
-        vcpu.write_steal_msr(guest::OTHER_AREA | MSR_ENABLED)?;
+        vcpu.set_enabling(arch::enabling(guest::OTHER_AREA))?;
         let left = vcpu.steal_area();
         vcpu.set_area(guest::OTHER_AREA);
         let last = wait_and_run(&mut vcpu)?;

@@ -1,10 +1,9 @@
 //! A guest whose CPUID hides steal time must not get it (Linux 5.10 and later, where the VMM asks for that).
 
 use anyhow::Result;
-use stealtrace_common::kvm::MSR_ENABLED;
 
 use super::{Expects, Fault, Observation, Play, Scenario, show};
-use crate::vmm::{StageThread, StealArea, Vm, guest};
+use crate::vmm::{StageThread, StealArea, Vm, arch, guest};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "no-cpuid-bit",
@@ -20,7 +19,7 @@ fn play(_: &mut Play<'_>) -> Result<Observation> {
         let Some(mut vcpu) = Vm::new()?.create_vcpu_without_steal_time()? else {
             return Ok(Observation::skipped("this kernel has no KVM_CAP_ENFORCE_PV_FEATURE_CPUID"));
         };
-        let accepted = vcpu.write_steal_msr(guest::STEAL_AREA | MSR_ENABLED)?;
+        let accepted = vcpu.set_enabling(arch::enabling(guest::STEAL_AREA))?;
         vcpu.run()?;
         let area = vcpu.steal_area();
         let fault = if accepted {

@@ -22,13 +22,13 @@ pub(super) const SCENARIO: Scenario = Scenario {
 fn play(_: &mut Play<'_>) -> Result<Observation> {
     StageThread::spawn("vcpu0")?.act(|| {
         let (mut vcpu, charged) = enabled_and_run()?;
-        vcpu.write_steal_msr(0)?;
+        vcpu.set_enabling(0)?;
         let left = vcpu.steal_area();
         wait_more(WAIT)?;
         vcpu.run()?;
         let found = vcpu.steal_area();
         let since = Instant::now();
-        vcpu.restore_steal_msr()?;
+        vcpu.restore()?;
         let ran = Watched::run(&mut vcpu)?;
         let charge = Charge::of(&ran, since);
         let touched =

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Result, anyhow};
 
 use super::{Expects, Growth, Observation, Play, Scenario, worse};
-use crate::vmm::{Vm, Watched, guest, on_one_cpu, outwait_past};
+use crate::vmm::{Vm, Watched, arch, guest, on_one_cpu, outwait_past};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "pinned-overcommit",
@@ -28,7 +28,7 @@ const VCPUS: u64 = 3;
 const WHILE: Duration = Duration::from_millis(300);
 
 fn play(_: &mut Play<'_>) -> Result<Observation> {
-    let vm = Vm::running(guest::SPIN)?;
+    let vm = Vm::running(arch::SPIN)?;
     let memory = vm.memory();
     memory.set(guest::STOP, 1_u8); // every KVM_RUN returns at once
     let (ready, all_ready) = mpsc::channel();
@@ -62,7 +62,7 @@ fn play(_: &mut Play<'_>) -> Result<Observation> {
 /// One vCPU's life: a run that charges the past, one in a guest that goes on until it is told to stop, a last one.
 fn live(vm: &Vm, id: u64, ready: Sender<()>, go: &AtomicBool) -> Result<(Watched, Watched)> {
     let mut vcpu = vm.create_vcpu(id)?;
-    vcpu.restore_steal_msr()?;
+    vcpu.restore()?;
     outwait_past()?;
     on_one_cpu(|| {
         let first = Watched::run(&mut vcpu)?;

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Result, anyhow};
 
 use super::{Expects, Fault, Observation, Play, Scenario};
-use crate::vmm::{GuestMemory, Vm, contended, guest};
+use crate::vmm::{GuestMemory, Vm, arch, contended, guest};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "preempted-flag",
@@ -27,11 +27,11 @@ const LOOKS: u32 = 1000;
 const BEGINNING: Duration = Duration::from_secs(30);
 
 fn play(_: &mut Play<'_>) -> Result<Observation> {
-    let vm = Vm::running(guest::SPIN)?;
+    let vm = Vm::running(arch::SPIN)?;
     let memory = vm.memory();
     let runner = thread::Builder::new().name("vcpu0".to_owned()).spawn(move || {
         let mut vcpu = vm.create_vcpu(0)?;
-        vcpu.restore_steal_msr()?;
+        vcpu.restore()?;
         contended(|| vcpu.run())?;
         Ok::<_, anyhow::Error>(vcpu.stat("preemption_reported"))
     })?;

@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::{
     Expects, Observation, Play, Scenario, replug::plugged_again, run_hand_off_down::run_and_wait_in,
 };
-use crate::vmm::{Vcpu, Vm, Watched, guest};
+use crate::vmm::{Vcpu, Vm, Watched, arch};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "replug-off",
@@ -24,7 +24,7 @@ fn play(_: &mut Play<'_>) -> Result<Observation> {
 }
 
 fn run_and_disable() -> Result<(Vcpu, Instant)> {
-    run_and_wait_in(&Vm::running(guest::OFF_ON)?)
+    run_and_wait_in(&Vm::running(arch::OFF_ON)?)
 }
 
 /// KVM need not update the area before the next KVM_RUN.

@@ -1,10 +1,9 @@
 //! Bits 1 to 5 of the MSR are reserved: they would also misalign the area.
 
 use anyhow::Result;
-use stealtrace_common::kvm::MSR_ENABLED;
 
 use super::{Expects, Fault, Observation, Play, Scenario};
-use crate::vmm::{StageThread, Vm, guest};
+use crate::vmm::{StageThread, Vm, arch, guest};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "reserved-bits",
@@ -18,17 +17,17 @@ pub(super) const SCENARIO: Scenario = Scenario {
 fn play(_: &mut Play<'_>) -> Result<Observation> {
     StageThread::spawn("vcpu0")?.act(|| {
         let vcpu = Vm::new()?.create_vcpu(0)?;
-        vcpu.restore_steal_msr()?;
-        let good = vcpu.steal_msr()?;
+        vcpu.restore()?;
+        let good = vcpu.enabling()?;
         let mut accepted = Vec::new();
         for bad in (1..6).map(|bit| 1 << bit).chain([0x3e]) {
-            for value in [guest::OTHER_AREA | bad | MSR_ENABLED, guest::OTHER_AREA | bad] {
-                if vcpu.write_steal_msr(value)? {
+            for value in [arch::enabling(guest::OTHER_AREA) | bad, guest::OTHER_AREA | bad] {
+                if vcpu.set_enabling(value)? {
                     accepted.push(format!("{value:#x}"));
                 }
             }
         }
-        let now = vcpu.steal_msr()?;
+        let now = vcpu.enabling()?;
         let fault = if !accepted.is_empty() {
             Some(Fault::broken(format!("KVM accepts {}", accepted.join(", "))))
         } else {

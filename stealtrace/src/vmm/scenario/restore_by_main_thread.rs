@@ -30,7 +30,7 @@ pub(super) fn restored_and_run(runner: &StageThread, vcpu: Vcpu) -> Result<Obser
         return Ok(Observation::unprepared());
     }
     let since = Instant::now();
-    vcpu.restore_steal_msr()?;
+    vcpu.restore()?;
     let (_vcpu, ran) = runner.lend(vcpu, Watched::first_run)?;
     Ok(at_most_the_runners(&ran, since))
 }

@@ -20,7 +20,7 @@ fn play(_: &mut Play<'_>) -> Result<Observation> {
     StageThread::spawn("vcpu0")?.act(|| {
         let mut vcpu = Vm::new()?.create_vcpu(0)?;
         let since = Instant::now();
-        vcpu.restore_steal_msr()?;
+        vcpu.restore()?;
         Ok(at_most_the_runners(&Watched::first_run(&mut vcpu)?, since))
     })
 }

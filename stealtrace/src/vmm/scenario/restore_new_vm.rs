@@ -45,9 +45,9 @@ fn moved(saved: StealArea, by_runner: bool) -> Result<Observation> {
     }
     let since = Instant::now();
     if by_runner {
-        vcpu = runner.lend(vcpu, |vcpu| vcpu.restore_steal_msr())?.0;
+        vcpu = runner.lend(vcpu, |vcpu| vcpu.restore())?.0;
     } else {
-        vcpu.restore_steal_msr()?;
+        vcpu.restore()?;
     }
     let (_vcpu, ran) = runner.lend(vcpu, Watched::first_run)?;
     let charge = Charge::of(&ran, since);

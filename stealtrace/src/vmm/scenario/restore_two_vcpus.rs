@@ -34,7 +34,7 @@ fn play(_: &mut Play<'_>) -> Result<Observation> {
         return Ok(Observation::unprepared());
     }
     let since = Instant::now();
-    vcpus.iter().try_for_each(|vcpu| vcpu.restore_steal_msr())?;
+    vcpus.iter().try_for_each(|vcpu| vcpu.restore())?;
     let mut both = Observation { conclusive: true, ..Observation::default() };
     for (thread, vcpu) in threads.iter().zip(vcpus) {
         let (_vcpu, ran) = thread.lend(vcpu, Watched::first_run)?;

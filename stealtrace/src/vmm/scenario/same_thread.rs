@@ -35,7 +35,7 @@ pub(super) fn enabled_and_run() -> Result<(Vcpu, Watched)> {
 /// The same of a VM that is there.
 pub(super) fn enabled_and_run_in(vm: &Vm) -> Result<(Vcpu, Watched)> {
     let mut vcpu = vm.create_vcpu(0)?;
-    vcpu.restore_steal_msr()?;
+    vcpu.restore()?;
     let first = Watched::first_run(&mut vcpu)?;
     Ok((vcpu, first))
 }

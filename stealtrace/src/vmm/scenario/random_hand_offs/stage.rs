@@ -133,7 +133,7 @@ impl Done {
         let ran = match act {
             Act::Run => Some(Watched::run(vcpu)?),
             Act::Restore => {
-                vcpu.restore_steal_msr()?;
+                vcpu.restore()?;
                 None
             }
             Act::Read => {

@@ -1,0 +1,88 @@
+//! The guest's area, as KVM and the guest see it: where it lies in the host's memory, what stands in it, and what KVM keeps
+//! beside it. The only place that knows each source's way.
+
+use stealtrace_common::{
+    layout::ABSENT,
+    source::{Source, x86_msr::Counter},
+    vcpu::Snapshot,
+};
+
+use crate::{
+    maps::given,
+    read::{Plain, field, run_delay_ns, user},
+};
+
+// SAFETY: integers without padding.
+unsafe impl Plain for Counter {}
+
+/// Does this value enable the source?
+#[inline(always)]
+pub(crate) fn is_enabled(enabling: u64) -> bool {
+    Source::HERE.is_enabled(enabling)
+}
+
+/// What is true now of this vCPU and the calling thread.
+#[inline(always)]
+pub(crate) fn snapshot(vcpu: u64) -> Snapshot {
+    let (enabling, last_steal_ns) = steal_time(vcpu);
+    let now = Snapshot { run_delay_ns: run_delay_ns(), last_steal_ns, enabling, ..Snapshot::default() };
+    with_area(&now, vcpu, enabling)
+}
+
+/// The same, with what stands in the area of this value, if that can be read and nothing is known yet.
+#[inline(always)]
+pub(crate) fn with_area(now: &Snapshot, vcpu: u64, enabling: u64) -> Snapshot {
+    let mut now = *now;
+    if now.readable == 0
+        && let Some(area) = counter(vcpu, enabling)
+    {
+        now.steal_ns = area.steal_ns;
+        now.version = area.version;
+        now.readable = 1;
+    }
+    now
+}
+
+/// What enables the source, and `last_steal`.
+#[inline(always)]
+pub(crate) fn steal_time(vcpu: u64) -> (u64, u64) {
+    let [enabling, last_steal_ns] = field(vcpu, given!(LAYOUT.vcpu_enabling));
+    (enabling, last_steal_ns)
+}
+
+/// Is it known where KVM caches the host address of the guest's steal area?
+#[inline(always)]
+pub(crate) fn is_known() -> bool {
+    given!(LAYOUT.vcpu_cached_area) != ABSENT
+}
+
+/// The guest's steal area, through the host address KVM cached for it, if that is for the address that enables the source.
+#[inline(always)]
+fn counter(vcpu: u64, enabling: u64) -> Option<Counter> {
+    match address(vcpu, enabling) {
+        0 => None,
+        address => user(address),
+    }
+}
+
+/// The host address KVM cached for the guest's steal area, if that is for the address that enables the source; else 0.
+#[inline(always)]
+pub(crate) fn address(vcpu: u64, enabling: u64) -> u64 {
+    if !is_enabled(enabling) || !is_known() {
+        return 0;
+    }
+    let [gpa, hva] = field(vcpu, given!(LAYOUT.vcpu_cached_area));
+    if gpa == Source::HERE.area(enabling) { hva } else { 0 }
+}
+
+/// Does this kernel keep the delta of a load until guest entry?
+#[inline(always)]
+pub(crate) fn accumulates() -> bool {
+    given!(LAYOUT.vcpu_accumulated) != ABSENT
+}
+
+/// The delta of the last load, on kernels that keep it until guest entry; else 0.
+#[inline(always)]
+pub(crate) fn accumulated(vcpu: u64) -> u64 {
+    if accumulates() { field(vcpu, given!(LAYOUT.vcpu_accumulated)) } else { 0 }
+}
