@@ -2,12 +2,12 @@
 //! before destroys nothing and leaves nothing behind. Written in place: it may be a pipe or a device.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, ErrorKind, Write},
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 /// Open, with its old contents until the first write.
 pub(crate) struct LateFile {
@@ -31,6 +31,9 @@ impl LateFile {
             opened => (opened, true),
         };
         let file = opened.with_context(|| format!("write {}", path.display()))?;
+        if is_taken(&file)? {
+            bail!("{} is being written by another stealtrace", path.display());
+        }
         Ok(Self { path: path.to_owned(), file, created, begun: false })
     }
 
@@ -41,6 +44,12 @@ impl LateFile {
         self.begun = true;
         Ok(())
     }
+}
+
+/// Two at once would make nonsense of a file. A pipe or a device has its own rules.
+fn is_taken(file: &File) -> Result<bool> {
+    let is_file = file.metadata().context("look at what is to be written")?.is_file();
+    Ok(is_file && matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
 }
 
 impl Write for LateFile {
@@ -94,5 +103,16 @@ mod tests {
     fn a_file_that_cannot_be_written_is_named() {
         let Err(error) = LateFile::open("/no/such/folder/f".as_ref()) else { panic!("opened") };
         assert!(format!("{error:#}").starts_with("write /no/such/folder/f: "), "{error:#}");
+    }
+
+    #[test]
+    fn two_do_not_write_one_file() {
+        let path = scratch("two");
+        let first = LateFile::open(&path).unwrap();
+        assert!(LateFile::open(&path).is_err());
+        drop(first);
+        drop(LateFile::open(&path).unwrap());
+        assert!(LateFile::open(std::path::Path::new("/dev/null")).is_ok());
+        assert!(!path.exists());
     }
 }
