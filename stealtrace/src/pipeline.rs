@@ -6,7 +6,7 @@ use stealtrace_common::event::Event;
 
 use crate::{
     backend::padded,
-    detect::{Engine, Judgement},
+    detect::{Engine, Ruling},
     model::{Finding, Severity, Summary, VcpuKey},
     record::Header,
     report::Reporter,
@@ -129,11 +129,11 @@ impl Pipeline {
     /// # Errors
     /// When the output cannot be written.
     pub fn event(&mut self, event: &Event) -> io::Result<Flow> {
-        let judgement = self.engine.judge(event);
+        let ruling = self.engine.judge(event);
         if !self.findings_only {
-            self.reporter.event(event, &judgement)?;
+            self.reporter.event(event, &ruling)?;
         }
-        let Judgement { told, .. } = judgement;
+        let Ruling { told, .. } = ruling;
         self.tell(&told)
     }
 

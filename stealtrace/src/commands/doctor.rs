@@ -1,10 +1,7 @@
 //! `stealtrace doctor`: what of this host stealtrace can use, and if not, why. Changes nothing.
 
-use std::io::Write;
-
 use anyhow::Result;
 use clap::Args;
-use serde_json::json;
 use stealtrace_common::{
     probe::ProbeRow,
     target::{PidNamespace, Volume},
@@ -18,8 +15,8 @@ use crate::{
     backend::{BackendKind, EbpfBackend, Plan, Processes, Task, label, place},
     exit::Exit,
     kernel::{Capability, Era, KVM_BTF, KernelFacts, Kvm, Lockdown, missing_capabilities},
-    os::output::Output,
-    report::{Format, Paint, Tone, table},
+    model::Check,
+    report::{self, Format},
     vmm,
 };
 
@@ -41,36 +38,12 @@ const HELP: &str = help!(
   2  it cannot"
 );
 
-/// One fact about the host.
-struct Check {
-    /// What was looked at.
-    item: String,
-    /// Is it as it should be? None: neither good nor bad.
-    good: Option<bool>,
-    /// What was found.
-    found: String,
-}
-
-impl Check {
-    fn fact(item: &str, found: impl Into<String>) -> Self {
-        Self { item: item.to_owned(), good: None, found: found.into() }
-    }
-
-    fn of(item: &str, result: Result<String, String>) -> Self {
-        let good = Some(result.is_ok());
-        Self { item: item.to_owned(), good, found: result.unwrap_or_else(|reason| reason) }
-    }
-}
-
 impl Run for Doctor {
     fn run(self, shared: &Shared) -> Result<Exit> {
         let facts = KernelFacts::gather(&[]);
         let usable = usable(&facts);
         let checks = checks(&facts, &usable);
-        match self.format {
-            Format::Json => print_json(&checks, &usable, shared.out.clone())?,
-            _ => print_table(&checks, shared.out.clone())?,
-        }
+        report::doctor::show(&checks, &usable, self.format, &shared.out)?;
         Ok(if usable.is_ok() { Exit::Clean } else { Exit::Unusable })
     }
 }
@@ -219,45 +192,4 @@ fn probe(kind: BackendKind, row: &ProbeRow, facts: &KernelFacts) -> Check {
         Err(reason) if row.required => Check::of(&item, Err(reason)),
         Err(reason) => Check::fact(&item, format!("{reason}; not required")),
     }
-}
-
-fn print_table(checks: &[Check], mut out: Output) -> Result<()> {
-    let paint = Paint::of(&out);
-    let mut rows = table(["", "", "found"]);
-    for check in checks {
-        let (mark, tone) = match check.good {
-            Some(true) => ("ok", Tone::Good),
-            Some(false) => ("NO", Tone::Bad),
-            None => ("", Tone::Plain),
-        };
-        rows.add_row([check.item.as_str().into(), paint.cell(mark, tone), check.found.as_str().into()]);
-    }
-    paint.table(&mut rows);
-    wrap_narrow(&mut rows);
-    Ok(writeln!(out, "{rows}")?)
-}
-
-/// To the terminal's width, or to 80 columns.
-fn wrap_narrow(rows: &mut comfy_table::Table) {
-    const LEAST: u16 = 60; // a serial line says that it has no columns
-    rows.set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
-    if rows.width().is_none_or(|width| width < LEAST) {
-        rows.set_width(80);
-    }
-}
-
-fn print_json(checks: &[Check], usable: &Result<String, String>, mut out: Output) -> Result<()> {
-    let list: Vec<_> = checks
-        .iter()
-        .map(|check| json!({"item": check.item, "good": check.good, "found": check.found}))
-        .collect();
-    let object = json!({
-        "type": "doctor",
-        "schema": 1,
-        "usable": usable.is_ok(),
-        "backend": usable.as_ref().ok(),
-        "reason": usable.as_ref().err(),
-        "checks": list,
-    });
-    Ok(writeln!(out, "{object}")?)
 }

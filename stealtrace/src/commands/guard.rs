@@ -5,7 +5,6 @@ use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use serde_json::json;
 use stealtrace_common::{
     ring::Repair,
     target::{GuardOrders, Volume},
@@ -20,15 +19,13 @@ use crate::{
     exit::Exit,
     kernel::{Capability, KernelFacts, Lockdown},
     live::{Live, Sink},
-    model::{Pid, Thread},
     os::{
         command::Orphaned,
         interrupt::Interrupt,
-        output::Output,
         talk::{remark, say},
     },
     pipeline::Flow,
-    report::{Format, Paint, Tone, utc_now},
+    report::{self, Format},
 };
 
 const RING_BYTES: u32 = 1 << 20;
@@ -88,7 +85,8 @@ impl Run for Guard {
         let verb = if self.dry_run { "watching, nothing is written" } else { "guarding" };
         let until = if self.command.is_empty() { "Ctrl-C ends it" } else { "until the command ends" };
         remark(&format!("{verb}; {until}"));
-        let mut repairs = Repairs::new(&self, shared.out.clone());
+        let report = report::guard::Repairs::new(self.format, self.dry_run, shared.out.clone());
+        let mut repairs = Repairs { report, repaired: 0, left: 0 };
         live.follow(None, &mut repairs)?;
         let ended = live.end()?;
         live.drain_rest(&mut repairs)?;
@@ -145,86 +143,31 @@ fn ask() -> Result<()> {
     Ok(())
 }
 
-/// What was told so far.
-struct Repairs {
-    format: Format,
-    dry_run: bool,
-    repaired: u64,
-    left: u64,
-    /// Guests are guarded all the same where nobody reads it.
-    out: Output,
-}
-
 /// Guests are guarded all the same where nobody reads it.
 impl Sink for Repairs {
     fn repair(&mut self, repair: &Repair) -> Result<Flow> {
-        let line = self.tell(repair);
-        self.out.write_all(line.as_bytes()).context("write the repairs")?;
+        *(if repair.written != 0 { &mut self.repaired } else { &mut self.left }) += 1;
+        self.report.repair(repair).context("write the repairs")?;
         Ok(Flow::Continue)
     }
 
     fn tick(&mut self) -> Result<Flow> {
-        self.out.flush().context("write the repairs")?;
+        self.report.flush().context("write the repairs")?;
         Ok(Flow::Continue)
     }
 }
 
+/// What was told so far.
+struct Repairs {
+    report: report::guard::Repairs,
+    repaired: u64,
+    left: u64,
+}
+
 impl Repairs {
-    const fn new(options: &Guard, out: Output) -> Self {
-        Self { format: options.format, dry_run: options.dry_run, repaired: 0, left: 0, out }
-    }
-
-    fn tell(&mut self, repair: &Repair) -> String {
-        let repaired = repair.written != 0;
-        *(if repaired { &mut self.repaired } else { &mut self.left }) += 1;
-        let (verb, tone) = match (repaired, self.dry_run) {
-            (true, _) => ("repaired", Tone::Good),
-            (false, true) => ("would repair", Tone::Doubtful),
-            (false, false) => ("FAILED to repair", Tone::Bad),
-        };
-        let delta = repair.delta().signed_ns();
-        let caller = Thread { tid: repair.caller_tid, comm: Thread::name(&repair.comm).into_owned() };
-        let Repair { corrupt_ns: corrupt, good_ns: good, version, vm_tgid, vcpu_id, .. } = *repair;
-        let line = match self.format {
-            Format::Json => json!({
-                "type": "repair",
-                "schema": 1,
-                "utc": utc_now(),
-                "written": repaired,
-                "vm_pid": vm_tgid,
-                "vcpu_id": vcpu_id,
-                "caller_tid": caller.tid,
-                "caller": caller.comm,
-                "delta_ns": delta,
-                "steal_corrupt_ns": corrupt,
-                "steal_good_ns": good,
-                "version_corrupt": version,
-                "version_good": version.wrapping_add(2),
-            })
-            .to_string(),
-            _ => format!(
-                "{} vCPU {}/{vcpu_id} on {caller}: guest steal {corrupt} ns ({corrupt:#x}) -> {good} ns, version {version} -> {}, \
-                 the delta was {delta} ns",
-                Paint::of(&self.out).text(verb, tone),
-                Pid(vm_tgid),
-                version.wrapping_add(2),
-            ),
-        };
-        line + "\n"
-    }
-
     fn end(mut self, lost: u64, failure: Option<String>) -> Result<Exit> {
         let Self { repaired, left, .. } = self;
-        let sum = match self.format {
-            Format::Json => {
-                let sum =
-                    json!({"type": "summary", "schema": 1, "repaired": repaired, "left": left, "lost": lost});
-                format!("{sum}\n")
-            }
-            _ if self.dry_run => format!("{left} to repair, lost: {lost}\n"),
-            _ => format!("{repaired} repaired, {left} not, lost: {lost}\n"),
-        };
-        self.out.write_all(sum.as_bytes()).and_then(|()| self.out.flush()).context("write the repairs")?;
+        self.report.sum(repaired, left, lost).context("write the repairs")?;
         if let Some(failure) = &failure {
             say(&format!("the command failed: {failure}"));
         }

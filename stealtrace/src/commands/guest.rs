@@ -3,18 +3,15 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write},
+    io,
     os::unix::fs::FileExt as _,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use serde_json::json;
-use stealtrace_common::{
-    event::Event,
-    source::x86_msr::{self, MSR},
-};
+
+use stealtrace_common::{event::Event, source::x86_msr::MSR};
 
 use super::{
     Run, Shared,
@@ -23,11 +20,11 @@ use super::{
 use crate::{
     evidence::{Kind, Lines, Missed, ProcStat, Reader as _, Sink, Tally},
     exit::Exit,
-    model::{Finding, Severity, Summary, VcpuKey},
+    model::{Finding, GuestCpu, Severity, Summary, VcpuKey},
     os::interrupt::Interrupt,
     pipeline::{Pipeline, Selection},
     record::Header,
-    report::{self, Format, Paint, Style, Units, table, utc_now},
+    report::{self, Format, Paint, Style, Units},
 };
 
 const STAT: &str = "/proc/stat";
@@ -82,7 +79,7 @@ impl Run for Guest {
             look(&(read(UPTIME)? + &stat), &mut reader, &mut tally, &mut judge)?;
             looks += 1;
             if looks == 1 || self.format == Format::Json {
-                show(&cpus(&stat), self.format, out.clone())?;
+                report::guest::show(&cpus(&stat), self.format, out.clone())?;
             }
             let enough = match self.count {
                 Some(count) => looks == count,
@@ -142,18 +139,10 @@ impl Sink for Judge {
     }
 }
 
-/// One CPU of this guest.
-struct Cpu {
-    id: u32,
-    steal_ticks: u64,
-    /// The steal MSR, or why it cannot be read.
-    msr: Result<u64, String>,
-}
-
-fn cpus(stat: &str) -> Vec<Cpu> {
+fn cpus(stat: &str) -> Vec<GuestCpu> {
     stat.lines()
         .filter_map(steal_of_cpu)
-        .map(|(id, steal_ticks)| Cpu { id, steal_ticks, msr: msr(id) })
+        .map(|(id, steal_ticks)| GuestCpu { id, steal_ticks, enabling: msr(id) })
         .collect()
 }
 
@@ -181,37 +170,11 @@ fn msr(cpu: u32) -> Result<u64, String> {
     }
 }
 
-fn show(cpus: &[Cpu], format: Format, mut out: impl Write) -> Result<()> {
-    match format {
-        Format::Json => {
-            let list: Vec<_> = cpus
-                .iter()
-                .map(|cpu| json!({"cpu": cpu.id, "steal_ticks": cpu.steal_ticks, "msr": cpu.msr.as_ref().ok()}))
-                .collect();
-            writeln!(out, "{}", json!({"type": "guest", "schema": 1, "utc": utc_now(), "cpus": list}))?;
-        }
-        _ => {
-            let mut rows = table(["CPU", "steal", "MSR 0x4b564d03"]);
-            for cpu in cpus {
-                let msr = cpu.msr.as_ref().map_or_else(|why| format!("? ({why})"), |value| show_msr(*value));
-                rows.add_row([cpu.id.to_string(), format!("{} ticks", cpu.steal_ticks), msr]);
-            }
-            writeln!(out, "{rows}")?;
-        }
-    }
-    Ok(())
-}
-
-fn show_msr(value: u64) -> String {
-    let enabled = if x86_msr::is_enabled(value) { "enabled" } else { "disabled" };
-    format!("{value:#x}: {enabled}, area at {:#x}", x86_msr::area(value))
-}
-
 #[cfg(test)]
 mod tests {
     use std::io;
 
-    use super::{Judge, Summary, look, show_msr, steal_of_cpu};
+    use super::{Judge, Summary, look, steal_of_cpu};
     use crate::{
         evidence::{Missed, ProcStat, Tally},
         exit::Exit,
@@ -227,12 +190,6 @@ mod tests {
         for other in ["cpu  1 2 3 4 5 6 7 88 9 10", "intr 1 2", "cpu3 1 2 3"] {
             assert_eq!(steal_of_cpu(other), None, "{other}");
         }
-    }
-
-    #[test]
-    fn the_msr_is_an_address_and_a_bit() {
-        assert_eq!(show_msr(0x3fc1_f041), "0x3fc1f041: enabled, area at 0x3fc1f040");
-        assert_eq!(show_msr(0), "0x0: disabled, area at 0x0");
     }
 
     fn looked_at(texts: &[&str]) -> (Exit, Summary) {

@@ -1,8 +1,6 @@
 //! `stealtrace inspect`: every vCPU of every running VM, without its cooperation and without stopping it. KVM's side
 //! comes from the kernel, the guest's counter from the memory of the VM's process. Changes nothing.
 
-mod judge;
-mod show;
 mod vm;
 
 use std::{
@@ -17,13 +15,10 @@ use stealtrace_common::{
     event::{Event, EventKind},
     kvm::KVM_RUN,
     ring::Sighting,
+    source::x86_msr::Area,
     target::Volume,
 };
 
-use self::{
-    judge::{Judgement, Sight, judge},
-    vm::Area,
-};
 use super::{
     Run, Shared,
     options::{LINES, of, parse_pause, parse_time},
@@ -34,10 +29,10 @@ use crate::{
     exit::Exit,
     kernel::{Capability, KernelFacts},
     live::{Live, Sink},
-    model::Thread,
+    model::{Judgement, Look, Sight, Sights, Thread, VcpuLook, judge},
     os::{clock::now_ns, command::Orphaned, interrupt::Interrupt, output::Output, process},
     pipeline::Flow,
-    report::{Format, Paint},
+    report::{self, Format, Paint},
 };
 
 const RING_BYTES: u32 = 8 << 20;
@@ -90,7 +85,7 @@ impl Run for Inspect {
 
 impl Inspect {
     fn inspect(&self, mut inspection: Inspection, out: &Output) -> Result<Exit> {
-        let mut over = inspection.unlisted.is_some() && inspection.rest(self.wait)?;
+        let mut over = inspection.no_iterator.is_some() && inspection.rest(self.wait)?;
         let mut earlier = Sights::default();
         if !self.wait.is_zero() {
             earlier = inspection.look(&self.pids, &earlier)?.sights();
@@ -99,8 +94,8 @@ impl Inspect {
         let mut worst = Exit::Clean;
         loop {
             let look = inspection.look_again_if_off(self, &earlier)?;
-            worst = worst.worse(look.exit(&self.pids));
-            show::show(&look, self.format, Paint::of(out), &mut out.clone())?;
+            worst = worst.worse(exit(&look, &self.pids));
+            report::inspect::show(&look, self.format, Paint::of(out), &mut out.clone())?;
             match self.watch {
                 Some(pause) if !over && !out.is_over() => over = inspection.rest(pause)?,
                 _ => return Ok(worst),
@@ -113,15 +108,12 @@ impl Inspect {
     }
 }
 
-/// What an earlier look saw, by process and address of the vCPU.
-type Sights = BTreeMap<(u32, u64), Sight>;
-
 /// What sees vCPUs.
 struct Inspection {
     live: Live,
     seen: Seen,
     /// Why open files cannot be looked at. Then what vCPUs do is all there is to see.
-    unlisted: Option<String>,
+    no_iterator: Option<String>,
 }
 
 impl Inspection {
@@ -129,11 +121,11 @@ impl Inspection {
         let plan = Plan::of(Processes::named(pids), Volume::All, RING_BYTES);
         let files = Plan { task: Task::LookAtFiles, ..plan.clone() };
         let mut live = Live::open(interrupt, facts, files, (&[], Orphaned::Ends))?;
-        let unlisted = live.backend.look_at_files().err().map(|error| format!("{error:#}"));
-        if unlisted.is_some() {
+        let no_iterator = live.backend.look_at_files().err().map(|error| format!("{error:#}"));
+        if no_iterator.is_some() {
             live.backend = EbpfBackend::attach(&plan, facts)?;
         }
-        Ok(Self { live, seen: Seen::default(), unlisted })
+        Ok(Self { live, seen: Seen::default(), no_iterator })
     }
 
     /// Wait, and learn what vCPUs do meanwhile; true if a signal ended it.
@@ -164,14 +156,14 @@ impl Inspection {
 
     /// KVM's side before and after the guests' counters: an update may come between.
     fn look(&mut self, pids: &[u32], earlier: &Sights) -> Result<Look> {
-        if self.unlisted.is_none() {
+        if self.no_iterator.is_none() {
             self.seen = Seen::default();
         }
         self.look_at_files()?;
         self.seen.read_areas();
         self.look_at_files()?;
         let descriptors::Descriptors { vcpus: descriptors, refused } = descriptors::look(pids);
-        let wanted = |last: &&Last| match self.unlisted {
+        let wanted = |last: &&Last| match self.no_iterator {
             None => pids.is_empty() || pids.contains(&last.now.holder_tgid),
             Some(_) => descriptors
                 .get(&last.now.holder_tgid)
@@ -191,11 +183,11 @@ impl Inspection {
         let none = (vcpus.is_empty() && unseen.is_empty()).then(|| descriptors::no_vcpu(pids, refused));
         let unread = self.seen.vcpus.values().find_map(|last| last.unread.clone());
         let lost = self.live.backend.losses()?.total();
-        Ok(Look { vcpus, unseen, none, unread, unlisted: self.unlisted.clone(), lost })
+        Ok(Look { vcpus, unseen, none, unread, no_iterator: self.no_iterator.clone(), lost })
     }
 
     fn look_at_files(&mut self) -> Result<()> {
-        if self.unlisted.is_none() {
+        if self.no_iterator.is_none() {
             self.live.backend.look_at_files()?;
         }
         self.seen.drain(&mut self.live.backend);
@@ -301,77 +293,22 @@ impl Last {
     }
 }
 
-/// What one look shows.
-struct Look {
-    vcpus: Vec<VcpuRow>,
-    /// Process and id of vCPUs that have a descriptor, and of which nothing was seen.
-    unseen: Vec<(u32, String)>,
-    /// That there is no vCPU at all, if so.
-    none: Option<String>,
-    /// Why a guest's memory may not be read, if so.
-    unread: Option<String>,
-    /// Why open files could not be looked at.
-    unlisted: Option<String>,
-    /// Events that were lost.
-    lost: u64,
-}
-
-impl Look {
-    fn any(&self, is: fn(&Judgement) -> bool) -> bool {
-        self.vcpus.iter().any(|vcpu| is(&vcpu.judgement))
-    }
-
-    /// What was off in the look before, and counts right since, jumped once.
-    fn doubt(&mut self, before: &Self) {
-        let off: BTreeMap<_, _> = before.vcpus.iter().map(|vcpu| (vcpu.key, vcpu.judgement)).collect();
-        for vcpu in &mut self.vcpus {
-            if let (Judgement::Sound, Some(Judgement::Off(ns))) = (vcpu.judgement, off.get(&vcpu.key)) {
-                vcpu.judgement = Judgement::Jumped(*ns);
-            }
-        }
-    }
-
-    /// For the next look.
-    fn sights(&self) -> Sights {
-        self.vcpus.iter().map(|vcpu| (vcpu.key, vcpu.sight.clone())).collect()
-    }
-
-    fn exit(&self, pids: &[u32]) -> Exit {
-        if self.any(|judgement| matches!(judgement, Judgement::Poisoned(_) | Judgement::Off(_))) {
-            Exit::Found
-        } else if self.any(|judgement| matches!(judgement, Judgement::Unknown))
-            || !self.unseen.is_empty()
-            || (self.none.is_some() && !pids.is_empty())
-            || self.lost > 0
-        {
-            Exit::Inconclusive
-        } else {
-            Exit::Clean
-        }
+/// What a look says.
+fn exit(look: &Look, pids: &[u32]) -> Exit {
+    if look.any(|judgement| matches!(judgement, Judgement::Poisoned(_) | Judgement::Off(_))) {
+        Exit::Found
+    } else if look.any(|judgement| matches!(judgement, Judgement::Unknown))
+        || !look.unseen.is_empty()
+        || (look.none.is_some() && !pids.is_empty())
+        || look.lost > 0
+    {
+        Exit::Inconclusive
+    } else {
+        Exit::Clean
     }
 }
 
-/// One vCPU.
-struct VcpuRow {
-    key: (u32, u64),
-    /// `struct kvm *`
-    kvm: u64,
-    /// Which of its process's VMs, counted from 1; None if it has only one.
-    vm: Option<u32>,
-    sight: Sight,
-    pid: u32,
-    comm: String,
-    vm_name: Option<String>,
-    id: u32,
-    runner: Option<Thread>,
-    run_delay_ns: Option<u64>,
-    enabling: u64,
-    last_steal_ns: u64,
-    area: Option<Area>,
-    judgement: Judgement,
-}
-
-fn row(last: &Last, now_ns: u64, earlier: &Sights) -> VcpuRow {
+fn row(last: &Last, now_ns: u64, earlier: &Sights) -> VcpuLook {
     let Last { now, area, charged_before_ns, .. } = last;
     let pid = now.holder_tgid;
     let key = (pid, now.vcpu);
@@ -383,7 +320,7 @@ fn row(last: &Last, now_ns: u64, earlier: &Sights) -> VcpuRow {
         counter: area.map(|area| (area.steal_ns, area.version)),
         charged_ns: *charged_before_ns..=now.last_steal_ns.saturating_add(ago_ns),
     };
-    VcpuRow {
+    VcpuLook {
         key,
         kvm: now.vm,
         vm: None,
@@ -402,7 +339,7 @@ fn row(last: &Last, now_ns: u64, earlier: &Sights) -> VcpuRow {
 }
 
 /// Tell the VMs of one process apart, in the order of their addresses.
-fn number_vms(vcpus: &mut [VcpuRow]) {
+fn number_vms(vcpus: &mut [VcpuLook]) {
     let mut vms: BTreeMap<u32, BTreeSet<u64>> = BTreeMap::new();
     for vcpu in &*vcpus {
         vms.entry(vcpu.pid).or_default().insert(vcpu.kvm);

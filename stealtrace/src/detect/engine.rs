@@ -25,7 +25,7 @@ struct Said {
 
 /// What the rules say about one event.
 #[derive(Default)]
-pub struct Judgement {
+pub struct Ruling {
     /// How the event's vCPU is shown.
     pub vcpu: VcpuName,
     /// Did any rule fire?
@@ -80,14 +80,14 @@ impl Engine {
     }
 
     /// Judge an event.
-    pub fn judge(&mut self, event: &Event) -> Judgement {
+    pub fn judge(&mut self, event: &Event) -> Ruling {
         self.events += 1;
         self.threads.learn(event);
         if event.kind == EventKind::ThreadEnded {
             self.thread_ended(event);
         }
         if event.kind.is_of_thread() {
-            return Judgement::default();
+            return Ruling::default();
         }
         let key = VcpuKey::of(event);
         let mut found_before = Vec::new();
@@ -121,7 +121,7 @@ impl Engine {
             self.forget_name(key, event.vm);
             self.end(key);
         }
-        Judgement { vcpu, anomalous, told }
+        Ruling { vcpu, anomalous, told }
     }
 
     /// It may have run any number of vCPUs.

@@ -12,7 +12,7 @@ pub(crate) mod steal_underflow;
 #[cfg(test)]
 mod testing;
 
-pub use engine::{Engine, Judgement};
+pub use engine::{Engine, Ruling};
 pub(crate) use steal_underflow::logged;
 
 use stealtrace_common::event::{Event, EventKind};

@@ -1,12 +1,20 @@
 //! What stealtrace knows: threads, vCPUs, findings, summary. No I/O, no clock.
 
+mod check;
 mod finding;
+mod guest_cpu;
+mod judgement;
+mod look;
 mod summary;
 mod threads;
 mod vcpu;
 mod vm_names;
 
+pub(crate) use check::Check;
 pub use finding::{Field, Finding, RuleId, Severity, Value};
+pub(crate) use guest_cpu::GuestCpu;
+pub(crate) use judgement::{Judgement, Sight, judge};
+pub(crate) use look::{Look, Sights, VcpuLook};
 pub use summary::{Losses, ProbeLoss, Summary, VcpuSummary};
 pub use threads::Threads;
 pub use vcpu::{Enabling, HandOff, Pid, Restore, Thread, Unsettled, Vcpu, VcpuKey, VcpuName};

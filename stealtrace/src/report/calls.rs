@@ -13,7 +13,7 @@ use stealtrace_common::{
 
 use super::{Reporter, text::Text};
 use crate::{
-    detect::Judgement,
+    detect::Ruling,
     ioctl,
     model::{Finding, Summary, Thread},
     os::shown::shown,
@@ -99,8 +99,8 @@ impl<W: Write> Calls<W> {
 }
 
 impl<W: Write> Reporter for Calls<W> {
-    fn event(&mut self, event: &Event, judgement: &Judgement) -> io::Result<()> {
-        let marked = judgement.anomalous;
+    fn event(&mut self, event: &Event, ruling: &Ruling) -> io::Result<()> {
+        let marked = ruling.anomalous;
         let name = self.function(event);
         match event.kind {
             EventKind::Call => self.enter(event, &name, marked),
@@ -160,7 +160,7 @@ mod tests {
 
     use super::Calls;
     use crate::{
-        detect::Judgement,
+        detect::Ruling,
         evidence::{Kind, detect},
         report::{Clock, Paint, Reporter as _, Units, text::Text},
     };
@@ -171,7 +171,7 @@ mod tests {
         let functions = [(1, "kvm_arch_vcpu_put".to_owned()), (2, "kvm_put_guest_fpu".to_owned())];
         let mut calls = Calls::new(Text::new(clock, Paint(false), Units::Human, &mut out), &functions, false);
         for event in events {
-            calls.event(event, &Judgement::default()).unwrap();
+            calls.event(event, &Ruling::default()).unwrap();
         }
         drop(calls);
         String::from_utf8(out).unwrap()

@@ -11,16 +11,13 @@ use stealtrace_common::event::{
     Event, EventKind, HOST_INITIATED, NUMBERS_UNKNOWN, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN,
 };
 
-use super::{Clock, Reporter, clock};
+use super::{Clock, Reporter, SCHEMA, clock};
 use crate::{
-    detect::Judgement,
+    detect::Ruling,
     ioctl,
     model::{Finding, Summary, Thread, Value, VcpuName, VcpuSummary},
     record::Header,
 };
-
-/// Raised when a field changes its meaning or goes away.
-const SCHEMA: u32 = 1;
 
 type Object = Map<String, Json_>;
 
@@ -44,8 +41,8 @@ impl<W: Write> Reporter for Json<W> {
         self.line(&start_object(header))
     }
 
-    fn event(&mut self, event: &Event, judgement: &Judgement) -> io::Result<()> {
-        let line = EventLine::new(event, judgement.vcpu, self.clock);
+    fn event(&mut self, event: &Event, ruling: &Ruling) -> io::Result<()> {
+        let line = EventLine::new(event, ruling.vcpu, self.clock);
         serde_json::to_writer(&mut self.out, &line)?;
         self.out.write_all(b"\n")
     }

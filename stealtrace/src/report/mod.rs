@@ -2,8 +2,13 @@
 
 mod calls;
 mod clock;
+pub(crate) mod doctor;
+pub(crate) mod guard;
+pub(crate) mod guest;
+pub(crate) mod inspect;
 mod json;
 mod paint;
+pub(crate) mod rules;
 mod text;
 mod units;
 mod verify;
@@ -21,10 +26,13 @@ pub use self::{paint::Paint, units::Units};
 use self::clock::Clock;
 use crate::{
     backend::BackendKind,
-    detect::Judgement,
+    detect::Ruling,
     model::{Finding, Summary},
     record::Header,
 };
+
+/// Of every JSON object that says so; raised where a field changes its meaning or goes away.
+const SCHEMA: u32 = 2;
 
 /// How to print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -59,7 +67,7 @@ pub trait Reporter {
     ///
     /// # Errors
     /// When the output cannot be written.
-    fn event(&mut self, event: &Event, judgement: &Judgement) -> io::Result<()>;
+    fn event(&mut self, event: &Event, ruling: &Ruling) -> io::Result<()>;
 
     /// A finding.
     ///

@@ -11,7 +11,7 @@ use stealtrace_common::event::{
 
 use super::{Clock, Paint, Reporter, Tone, Units, table, units};
 use crate::{
-    detect::Judgement,
+    detect::Ruling,
     ioctl,
     model::{Field, Finding, RuleId, Severity, Summary, Thread, Value, VcpuName, VcpuSummary},
     os::shown::shown,
@@ -57,14 +57,14 @@ impl<W: Write> Text<W> {
 }
 
 impl<W: Write> Reporter for Text<W> {
-    fn event(&mut self, event: &Event, judgement: &Judgement) -> io::Result<()> {
-        let mark = self.mark(judgement.anomalous);
+    fn event(&mut self, event: &Event, ruling: &Ruling) -> io::Result<()> {
+        let mark = self.mark(ruling.anomalous);
         let time = match event.time_ns {
             NO_TIME => String::new(),
             time_ns => format!("{:>12}  ", self.clock.show(time_ns)),
         };
         let caller = Thread::caller(event).to_string();
-        let vcpu = if event.vcpu == 0 { String::new() } else { judgement.vcpu.to_string() };
+        let vcpu = if event.vcpu == 0 { String::new() } else { ruling.vcpu.to_string() };
         writeln!(self.out, "{mark} {time}{caller:<22} {vcpu:<11} {}", details(event, self.units).trim_end())
     }
 

@@ -6,7 +6,7 @@ use std::{
     os::unix::fs::FileExt as _,
 };
 
-pub(super) use stealtrace_common::source::x86_msr::Area;
+use stealtrace_common::source::x86_msr::Area;
 
 /// The guest's area, from the memory of the VM's process; by its runner, since a process whose first thread ended has none
 /// by that one's number.

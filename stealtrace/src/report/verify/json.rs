@@ -5,13 +5,12 @@ use std::io::{self, Write};
 use serde_json::json;
 
 use super::VerifyReporter;
+
 use crate::{
+    report::SCHEMA,
     verify::{Agreement, Status, Verdict, Verified},
     vmm::scenario::{Class, Scenario},
 };
-
-/// Raised when a field changes its meaning or goes away.
-const SCHEMA: u32 = 1;
 
 pub(super) struct Json<W>(pub(super) W);
 

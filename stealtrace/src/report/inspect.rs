@@ -1,4 +1,4 @@
-//! A look as text for 80 columns, or as one JSON object.
+//! inspect's look, as text for 80 columns, or as one JSON object.
 
 use std::io::{self, Write};
 
@@ -9,14 +9,13 @@ use stealtrace_common::{
     steal::{StealDelta, is_impossible},
 };
 
-use super::{Judgement, Look, VcpuRow};
+use super::{Format, Paint, SCHEMA, Tone, exact, utc_now};
 use crate::{
-    model::Thread,
+    model::{Judgement, Look, Thread, VcpuLook},
     os::shown::shown,
-    report::{Format, Paint, Tone, exact, utc_now},
 };
 
-pub(super) fn show(look: &Look, format: Format, paint: Paint, out: &mut impl Write) -> Result<()> {
+pub(crate) fn show(look: &Look, format: Format, paint: Paint, out: &mut impl Write) -> Result<()> {
     match format {
         Format::Json => writeln!(out, "{}", object(look))?,
         _ => show_text(look, paint, out)?,
@@ -43,14 +42,14 @@ fn show_text(look: &Look, paint: Paint, out: &mut impl Write) -> io::Result<()> 
     if look.lost > 0 {
         writeln!(out, "lost: {} events", look.lost)?;
     }
-    match look.unlisted.as_ref().filter(|_| !look.unseen.is_empty()) {
+    match look.no_iterator.as_ref().filter(|_| !look.unseen.is_empty()) {
         Some(reason) => writeln!(out, "an iterator over open files would show it: {reason}"),
         None => Ok(()),
     }
 }
 
 /// `VM web1, qemu-system-x86(4711)`; which of its process's VMs, where it has several.
-fn vm(vcpu: &VcpuRow) -> String {
+fn vm(vcpu: &VcpuLook) -> String {
     let process = format!("{}({})", shown(&vcpu.comm), vcpu.pid);
     match (&vcpu.vm_name, vcpu.vm) {
         (_, Some(vm)) => format!("VM {vm} of {process}"),
@@ -59,7 +58,7 @@ fn vm(vcpu: &VcpuRow) -> String {
     }
 }
 
-fn show_vcpu(vcpu: &VcpuRow, paint: Paint, out: &mut impl Write) -> io::Result<()> {
+fn show_vcpu(vcpu: &VcpuLook, paint: Paint, out: &mut impl Write) -> io::Result<()> {
     let runner = vcpu.runner.as_ref().map_or_else(|| "not run yet".to_owned(), |by| format!("run by {by}"));
     let judgement = paint.text(&format!("{:<12}", vcpu.judgement.word()), tone(vcpu.judgement));
     writeln!(out, "  vCPU {:<4} {judgement} {runner}", vcpu.id)?;
@@ -114,7 +113,7 @@ fn why(judgement: Judgement) -> Option<String> {
     }
 }
 
-fn steal(vcpu: &VcpuRow) -> String {
+fn steal(vcpu: &VcpuLook) -> String {
     match vcpu.area {
         None => "?".to_owned(),
         Some(area) if is_impossible(area.steal_ns) => {
@@ -125,16 +124,16 @@ fn steal(vcpu: &VcpuRow) -> String {
 }
 
 /// libvirt's `vcpu.N.delay`.
-fn run_delay(vcpu: &VcpuRow) -> String {
+fn run_delay(vcpu: &VcpuLook) -> String {
     vcpu.run_delay_ns.map_or_else(|| "?".to_owned(), exact)
 }
 
-const fn enabled(vcpu: &VcpuRow) -> &'static str {
+const fn enabled(vcpu: &VcpuLook) -> &'static str {
     if Source::HERE.is_enabled(vcpu.enabling) { "enabled" } else { "disabled" }
 }
 
 /// The guest's counter less what libvirt's `vcpu.N.delay` says.
-fn ahead_of_libvirt(vcpu: &VcpuRow) -> Option<i64> {
+fn ahead_of_libvirt(vcpu: &VcpuLook) -> Option<i64> {
     Some(StealDelta::between(vcpu.run_delay_ns?, vcpu.area?.steal_ns).signed_ns())
 }
 
@@ -143,18 +142,18 @@ fn object(look: &Look) -> serde_json::Value {
     let unseen: Vec<_> = look.unseen.iter().map(|(pid, id)| json!({"vm_pid": pid, "vcpu_id": id})).collect();
     json!({
         "type": "inspect",
-        "schema": 2,
+        "schema": SCHEMA,
         "utc": utc_now(),
         "vcpus": vcpus,
         "not_seen": unseen,
-        "no_iterator": look.unlisted,
+        "no_iterator": look.no_iterator,
         "none": look.none,
         "unread": look.unread,
         "lost": look.lost,
     })
 }
 
-fn vcpu_object(vcpu: &VcpuRow) -> serde_json::Value {
+fn vcpu_object(vcpu: &VcpuLook) -> serde_json::Value {
     json!({
         "vm_pid": vcpu.pid,
         "vm": vcpu.vm,

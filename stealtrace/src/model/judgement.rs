@@ -6,18 +6,18 @@ use stealtrace_common::{source::Source, steal::is_impossible};
 
 /// What one look saw of a vCPU.
 #[derive(Clone, Debug)]
-pub(super) struct Sight {
-    pub(super) enabling: u64,
-    pub(super) runner_tid: Option<u32>,
+pub(crate) struct Sight {
+    pub(crate) enabling: u64,
+    pub(crate) runner_tid: Option<u32>,
     /// The guest's counter and version, if they could be read.
-    pub(super) counter: Option<(u64, u32)>,
+    pub(crate) counter: Option<(u64, u32)>,
     /// `last_steal` before and after the counter was read, and what may have been charged since.
-    pub(super) charged_ns: RangeInclusive<u64>,
+    pub(crate) charged_ns: RangeInclusive<u64>,
 }
 
 /// What is known of a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Judgement {
+pub(crate) enum Judgement {
     /// The guest has not enabled steal time.
     Disabled,
     /// Its counter cannot be read.
@@ -38,7 +38,7 @@ pub(super) enum Judgement {
 const TOLERANCE_NS: u64 = 1_000_000;
 
 /// Judge this look, with an earlier one of the same vCPU if there was one.
-pub(super) fn judge(earlier: Option<&Sight>, now: &Sight) -> Judgement {
+pub(crate) fn judge(earlier: Option<&Sight>, now: &Sight) -> Judgement {
     match now.counter {
         _ if !Source::HERE.is_enabled(now.enabling) => Judgement::Disabled,
         None => Judgement::Unknown,
@@ -69,7 +69,7 @@ fn compare(earlier: &Sight, now: &Sight, (steal_ns, version): (u64, u32)) -> Jud
 
 impl Judgement {
     /// In a word or few.
-    pub(super) const fn word(self) -> &'static str {
+    pub(crate) const fn word(self) -> &'static str {
         match self {
             Self::Disabled => "disabled",
             Self::Unknown => "unknown",
@@ -81,7 +81,7 @@ impl Judgement {
     }
 
     /// By how much, where that says something.
-    pub(super) const fn amount_ns(self) -> Option<i64> {
+    pub(crate) const fn amount_ns(self) -> Option<i64> {
         match self {
             Self::Disabled | Self::Unknown | Self::Untold | Self::Sound => None,
             Self::Off(ns) | Self::Jumped(ns) => Some(ns),
