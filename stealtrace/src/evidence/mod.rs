@@ -23,44 +23,64 @@ use stealtrace_common::event::Event;
 
 use crate::model::{Finding, VcpuKey};
 
-/// What a file is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Kind {
-    /// `stealtrace trace --record`
-    Recording,
-    /// The systemtap script of Launchpad 1494350
-    Systemtap,
-    /// strace, with ioctls of KVM
-    Strace,
-    /// One or more copies of a guest's /proc/stat
-    ProcStat,
-    /// QEMU's monitor command xp, on a guest's steal area
-    Xp,
+/// A kind of log is its reader, by what its lines are known, and what it is evidence by.
+macro_rules! kinds {
+    ($($(#[doc = $about:literal])+ $Kind:ident = $word:literal, $file:ident::$Reader:ident;)+) => {
+        /// What a file is.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+        pub enum Kind {
+            /// `stealtrace trace --record`
+            Recording,
+            $($(#[doc = $about])+ $Kind,)+
+        }
+
+        impl Kind {
+            /// Its name on the command line.
+            #[must_use]
+            pub const fn word(self) -> &'static str {
+                match self {
+                    Self::Recording => "recording",
+                    $(Self::$Kind => $word,)+
+                }
+            }
+
+            /// What it is evidence by: without that it proves nothing.
+            const fn wants(self) -> &'static str {
+                match self {
+                    Self::Recording => "event",
+                    $(Self::$Kind => $file::WANTS,)+
+                }
+            }
+        }
+
+        /// The reader for a kind; None for recordings, which are not text.
+        #[must_use]
+        pub fn reader(kind: Kind) -> Option<Box<dyn Reader>> {
+            match kind {
+                Kind::Recording => None,
+                $(Kind::$Kind => Some(Box::<$file::$Reader>::default()),)+
+            }
+        }
+
+        fn kind_of(line: &str) -> Option<Kind> {
+            $(if $file::is_one(line) {
+                return Some(Kind::$Kind);
+            })+
+            None
+        }
+    };
 }
 
-impl Kind {
-    /// Its name on the command line.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Recording => "recording",
-            Self::Systemtap => "systemtap",
-            Self::Strace => "strace",
-            Self::ProcStat => "proc-stat",
-            Self::Xp => "xp",
-        }
-    }
-
-    /// What it is evidence by: without that it proves nothing.
-    const fn wants(self) -> &'static str {
-        match self {
-            Self::Recording => "event",
-            Self::Systemtap => "delta of KVM's (`delta: ... ns, steal=... ns, run_delay=... ns`)",
-            Self::Strace => "vCPU ioctl (was it made with `strace -f` on the VMM?)",
-            Self::ProcStat => "line of a CPU (`cpu0 ...`)",
-            Self::Xp => "counter",
-        }
-    }
+// Every kind, in the order in which a line is tried. To add one: write its file, add its line.
+kinds! {
+    /// The systemtap script of Launchpad 1494350
+    Systemtap = "systemtap", systemtap::Systemtap;
+    /// strace, with ioctls of KVM
+    Strace = "strace", strace::Strace;
+    /// One or more copies of a guest's /proc/stat
+    ProcStat = "proc-stat", proc_stat::ProcStat;
+    /// QEMU's monitor command xp, on a guest's steal area
+    Xp = "xp", xp::Xp;
 }
 
 /// What a reader of evidence hands over.
@@ -119,18 +139,6 @@ pub trait Reader {
     }
 }
 
-/// The reader for a kind; None for recordings, which are not text.
-#[must_use]
-pub fn reader(kind: Kind) -> Option<Box<dyn Reader>> {
-    Some(match kind {
-        Kind::Recording => return None,
-        Kind::Systemtap => Box::<systemtap::Systemtap>::default(),
-        Kind::Strace => Box::<strace::Strace>::default(),
-        Kind::ProcStat => Box::<proc_stat::ProcStat>::default(),
-        Kind::Xp => Box::<xp::Xp>::default(),
-    })
-}
-
 /// What a log is, judged by its first lines.
 #[must_use]
 pub fn detect(head: impl AsRef<[u8]>) -> Option<Kind> {
@@ -141,20 +149,6 @@ pub fn detect(head: impl AsRef<[u8]>) -> Option<Kind> {
         }
     }
     None
-}
-
-fn kind_of(line: &str) -> Option<Kind> {
-    if systemtap::is_one(line) {
-        Some(Kind::Systemtap)
-    } else if strace::is_one(line) {
-        Some(Kind::Strace)
-    } else if proc_stat::is_one(line) {
-        Some(Kind::ProcStat)
-    } else if xp::is_one(line) {
-        Some(Kind::Xp)
-    } else {
-        None
-    }
 }
 
 #[cfg(test)]

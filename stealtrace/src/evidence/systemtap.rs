@@ -48,6 +48,9 @@ struct Parts<'a> {
     says: &'a str,
 }
 
+/// What it is evidence by.
+pub(super) const WANTS: &str = "delta of KVM's (`delta: ... ns, steal=... ns, run_delay=... ns`)";
+
 pub(super) fn is_one(line: &str) -> bool {
     split(line)
         .is_some_and(|parts| is_call(parts.says) || load(parts.says).is_some() || delta(parts.says).is_some())
