@@ -1,6 +1,8 @@
 //! Where events come from. The only place that names aya.
 
+mod attach;
 mod ebpf;
+mod load;
 mod plan;
 mod table;
 

@@ -1,6 +1,7 @@
 //! `stealtrace inspect`: every vCPU of every running VM, without its cooperation and without stopping it. KVM's side
 //! comes from the kernel, the guest's counter from the memory of the VM's process. Changes nothing.
 
+mod seen;
 mod vm;
 
 use std::{
@@ -11,14 +12,9 @@ use std::{
 
 use anyhow::{Result, bail};
 use clap::Args;
-use stealtrace_common::{
-    event::{Event, EventKind},
-    kvm::KVM_RUN,
-    ring::Sighting,
-    source::x86_msr::Area,
-    target::Volume,
-};
+use stealtrace_common::target::Volume;
 
+use self::seen::{Last, Seen};
 use super::{
     Run, Shared,
     options::{LINES, of, parse_pause, parse_time},
@@ -28,16 +24,13 @@ use crate::{
     descriptors,
     exit::Exit,
     kernel::{Capability, KernelFacts},
-    live::{Live, Sink},
+    live::Live,
     model::{Judgement, Look, Sight, Sights, Thread, VcpuLook, judge},
     os::{clock::now_ns, command::Orphaned, interrupt::Interrupt, output::Output, process},
-    pipeline::Flow,
     report::{self, Format, Paint},
 };
 
 const RING_BYTES: u32 = 8 << 20;
-/// More than the ring holds: what is older than the look is read, what comes meanwhile is not waited for.
-const MOST_EVENTS: usize = 100_000;
 
 /// An update that has begun is over by then.
 const MOMENT: Duration = Duration::from_millis(50);
@@ -192,104 +185,6 @@ impl Inspection {
         }
         self.seen.drain(&mut self.live.backend);
         Ok(())
-    }
-}
-
-/// The last that was seen of each vCPU, by address.
-#[derive(Default)]
-struct Seen {
-    vcpus: BTreeMap<u64, Last>,
-    /// Processes that have a descriptor of a vCPU, and its id: its VM may be another's.
-    holders: BTreeSet<(u32, String)>,
-}
-
-struct Last {
-    /// All that is known of it by now.
-    now: Sighting,
-    area: Option<Area>,
-    /// Why it may not be read, if so.
-    unread: Option<String>,
-    /// `last_steal` before the area was read.
-    charged_before_ns: u64,
-}
-
-impl Sink for Seen {
-    fn event(&mut self, event: &Event) -> Result<Flow> {
-        match event.kind {
-            EventKind::Created | EventKind::Destroyed => drop(self.vcpus.remove(&event.vcpu)),
-            EventKind::Ioctl | EventKind::Load | EventKind::Update | EventKind::EnablingWrite => {
-                let last = self.vcpus.entry(event.vcpu).or_insert_with(|| Last::new(&seen(event)));
-                last.learn_event(event);
-            }
-            EventKind::Call | EventKind::Return | EventKind::ThreadEnded => {}
-        }
-        Ok(Flow::Continue)
-    }
-
-    fn sighting(&mut self, sighting: &Sighting) -> Result<Flow> {
-        self.holders.insert((sighting.holder_tgid, sighting.vcpu_id.to_string()));
-        self.vcpus.entry(sighting.vcpu).or_insert_with(|| Last::new(sighting)).learn(sighting);
-        Ok(Flow::Continue)
-    }
-}
-
-/// The same, as far as an event tells it.
-fn seen(event: &Event) -> Sighting {
-    Sighting {
-        time_ns: event.time_ns,
-        vcpu: event.vcpu,
-        vm: event.vm,
-        enabling: event.enabling_after,
-        last_steal_ns: event.last_steal_after_ns,
-        area: event.area,
-        vcpu_id: event.vcpu_id,
-        holder_tgid: event.vm_tgid,
-        runner_tid: if event.ioctl == KVM_RUN { event.caller_tid } else { 0 },
-        owned: 0,
-    }
-}
-
-impl Seen {
-    fn drain(&mut self, backend: &mut EbpfBackend) {
-        backend.drain(MOST_EVENTS, |entry| self.entry(entry).is_ok());
-    }
-
-    fn read_areas(&mut self) {
-        for last in self.vcpus.values_mut() {
-            last.charged_before_ns = last.now.last_steal_ns;
-            let (address, pid) = (Some(last.now.area).filter(|at| *at != 0), last.now.holder_tgid);
-            let read = address.map(|at| vm::read_area(pid, last.runner_tid(), at));
-            last.unread = read.as_ref().and_then(|read| vm::refusal(pid, read.as_ref().err()?));
-            last.area = read.and_then(Result::ok);
-        }
-    }
-}
-
-impl Last {
-    const fn new(now: &Sighting) -> Self {
-        Self { now: *now, area: None, unread: None, charged_before_ns: 0 }
-    }
-
-    fn learn(&mut self, now: &Sighting) {
-        let inherited = now.owned == 0 && (self.now.owned != 0 || now.holder_tgid > self.now.holder_tgid);
-        if !inherited {
-            self.now = *now; // else a process that inherited the descriptor, or was sent it
-        }
-    }
-
-    /// An event tells who runs it, and where the area lies, only now and then.
-    fn learn_event(&mut self, event: &Event) {
-        let (before, now) = (self.now, seen(event));
-        let known_area = if before.enabling == now.enabling { before.area } else { 0 };
-        self.now = Sighting {
-            area: if now.area == 0 { known_area } else { now.area },
-            runner_tid: if now.runner_tid == 0 { before.runner_tid } else { now.runner_tid },
-            ..now
-        };
-    }
-
-    fn runner_tid(&self) -> Option<u32> {
-        Some(self.now.runner_tid).filter(|tid| *tid != 0)
     }
 }
 

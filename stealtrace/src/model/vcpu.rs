@@ -1,65 +1,14 @@
 //! A vCPU as far as events have shown it, and the threads around it.
 
-use std::{borrow::Cow, fmt};
+use std::fmt;
 
 use rustc_hash::FxHashMap;
 use stealtrace_common::{
-    event::{Event, EventKind, HOST_INITIATED, STEAL_AFTER_KNOWN},
+    event::{Event, EventKind, HOST_INITIATED},
     kvm::KVM_RUN,
-    target::OUTSIDE,
 };
 
-use crate::os::shown::shown;
-
-/// A host thread.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Thread {
-    /// Its thread id in stealtrace's PID namespace, or in the initial one, marked with [`OUTSIDE`].
-    pub tid: u32,
-    /// Its name.
-    pub comm: String,
-}
-
-impl Thread {
-    /// The caller of an event.
-    #[must_use]
-    pub fn caller(event: &Event) -> Self {
-        Self { tid: event.caller_tid, comm: Self::comm_of(event).into_owned() }
-    }
-
-    /// The name of an event's caller.
-    #[must_use]
-    pub fn comm_of(event: &Event) -> Cow<'_, str> {
-        Self::name(&event.comm)
-    }
-
-    /// A name as the kernel keeps it.
-    #[must_use]
-    pub fn name(comm: &[u8; 16]) -> Cow<'_, str> {
-        let end = comm.iter().position(|byte| *byte == 0).unwrap_or(comm.len());
-        String::from_utf8_lossy(&comm[..end])
-    }
-}
-
-impl fmt::Display for Thread {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}({})", shown(&self.comm), Pid(self.tid))
-    }
-}
-
-/// Number of a thread or process, for people.
-#[derive(Clone, Copy, Debug)]
-pub struct Pid(pub u32);
-
-impl fmt::Display for Pid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(number) = *self;
-        match number & OUTSIDE {
-            0 => write!(f, "{number}"),
-            _ => write!(f, "outside:{}", number & !OUTSIDE),
-        }
-    }
-}
+use super::{Enabling, HandOff, Pid, Restore, Thread, Unsettled};
 
 /// Tells vCPUs apart: addresses are reused at once, generations never.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -96,78 +45,6 @@ impl fmt::Display for VcpuName {
             pid => write!(f, "{}/{}/{}", Pid(pid), self.vm, self.id),
         }
     }
-}
-
-/// Steal time was enabled by the VMM.
-#[derive(Clone, Debug)]
-pub struct Restore {
-    /// Who did it.
-    pub by: Thread,
-    /// Its run_delay then.
-    pub run_delay_ns: u64,
-    /// `last_steal` before the write.
-    pub last_steal_before_ns: u64,
-    /// `last_steal` after the write.
-    pub last_steal_after_ns: u64,
-}
-
-impl Restore {
-    /// What such an event says.
-    #[must_use]
-    pub fn from_event(event: &Event) -> Self {
-        Self {
-            by: Thread::caller(event),
-            run_delay_ns: event.run_delay_ns,
-            last_steal_before_ns: event.last_steal_before_ns,
-            last_steal_after_ns: event.last_steal_after_ns,
-        }
-    }
-
-    /// Did the kernel copy the caller's run_delay into last_steal, as Linux 3.1 to 4.3 do?
-    #[must_use]
-    pub const fn copied(&self) -> bool {
-        self.last_steal_after_ns == self.run_delay_ns && self.last_steal_after_ns != self.last_steal_before_ns
-    }
-}
-
-/// Steal time was enabled, by the VMM or the guest.
-#[derive(Clone, Copy, Debug)]
-pub struct Enabling {
-    /// Thread that did it.
-    pub tid: u32,
-    /// Its run_delay then, or a moment before.
-    pub run_delay_ns: u64,
-}
-
-/// An underflow of which it is not known yet whether it reached the guest.
-#[derive(Clone, Debug)]
-pub struct Unsettled {
-    /// The update.
-    pub event: Event,
-    /// The hand-off that led to it.
-    pub hand_off: Option<HandOff>,
-    /// [`Vcpu::copied_by`] then.
-    pub copied_by: Option<u32>,
-}
-
-impl Unsettled {
-    /// An underflow in a guest's area that could not be read yet. The next update tells: it replaces the delta on
-    /// kernels that keep it until guest entry, and where none does the counter shows it.
-    #[must_use]
-    pub const fn begins_with(event: &Event) -> bool {
-        event.delta().is_underflow() && !event.has(STEAL_AFTER_KNOWN) && event.ioctl != 0
-    }
-}
-
-/// KVM_RUN moved to another thread while steal time was enabled.
-#[derive(Clone, Debug)]
-pub struct HandOff {
-    /// The runner before.
-    pub from: Thread,
-    /// The first KVM_RUN of the runner after.
-    pub run: Event,
-    /// Did the runner run it again, without an update in between?
-    pub is_past: bool,
 }
 
 /// A vCPU as far as events have shown it.
