@@ -76,3 +76,18 @@ fn links_between_pages_lead_somewhere() {
         }
     }
 }
+
+/// "```rust FILE", and code that stands in that file.
+#[test]
+fn examples_for_contributors_are_the_projects_code() {
+    let text = fs::read_to_string(root().join("CONTRIBUTING.md")).expect("readable");
+    let mut checked = 0;
+    for block in text.split("```rust ").skip(1) {
+        let (file, rest) = block.split_once('\n').expect("a file and its code");
+        let code = rest.split("```").next().unwrap_or_default();
+        let source = fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        assert!(source.contains(code), "{file} has no longer:\n{code}");
+        checked += 1;
+    }
+    assert!(checked > 5);
+}
