@@ -35,6 +35,8 @@ pub struct EbpfBackend {
     ring: RingBuf<MapData>,
     counters: PerCpuArray<MapData, CounterPod>,
     quiet: Array<MapData, QuietPod>,
+    /// Is anything passed over? Else there is nothing in `quiet`.
+    passes_over: bool,
     attached: Vec<Attached>,
     kind: BackendKind,
     logger: EbpfLogger<&'static dyn log::Log>,
@@ -69,7 +71,18 @@ impl EbpfBackend {
         let mut attached = attach_calls(&mut ebpf, plan, kind, facts)?; // first, so that ours run before them
         attached.extend(attach_all(&mut ebpf, plan, kind, facts)?);
         let knows_files = kvm_vcpu_ioctl.is_some();
-        Ok(Self { ebpf, ring, counters, quiet, attached, kind, logger, knows_files, undecodable: 0 })
+        Ok(Self {
+            ebpf,
+            ring,
+            counters,
+            quiet,
+            attached,
+            kind,
+            logger,
+            knows_files,
+            undecodable: 0,
+            passes_over: plan.passes_over(),
+        })
     }
 
     /// How it sees.
@@ -160,6 +173,9 @@ impl EbpfBackend {
     /// Hits of which there was nothing to tell.
     fn quiet_hits(&self) -> Result<(u64, u64)> {
         let mut hits = (0, 0);
+        if !self.passes_over {
+            return Ok(hits);
+        }
         for slot in self.quiet.iter() {
             let QuietPod(quiet) = slot.context("read what was quiet")?;
             hits.0 += quiet.entered;

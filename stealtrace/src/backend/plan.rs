@@ -98,6 +98,12 @@ impl Plan {
         }
     }
 
+    /// May ioctls of which there is nothing to tell be passed over? Not where threads are chosen: what the others do would
+    /// be taken for the doing of those.
+    pub(super) fn passes_over(&self) -> bool {
+        self.volume == Volume::Edges && self.tid.is_none() && self.comm.is_none()
+    }
+
     /// The part that the kernel side needs to know.
     #[must_use]
     pub(super) fn target(&self, namespace: PidNamespace) -> Target {
@@ -107,8 +113,7 @@ impl Plan {
             vcpu_id_plus_1: self.vcpu_id.map_or(0, |id| id.saturating_add(1)),
             volume: self.volume as u32,
             returns: u32::from(!self.functions.is_empty()),
-            // What threads do that are not watched would be taken for the doing of those that are.
-            pass_over: u32::from(self.volume == Volume::Edges && self.tid.is_none() && self.comm.is_none()),
+            pass_over: u32::from(self.passes_over()),
             comm: self.comm.as_deref().map_or([0; 2], words),
             namespace,
         }

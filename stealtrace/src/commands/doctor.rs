@@ -7,10 +7,7 @@ use stealtrace_common::{
     target::{PidNamespace, Volume},
 };
 
-use super::{
-    Run, Shared, guard,
-    options::{LINES, of},
-};
+use super::{Run, Shared, guard, options::that};
 use crate::{
     backend::{BackendKind, EbpfBackend, Plan, Processes, Task, label, place},
     exit::Exit,
@@ -27,7 +24,7 @@ const RING_BYTES: u32 = 64 << 10;
 #[derive(Args, Debug)]
 #[command(after_help = HELP)]
 pub(super) struct Doctor {
-    #[arg(long, default_value = "text", value_parser = of(&LINES))]
+    #[arg(long, default_value = "text", value_parser = that(Format::shows_states))]
     format: Format,
 }
 

@@ -10,10 +10,7 @@ use stealtrace_common::{
     target::{GuardOrders, Volume},
 };
 
-use super::{
-    Run, Shared,
-    options::{LINES, of},
-};
+use super::{Run, Shared, options::that};
 use crate::{
     backend::{self, BackendKind, Plan, Processes, Task},
     exit::Exit,
@@ -49,7 +46,7 @@ pub(super) struct Guard {
     /// Re-base, once per vCPU, a counter that was poisoned before guard began
     #[arg(long)]
     heal: bool,
-    #[arg(long, default_value = "text", value_parser = of(&LINES))]
+    #[arg(long, default_value = "text", value_parser = that(Format::shows_states))]
     format: Format,
     /// Run this command, guard it and its children, and end with it
     #[arg(last = true, value_name = "CMD", conflicts_with = "pids")]

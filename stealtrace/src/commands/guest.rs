@@ -15,7 +15,7 @@ use stealtrace_common::{event::Event, source::x86_msr::MSR};
 
 use super::{
     Run, Shared,
-    options::{LINES, of, parse_pause},
+    options::{parse_pause, that},
 };
 use crate::{
     evidence::{Kind, Lines, Missed, ProcStat, Reader as _, Sink, Tally},
@@ -45,7 +45,7 @@ pub(super) struct Guest {
     /// Looks at /proc/stat; 0 for as many as there are until Ctrl-C [default: 2, more where a CPU is at 100 % steal]
     #[arg(long, value_name = "N")]
     count: Option<u64>,
-    #[arg(long, default_value = "text", value_parser = of(&LINES))]
+    #[arg(long, default_value = "text", value_parser = that(Format::shows_states))]
     format: Format,
 }
 

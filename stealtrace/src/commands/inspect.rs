@@ -17,7 +17,7 @@ use stealtrace_common::target::Volume;
 use self::seen::{Last, Seen};
 use super::{
     Run, Shared,
-    options::{LINES, of, parse_pause, parse_time},
+    options::{parse_pause, parse_time, that},
 };
 use crate::{
     backend::{EbpfBackend, Plan, Processes, Task},
@@ -48,7 +48,7 @@ pub(super) struct Inspect {
     /// Time between the two looks that a judgement takes; 0s for one look
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_time)]
     wait: Duration,
-    #[arg(long, default_value = "text", value_parser = of(&LINES))]
+    #[arg(long, default_value = "text", value_parser = that(Format::shows_states))]
     format: Format,
 }
 

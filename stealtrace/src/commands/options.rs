@@ -16,12 +16,10 @@ use crate::{
     report::{Format, Paint, Style, Units},
 };
 
-/// Formats of what comes line by line.
-pub(super) const LINES: [Format; 2] = [Format::Text, Format::Json];
-
-/// One of these formats.
-pub(super) fn of(formats: &[Format]) -> impl TypedValueParser<Value = Format> + use<> {
-    let names = formats.iter().filter_map(ValueEnum::to_possible_value);
+/// A format that can.
+pub(super) fn that(can: fn(Format) -> bool) -> impl TypedValueParser<Value = Format> + use<> {
+    let formats = Format::value_variants().iter().filter(|format| can(**format));
+    let names = formats.filter_map(ValueEnum::to_possible_value);
     PossibleValuesParser::from(names.collect::<Vec<_>>()).try_map(|name| Format::from_str(&name, false))
 }
 
@@ -31,7 +29,7 @@ pub(super) const NOT_WITH_CALLS: [&str; 4] = ["findings_only", "format", "utc", 
 /// What to show and how; the same for live traces and files.
 #[derive(Args, Debug)]
 pub(super) struct View {
-    #[arg(long, default_value = "text", value_parser = of(&LINES))]
+    #[arg(long, default_value = "text", value_parser = that(Format::shows_runs))]
     pub(super) format: Format,
     /// Print findings and the summary, not every event
     #[arg(long)]

@@ -6,7 +6,7 @@ use glob::Pattern;
 
 use super::{
     Run, Shared,
-    options::{BackendChoice, of},
+    options::{BackendChoice, that},
 };
 use crate::{
     backend::BackendKind,
@@ -30,7 +30,7 @@ pub(super) struct Verify {
     /// List the scenarios instead
     #[arg(long)]
     list: bool,
-    #[arg(long, default_value = "text", value_parser = of(&Format::ALL))]
+    #[arg(long, default_value = "text", value_parser = that(Format::shows_verdicts))]
     format: Format,
     /// What this kernel should be, and be shown to be; sound passes for fixed [default: fixed]
     #[arg(long, value_enum)]
@@ -83,7 +83,7 @@ impl Verify {
         let signals = Interrupt::block()?;
         let stop = || signals.came() || out.is_over();
         let mut tracer = tracer(self)?;
-        let mut reporter = report::verify_reporter(self.format, out.clone());
+        let mut reporter = report::verify_reporter(self.format, out.clone())?;
         let mut verified = Verified {
             expectation: self.expectation(),
             seed: self.seed.unwrap_or_else(|| fastrand::u32(..).into()), // short enough to type

@@ -15,11 +15,12 @@ mod verify;
 
 use std::io::{self, Write};
 
+use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use stealtrace_common::event::Event;
 
 pub(crate) use self::paint::Tone;
-pub use self::verify::{VerifyReporter, list_scenarios, verify_reporter};
+pub use self::verify::VerifyReporter;
 pub(crate) use self::{clock::utc_now, units::exact};
 pub use self::{paint::Paint, units::Units};
 
@@ -28,29 +29,87 @@ use crate::{
     backend::BackendKind,
     detect::Ruling,
     model::{Finding, Summary},
+    os::output::Output,
     record::Header,
+    vmm::scenario::Scenario,
 };
 
 /// Of every JSON object that says so; raised where a field changes its meaning or goes away.
 const SCHEMA: u32 = 2;
 
-/// How to print.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+/// What a format makes of each thing that is shown; None: it has no place for it.
+struct Shows {
+    /// A run, live or from a file.
+    run: Option<ShowsRun>,
+    /// Verdicts.
+    verdicts: Option<fn(Output) -> Box<dyn VerifyReporter>>,
+    /// What scenarios there are.
+    scenarios: Option<ShowsScenarios>,
+    /// What doctor, inspect, guard and guest see.
+    states: bool,
+}
+
+type ShowsRun = for<'a> fn(Style, Clock, Box<dyn Write + 'a>) -> Box<dyn Reporter + 'a>;
+type ShowsScenarios = fn(&[Scenario], &mut dyn Write) -> io::Result<()>;
+
+const NOTHING: Shows = Shows { run: None, verdicts: None, scenarios: None, states: false };
+
+macro_rules! formats {
+    ($($(#[$about:meta])+ $Format:ident => $shows:expr;)+) => {
+        /// How to print.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+        pub enum Format {
+            $($(#[$about])+ $Format,)+
+        }
+
+        impl Format {
+            fn shows(self) -> Shows {
+                match self {
+                    $(Self::$Format => $shows,)+
+                }
+            }
+        }
+    };
+}
+
+// Every format. To add one: write its file, add its module and its line.
+formats! {
     /// For people.
     #[value(alias = "table")]
-    Text,
+    Text => Shows {
+        run: Some(|style, clock, out| Box::new(text::Text::new(clock, style.paint, style.units, out))),
+        verdicts: Some(|out| Box::new(verify::table::Table { paint: Paint::of(&out), out })),
+        scenarios: Some(verify::table::list),
+        states: true,
+    };
     /// One JSON object, or one a line.
-    Json,
+    Json => Shows {
+        run: Some(|_, clock, out| Box::new(json::Json::new(clock, out))),
+        verdicts: Some(|out| Box::new(verify::json::Json(out))),
+        scenarios: Some(verify::json::list),
+        states: true,
+    };
     /// One JUnit XML document.
-    Junit,
+    Junit => Shows { verdicts: Some(|out| Box::new(verify::junit::Junit(out))), ..NOTHING };
     /// Test Anything Protocol, version 13.
-    Tap,
+    Tap => Shows { verdicts: Some(|out| Box::new(verify::tap::Tap { out, played: 0 })), ..NOTHING };
 }
 
 impl Format {
-    /// Every one.
-    pub const ALL: [Self; 4] = [Self::Text, Self::Json, Self::Junit, Self::Tap];
+    /// Can it show a run?
+    pub(crate) fn shows_runs(self) -> bool {
+        self.shows().run.is_some()
+    }
+
+    /// Verdicts?
+    pub(crate) fn shows_verdicts(self) -> bool {
+        self.shows().verdicts.is_some()
+    }
+
+    /// What doctor, inspect, guard and guest see?
+    pub(crate) fn shows_states(self) -> bool {
+        self.shows().states
+    }
 }
 
 /// Prints a run as it happens.
@@ -113,18 +172,32 @@ pub struct Style {
 pub fn reporter<'a>(style: Style, header: &Header, out: impl Write + 'a) -> Box<dyn Reporter + 'a> {
     let utc_offset_ns = Some(header.utc_offset_ns).filter(|offset_ns| style.utc && *offset_ns != 0);
     let clock = Clock { start_ns: header.start_ns, utc_offset_ns };
-    match style.format {
-        Format::Json => Box::new(json::Json::new(clock, out)),
-        _ if style.calls => {
+    match style.format.shows().run {
+        Some(show) if !style.calls => show(style, clock, Box::new(out)),
+        _ => {
             let ioctls_only = header.backend == BackendKind::Tracepoint.to_string();
-            Box::new(calls::Calls::new(
-                text::Text::new(clock, style.paint, style.units, out),
-                &header.functions,
-                ioctls_only,
-            ))
+            let text = text::Text::new(clock, style.paint, style.units, out);
+            Box::new(calls::Calls::new(text, &header.functions, ioctls_only))
         }
-        _ => Box::new(text::Text::new(clock, style.paint, style.units, out)),
     }
+}
+
+/// A reporter of verdicts in this format.
+///
+/// # Errors
+/// When the format has none.
+pub(crate) fn verify_reporter(format: Format, out: Output) -> Result<Box<dyn VerifyReporter>> {
+    let show = format.shows().verdicts.context("this format shows no verdicts")?;
+    Ok(show(out))
+}
+
+/// What scenarios there are.
+///
+/// # Errors
+/// When the output cannot be written, or the format has no lists.
+pub(crate) fn list_scenarios(format: Format, scenarios: &[Scenario], mut out: impl Write) -> Result<()> {
+    let list = format.shows().scenarios.context("--list has the formats text and json")?;
+    Ok(list(scenarios, &mut out)?)
 }
 
 /// Columns of prose wrap to the terminal's width, or to a page's.

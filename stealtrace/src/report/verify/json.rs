@@ -12,7 +12,7 @@ use crate::{
     vmm::scenario::{Class, Scenario},
 };
 
-pub(super) struct Json<W>(pub(super) W);
+pub(in crate::report) struct Json<W>(pub(in crate::report) W);
 
 /// None where there is nothing to compare.
 const fn agree(agreement: &Agreement) -> Option<bool> {
@@ -83,7 +83,7 @@ impl<W: Write> VerifyReporter for Json<W> {
     }
 }
 
-pub(super) fn list(scenarios: &[Scenario], mut out: impl Write) -> io::Result<()> {
+pub(in crate::report) fn list(scenarios: &[Scenario], out: &mut dyn Write) -> io::Result<()> {
     scenarios.iter().try_for_each(|scenario| {
         let expected = |class| scenario.expects.on(class).to_string();
         let object = json!({

@@ -12,7 +12,7 @@ use crate::{
 
 const NAME: &str = "stealtrace verify";
 
-pub(super) struct Junit<W>(pub(super) W);
+pub(in crate::report) struct Junit<W>(pub(in crate::report) W);
 
 impl<W: Write> VerifyReporter for Junit<W> {
     fn end(&mut self, verified: &Verified) -> io::Result<()> {

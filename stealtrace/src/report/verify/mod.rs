@@ -1,17 +1,13 @@
 //! How verdicts are printed: for people, for scripts, and for CI systems.
 
-mod json;
-mod junit;
-mod table;
-mod tap;
+pub(super) mod json;
+pub(super) mod junit;
+pub(super) mod table;
+pub(super) mod tap;
 
-use std::io::{self, Write};
-
-use anyhow::{Result, bail};
+use std::io;
 
 use crate::{
-    os::output::Output,
-    report::{Format, Paint},
     verify::{Agreement, Verdict, Verified},
     vmm::scenario::Scenario,
 };
@@ -39,28 +35,6 @@ pub trait VerifyReporter {
     /// # Errors
     /// When the output cannot be written.
     fn end(&mut self, verified: &Verified) -> io::Result<()>;
-}
-
-/// A reporter in this format.
-pub fn verify_reporter(format: Format, out: Output) -> Box<dyn VerifyReporter> {
-    match format {
-        Format::Text => Box::new(table::Table { paint: Paint::of(&out), out }),
-        Format::Json => Box::new(json::Json(out)),
-        Format::Junit => Box::new(junit::Junit(out)),
-        Format::Tap => Box::new(tap::Tap { out, played: 0 }),
-    }
-}
-
-/// What scenarios there are.
-///
-/// # Errors
-/// When the output cannot be written, or the format has no lists.
-pub fn list_scenarios(format: Format, scenarios: &[Scenario], out: impl Write) -> Result<()> {
-    match format {
-        Format::Text => Ok(table::list(scenarios, out)?),
-        Format::Json => Ok(json::list(scenarios, out)?),
-        Format::Junit | Format::Tap => bail!("--list has the formats text and json"),
-    }
 }
 
 /// The kernel's class in one sentence, or why it has none.

@@ -10,9 +10,9 @@ use crate::{
     vmm::scenario::Scenario,
 };
 
-pub(super) struct Table<W> {
-    pub(super) paint: Paint,
-    pub(super) out: W,
+pub(in crate::report) struct Table<W> {
+    pub(in crate::report) paint: Paint,
+    pub(in crate::report) out: W,
 }
 
 impl<W: Write> VerifyReporter for Table<W> {
@@ -53,7 +53,7 @@ impl<W: Write> VerifyReporter for Table<W> {
     }
 }
 
-pub(super) fn list(scenarios: &[Scenario], mut out: impl Write) -> io::Result<()> {
+pub(in crate::report) fn list(scenarios: &[Scenario], out: &mut dyn Write) -> io::Result<()> {
     let mut rows = table(["scenario", "what it does", "what must hold"]);
     wrap(&mut rows);
     for scenario in scenarios {

@@ -10,9 +10,9 @@ use crate::{
     vmm::scenario::Scenario,
 };
 
-pub(super) struct Tap<W> {
-    pub(super) out: W,
-    pub(super) played: usize,
+pub(in crate::report) struct Tap<W> {
+    pub(in crate::report) out: W,
+    pub(in crate::report) played: usize,
 }
 
 impl<W: Write> VerifyReporter for Tap<W> {
