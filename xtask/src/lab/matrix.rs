@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use comfy_table::{Table, presets};
 use serde_json::Value;
 
-use super::verify::{CANNOT_RUN, Pass, Row};
+use super::row::{CANNOT_RUN, Pass, Row};
 
 /// Print it.
 pub(super) fn print(rows: &[Row]) -> Result<()> {

@@ -9,26 +9,23 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
     find,
     kernels::KERNELS,
     matrix,
     package::{self, KernelFiles},
+    play::{Booted, play},
     qemu::{Boot, Machine},
-    watch::Outcome,
+    row::{Pass, Row},
 };
-use crate::{build, ledger, process::say};
+use crate::build;
 
 /// A whole verify takes half a minute; a slow machine may need more.
 const TIMEOUT: Duration = Duration::from_secs(300);
-
-/// Exit codes of `stealtrace verify`: not as expected, and where it cannot run.
-const FOUND: u8 = 1;
-pub(super) const CANNOT_RUN: u8 = 2;
 
 /// `lab verify`
 #[derive(Args)]
@@ -73,38 +70,6 @@ impl Subject {
     }
 }
 
-/// What a kernel showed.
-pub(super) struct Row {
-    pub(super) name: String,
-    pub(super) expect: String,
-    /// Per backend; why not, if the lab itself failed.
-    pub(super) passes: Result<Vec<Pass>, String>,
-}
-
-/// All scenarios with one backend.
-#[derive(Default)]
-pub(super) struct Pass {
-    /// Objects of `stealtrace verify --format json`, and our own for scenarios that took the kernel along.
-    pub(super) verdicts: Vec<Value>,
-    /// Its summary; None if the kernel had to be booted again.
-    pub(super) summary: Option<Value>,
-    /// Exit code; 1 after a panic or hang.
-    pub(super) code: u8,
-    /// What was said on stderr.
-    pub(super) said: String,
-}
-
-impl Pass {
-    /// `kprobe`, `tracepoint`, or None where no second witness saw.
-    pub(super) fn backend(&self) -> Option<&str> {
-        self.summary.as_ref()?["witness"].as_str()
-    }
-
-    pub(super) fn class(&self) -> Option<&str> {
-        self.summary.as_ref()?["class"].as_str()
-    }
-}
-
 /// Try them all; print the matrix. The worst exit code.
 pub(crate) fn verify(options: &Verify) -> Result<u8> {
     let binary = build::dist()?;
@@ -116,7 +81,9 @@ pub(crate) fn verify(options: &Verify) -> Result<u8> {
     let mut passes = passes.into_iter();
     let rows: Vec<_> = subjects
         .iter()
-        .map(|subject| Row::of(subject, passes.by_ref().take(backends.len()).collect()))
+        .map(|subject| {
+            Row::of(&subject.name, &subject.expect, passes.by_ref().take(backends.len()).collect())
+        })
         .collect();
     if let Some(file) = &options.json {
         let json = json!(rows.iter().map(Row::to_json).collect::<Vec<_>>());
@@ -193,13 +160,6 @@ fn try_out(subject: &Subject, backend: &str, binary: &Path, options: &Verify) ->
     play(options.scenarios.clone(), &mut boot).with_context(|| subject.name.clone())
 }
 
-/// One boot: what it printed and how it ended.
-struct Booted {
-    stdout: String,
-    stderr: String,
-    outcome: Outcome,
-}
-
 fn capture(machine: &Machine) -> Result<Booted> {
     let (stdout, stderr) = (Kept::default(), Kept::default());
     let outcome = machine.run_into(TIMEOUT, stdout.clone(), stderr.clone())?;
@@ -223,181 +183,5 @@ impl Write for Kept {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// The wanted scenarios, all if none are named, in as many boots as it takes.
-fn play(mut wanted: Vec<String>, boot: &mut dyn FnMut(&[String]) -> Result<Booted>) -> Result<Pass> {
-    let mut pass = Pass::default();
-    let (mut may_retry, mut crashed) = (true, false);
-    loop {
-        let Booted { stdout, stderr, outcome } = boot(&wanted)?;
-        let mut told = Told::read(&stdout);
-        pass.verdicts.append(&mut told.verdicts);
-        pass.said += &stderr;
-        let how = match outcome {
-            Outcome::Exited(code) => {
-                pass.summary = told.summary.filter(|_| !crashed);
-                pass.code = if crashed { FOUND } else { code };
-                return Ok(pass);
-            }
-            Outcome::Hung(how) | Outcome::Died(how) => how,
-        };
-        if !told.planned && may_retry {
-            ledger::retry(&format!("the kernel {how} before its first scenario"));
-            may_retry = false;
-            continue;
-        }
-        let mut unfinished = told.unfinished.into_iter();
-        let Some(culprit) = unfinished.next() else { bail!("the kernel {how} outside of any scenario") };
-        say(&format!("the kernel {how} in {culprit}; going on behind it"));
-        crashed = true;
-        pass.verdicts.push(json!({
-            "type": "verdict", "scenario": culprit, "observed": "crash", "status": "failed",
-            "why": format!("the kernel {how}"),
-        }));
-        wanted = unfinished.collect();
-        if wanted.is_empty() {
-            pass.code = FOUND;
-            return Ok(pass);
-        }
-    }
-}
-
-/// What `stealtrace verify --format json` told before it ended, one way or another.
-#[derive(Default)]
-struct Told {
-    planned: bool,
-    unfinished: Vec<String>,
-    verdicts: Vec<Value>,
-    summary: Option<Value>,
-}
-
-impl Told {
-    fn read(text: &str) -> Self {
-        let mut told = Self::default();
-        for object in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
-            match object["type"].as_str() {
-                Some("plan") => {
-                    let ids = object["scenarios"].as_array().into_iter().flatten();
-                    told.unfinished = ids.filter_map(|id| id.as_str().map(str::to_owned)).collect();
-                    told.planned = true;
-                }
-                Some("verdict") => {
-                    told.unfinished.retain(|id| object["scenario"] != *id);
-                    told.verdicts.push(object);
-                }
-                Some("summary") => told.summary = Some(object),
-                _ => {}
-            }
-        }
-        told
-    }
-}
-
-impl Row {
-    /// A second pass that could not run there, or turned out to be the same backend, is left out.
-    fn of(subject: &Subject, passes: Vec<Result<Pass>>) -> Self {
-        let passes: Result<Vec<Pass>> = passes.into_iter().collect();
-        let passes = passes.map_err(|error| format!("{error:#}")).map(|mut passes| {
-            if let [first, second] = &passes[..]
-                && (second.code == CANNOT_RUN || first.backend() == second.backend())
-            {
-                passes.truncate(1);
-            }
-            passes
-        });
-        Self { name: subject.name.clone(), expect: subject.expect.clone(), passes }
-    }
-
-    /// 0 as expected, 1 not, 3 nothing proved; the lab's own failure is 125.
-    fn code(&self) -> u8 {
-        match &self.passes {
-            Ok(passes) => passes.iter().map(|pass| pass.code).max().unwrap_or(0),
-            Err(_) => crate::TROUBLE,
-        }
-    }
-
-    fn to_json(&self) -> Value {
-        let pass = |pass: &Pass| json!({"verdicts": pass.verdicts, "summary": pass.summary, "exit": pass.code, "stderr": pass.said});
-        json!({
-            "kernel": self.name,
-            "expected": self.expect,
-            "passes": self.passes.as_ref().ok().map(|passes| passes.iter().map(pass).collect::<Vec<_>>()),
-            "lab_failed": self.passes.as_ref().err(),
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use anyhow::Result;
-
-    use super::{Booted, Outcome, Pass, play};
-
-    const PLAN: &str = r#"{"type":"plan","scenarios":["a","b","c"]}"#;
-
-    fn verdict(id: &str) -> String {
-        format!("\n{{\"type\":\"verdict\",\"scenario\":\"{id}\",\"status\":\"passed\"}}")
-    }
-
-    fn booted(stdout: String, outcome: Outcome) -> Result<Booted> {
-        Ok(Booted { stdout, stderr: String::new(), outcome })
-    }
-
-    fn told(pass: &Pass) -> Vec<(&str, &str)> {
-        let text = |value: &'_ serde_json::Value| -> &'static str {
-            match value.as_str() {
-                Some("passed") => "passed",
-                Some("failed") => "failed",
-                _ => "?",
-            }
-        };
-        pass.verdicts.iter().map(|v| (v["scenario"].as_str().unwrap_or("?"), text(&v["status"]))).collect()
-    }
-
-    #[test]
-    fn a_panic_fails_its_scenario_and_the_rest_still_runs() {
-        let mut asked = Vec::new();
-        let pass = play(Vec::new(), &mut |wanted| {
-            asked.push(wanted.to_vec());
-            match asked.len() {
-                1 => booted(PLAN.to_owned() + &verdict("a"), Outcome::Died("panicked".to_owned())),
-                _ => booted(
-                    r#"{"type":"plan","scenarios":["c"]}"#.to_owned() + &verdict("c"),
-                    Outcome::Exited(0),
-                ),
-            }
-        })
-        .unwrap();
-        assert_eq!(told(&pass), [("a", "passed"), ("b", "failed"), ("c", "passed")]);
-        assert_eq!(asked, [vec![], vec!["c".to_owned()]]);
-        assert_eq!((pass.code, pass.class()), (1, None));
-    }
-
-    #[test]
-    fn a_panic_in_the_last_scenario_ends_it() {
-        let pass = play(Vec::new(), &mut |_| {
-            booted(PLAN.to_owned() + &verdict("a") + &verdict("b"), Outcome::Hung("hung".to_owned()))
-        })
-        .unwrap();
-        assert_eq!(told(&pass), [("a", "passed"), ("b", "passed"), ("c", "failed")]);
-    }
-
-    #[test]
-    fn a_kernel_that_does_not_boot_is_tried_once_more_and_then_the_labs_failure() {
-        let mut boots = 0;
-        let played = play(Vec::new(), &mut |_| {
-            boots += 1;
-            booted(String::new(), Outcome::Hung("did not boot".to_owned()))
-        });
-        assert_eq!(boots, 2);
-        assert!(played.is_err());
-    }
-
-    #[test]
-    fn what_could_not_run_keeps_its_exit_code() {
-        let pass = play(Vec::new(), &mut |_| booted(String::new(), Outcome::Exited(2))).unwrap();
-        assert_eq!((pass.code, pass.verdicts.len()), (2, 0));
     }
 }
