@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use stealtrace_common::{event::EventKind, probe::Probe};
 
-use crate::emit::{emit_call, watched};
+use crate::{caller::watched, emit::emit_call};
 
 /// Entry of a function.
 #[kprobe]

@@ -1,9 +1,6 @@
 //! Fill an event, put it into the ring, count what did not fit.
 
-use aya_ebpf::helpers::{
-    bpf_get_current_pid_tgid,
-    generated::{bpf_get_current_comm, bpf_get_smp_processor_id, bpf_ktime_get_ns},
-};
+use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use stealtrace_common::{
     event::{
         ACCUMULATES, Event, EventKind, FIRST_READ, FIRST_SINCE_ENABLED, HOST_INITIATED, STEAL_AFTER_KNOWN,
@@ -16,103 +13,13 @@ use stealtrace_common::{
 
 use crate::{
     area,
-    maps::{COUNTERS, EVENTS, TARGETS, given, only_edges},
-    read,
+    caller::{Caller, put_comm},
+    counters::{count, lost},
+    maps::{EVENTS, given, only_edges},
 };
 
 /// `include/uapi/linux/bpf.h`
 const BPF_RB_NO_WAKEUP: u64 = 1;
-
-/// The calling thread, by its numbers in stealtrace's PID namespace.
-#[derive(Clone, Copy)]
-pub(crate) struct Caller {
-    pub(crate) tgid: u32,
-    pub(crate) tid: u32,
-}
-
-impl Caller {
-    /// By what this thread, the calling one, is found in maps: its number in the initial PID namespace, which is at hand.
-    #[inline(always)]
-    pub(crate) fn key(self) -> u32 {
-        if read::is_namespace_initial() { self.tid } else { bpf_get_current_pid_tgid() as u32 }
-    }
-}
-
-/// The calling thread.
-#[inline(always)]
-pub(crate) fn caller() -> Caller {
-    caller_of(bpf_get_current_pid_tgid())
-}
-
-/// The same, from what `bpf_get_current_pid_tgid` said.
-#[inline(always)]
-pub(crate) fn caller_of(pid_tgid: u64) -> Caller {
-    if read::is_namespace_initial() {
-        Caller { tgid: (pid_tgid >> 32) as u32, tid: pid_tgid as u32 }
-    } else {
-        Caller { tgid: read::tgid(read::current()), tid: read::tid(read::current()) }
-    }
-}
-
-/// The calling thread's number in stealtrace's PID namespace.
-#[inline(always)]
-pub(crate) fn caller_tid() -> u32 {
-    if read::is_namespace_initial() { bpf_get_current_pid_tgid() as u32 } else { read::tid(read::current()) }
-}
-
-/// The calling thread, if it is one we watch; counts the hit.
-#[inline(always)]
-pub(crate) fn watched(probe: Probe) -> Option<Caller> {
-    let caller = caller();
-    if !is_watched(caller) {
-        return None;
-    }
-    count(probe, |counter| counter.hits += 1);
-    Some(caller)
-}
-
-/// Is its process one we watch?
-#[inline(always)]
-pub(crate) fn is_process_watched(caller: Caller) -> bool {
-    // SAFETY: only presence matters, the value is not read.
-    given!(TARGET.processes) == 0 || unsafe { TARGETS.get(caller.tgid) }.is_some()
-}
-
-/// Are some threads of a process watched and others not?
-#[inline(always)]
-pub(crate) fn are_threads_chosen() -> bool {
-    given!(TARGET.tid) != 0 || given!(TARGET.comm)[0] != 0
-}
-
-/// Is the thread one we watch?
-#[inline(always)]
-pub(crate) fn is_watched(caller: Caller) -> bool {
-    if !is_process_watched(caller) {
-        return false;
-    }
-    let tid = given!(TARGET.tid);
-    if tid != 0 && tid != caller.tid {
-        return false;
-    }
-    let name = given!(TARGET.comm);
-    name[0] == 0 || comm_words() == name
-}
-
-/// The caller's name, as [`stealtrace_common::target::Target::comm`].
-#[inline(always)]
-fn comm_words() -> [u64; 2] {
-    let mut words = [0; 2];
-    put_comm(&raw mut words);
-    words
-}
-
-/// Write the caller's name there; nothing is written if it cannot be read.
-#[inline(always)]
-fn put_comm<T>(to: *mut T) {
-    const { assert!(size_of::<T>() == 16) };
-    // SAFETY: the helper writes as many bytes as T has, to memory that the caller may write.
-    unsafe { bpf_get_current_comm(to.cast(), size_of::<T>() as u32) };
-}
 
 /// Is this one of the vCPUs we watch?
 #[inline(always)]
@@ -126,12 +33,6 @@ pub(crate) fn is_target_vcpu(vcpu_id: u32) -> bool {
 pub(crate) fn now_ns() -> u64 {
     // SAFETY: the helper has no arguments and always succeeds.
     unsafe { bpf_ktime_get_ns() }
-}
-
-/// A fact that could not be kept or reported.
-#[inline(always)]
-pub(crate) fn lost(probe: Probe) {
-    count(probe, |counter| counter.lost += 1);
 }
 
 /// Write fields of the event in place: the stack has no room for a second one.
@@ -250,14 +151,6 @@ pub(crate) fn tell<T: 'static>(probe: Probe, what: T) {
     count(probe, |counter| counter.emitted += 1);
 }
 
-/// The caller's name, zero-padded.
-#[inline(always)]
-pub(crate) fn comm() -> [u8; 16] {
-    let mut comm = [0; 16];
-    put_comm(&raw mut comm);
-    comm
-}
-
 /// Who, when, where, in what.
 #[inline(always)]
 fn put_common(event: *mut Event, kind: EventKind, caller: Caller, ioctl: u32) {
@@ -294,12 +187,4 @@ fn flags(kind: EventKind, state: &VcpuState, before: &Snapshot, after: &Snapshot
         flags |= HOST_INITIATED;
     }
     flags
-}
-
-#[inline(always)]
-fn count(probe: Probe, add: impl FnOnce(&mut stealtrace_common::probe::Counter)) {
-    if let Some(counter) = COUNTERS.get_ptr_mut(probe as u32) {
-        // SAFETY: this CPU's own slot; BPF programs are not preempted by another that shares it.
-        add(unsafe { &mut *counter });
-    }
 }

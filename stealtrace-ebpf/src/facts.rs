@@ -11,7 +11,8 @@ use stealtrace_common::{
 
 use crate::{
     area,
-    emit::{Caller, are_threads_chosen, emit, now_ns},
+    caller::{Caller, are_threads_chosen},
+    emit::{emit, now_ns},
     maps::only_edges,
     quiet,
 };

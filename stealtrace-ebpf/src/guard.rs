@@ -18,7 +18,9 @@ use stealtrace_common::{
 
 use crate::{
     area,
-    emit::{Caller, caller, comm, lost, now_ns, tell, watched},
+    caller::{Caller, caller, comm, watched},
+    counters::lost,
+    emit::{now_ns, tell},
     maps::{BPF_F_NO_PREALLOC, given},
     read,
 };

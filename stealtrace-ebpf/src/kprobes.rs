@@ -12,7 +12,8 @@ use stealtrace_common::{
 
 use crate::{
     area,
-    emit::{Caller, caller, caller_tid, emit, is_process_watched, now_ns, watched},
+    caller::{Caller, caller, caller_tid, is_process_watched, watched},
+    emit::{emit, now_ns},
     facts::{self, Stay},
     lifecycle::{self, thread, vcpu_state},
     maps::{THREADS, VCPUS},

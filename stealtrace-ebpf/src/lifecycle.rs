@@ -9,7 +9,9 @@ use stealtrace_common::{
 };
 
 use crate::{
-    emit::{Caller, caller, emit, emit_call, is_process_watched, is_watched, lost, now_ns, watched},
+    caller::{Caller, caller, is_process_watched, is_watched, watched},
+    counters::lost,
+    emit::{emit, emit_call, now_ns},
     maps::{NAMESPACE, TARGETS, THREADS, VCPUS, given},
     quiet, read,
 };

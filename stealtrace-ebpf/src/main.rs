@@ -3,7 +3,9 @@
 #![no_main]
 
 mod area;
+mod caller;
 mod calls;
+mod counters;
 mod emit;
 mod facts;
 mod files;

@@ -9,7 +9,8 @@ use stealtrace_common::{
 
 use crate::{
     area,
-    emit::{Caller, now_ns},
+    caller::Caller,
+    emit::now_ns,
     maps::{QUIET, given},
     read,
 };

@@ -16,7 +16,8 @@ use stealtrace_common::{
 
 use crate::{
     area,
-    emit::{Caller, caller, caller_of, emit_call, is_process_watched, now_ns, watched},
+    caller::{Caller, caller, caller_of, is_process_watched, watched},
+    emit::{emit_call, now_ns},
     facts::{self, Stay},
     lifecycle::{self, vcpu_state},
     maps::{THREADS, given},

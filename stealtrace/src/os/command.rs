@@ -6,7 +6,7 @@ use std::{
     fs::File,
     io::{self, Read as _, Write as _},
     os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+        fd::{AsRawFd as _, RawFd},
         unix::process::{CommandExt as _, ExitStatusExt as _},
     },
     process::{Child, Command, ExitStatus},
@@ -60,10 +60,10 @@ impl HeldCommand {
             return Ok(None);
         };
         let others = process::children();
-        hear_of_children();
-        adopt_orphans()?;
-        let (mut pid_reader, pid_writer) = pipe()?;
-        let (go_reader, go) = pipe()?;
+        process::hear_of_children();
+        process::adopt_orphans()?;
+        let (mut pid_reader, pid_writer) = process::pipe()?;
+        let (go_reader, go) = process::pipe()?;
         let mut command = Command::new(name);
         command.args(arguments);
         let go_fd = go.as_raw_fd();
@@ -120,32 +120,6 @@ fn spawn(mut command: Command) -> (Receiver<io::Result<Child>>, Parent) {
         let _over = end.recv();
     });
     (spawned, parent)
-}
-
-/// Whoever started us may ignore SIGCHLD: then the kernel would keep no child's end for us.
-fn hear_of_children() {
-    // SAFETY: a valid signal.
-    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
-}
-
-/// Whoever loses its parent below us becomes our child, so that we know when the last one has ended.
-fn adopt_orphans() -> Result<()> {
-    // SAFETY: plain system call.
-    if unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) } != 0 {
-        bail!("cannot follow the command's children: {}", io::Error::last_os_error());
-    }
-    Ok(())
-}
-
-fn pipe() -> Result<(File, File)> {
-    let mut fds = [0; 2];
-    // SAFETY: a valid pointer to two ints.
-    if unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
-        bail!("cannot make a pipe: {}", io::Error::last_os_error());
-    }
-    // SAFETY: pipe2 just made both and nobody else owns them.
-    let [reader, writer] = fds.map(|fd| File::from(unsafe { OwnedFd::from_raw_fd(fd) }));
-    Ok((reader, writer))
 }
 
 /// In the child: be told when stealtrace is killed.

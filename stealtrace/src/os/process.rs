@@ -1,6 +1,11 @@
-//! Processes and threads that somebody named: are they there?
+//! Processes and threads: is one there that somebody named, and what it takes to follow our own children.
 
-use std::{collections::BTreeSet, fs, io};
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io,
+    os::fd::{FromRawFd as _, OwnedFd},
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -93,6 +98,33 @@ fn has_children() -> bool {
 pub(crate) fn all() -> impl Iterator<Item = u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// Whoever started us may ignore SIGCHLD: then the kernel would keep no child's end for us.
+pub(crate) fn hear_of_children() {
+    // SAFETY: a valid signal.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
+/// Whoever loses its parent below us becomes our child, so that we know when the last one has ended.
+pub(crate) fn adopt_orphans() -> Result<()> {
+    // SAFETY: plain system call.
+    if unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) } != 0 {
+        bail!("cannot follow the command's children: {}", io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// The reading and the writing end.
+pub(crate) fn pipe() -> Result<(File, File)> {
+    let mut fds = [0; 2];
+    // SAFETY: a valid pointer to two ints.
+    if unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
+        bail!("cannot make a pipe: {}", io::Error::last_os_error());
+    }
+    // SAFETY: pipe2 just made both and nobody else owns them.
+    let [reader, writer] = fds.map(|fd| File::from(unsafe { OwnedFd::from_raw_fd(fd) }));
+    Ok((reader, writer))
 }
 
 #[cfg(test)]
