@@ -1,7 +1,7 @@
 //! The only programs that write: they put the guest's counter back when KVM's update corrupted it, on the vCPU's own
 //! thread and before the guest runs. Loaded by `stealtrace guard` and by nothing else.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, mem::offset_of};
 
 use aya_ebpf::{
     helpers::generated::bpf_probe_write_user,
@@ -12,6 +12,7 @@ use aya_ebpf::{
 use stealtrace_common::{
     probe::Probe,
     ring::Repair,
+    source::x86_msr::Counter,
     steal::{StealDelta, is_impossible},
     vcpu::Snapshot,
 };
@@ -235,7 +236,7 @@ fn rewrite(area: u64, version: u32, steal_ns: u64) -> bool {
 }
 
 /// Where `version` lies in `struct kvm_steal_time`.
-const VERSION: u64 = 8;
+const VERSION: u64 = offset_of!(Counter, version) as u64;
 
 #[inline(always)]
 fn write<T: Copy>(address: u64, value: T) -> bool {

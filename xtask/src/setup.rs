@@ -93,7 +93,7 @@ impl Toolchain {
         command
             .env("RUSTC", &self.rustc)
             .env("RUSTC_BOOTSTRAP", "1")
-            .env("CARGO_ENCODED_RUSTFLAGS", "--cfg=bpf_target_arch=\"x86_64\"")
+            .env("CARGO_ENCODED_RUSTFLAGS", format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH))
             .env_remove("RUSTUP_TOOLCHAIN")
             .current_dir(root.join("stealtrace-ebpf"))
             .args([

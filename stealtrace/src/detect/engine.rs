@@ -94,7 +94,7 @@ impl Engine {
         if !self.vcpus.contains_key(&key)
             && let Some((gone, vm)) = self.alive.insert(key.address, (key, event.vm))
         {
-            found_before = self.last_words(gone); // its end was not seen
+            found_before = self.settle_vcpu(gone); // its end was not seen
             if vm != event.vm {
                 self.forget_name(gone, vm); // else its id tells that the VM is a new one
             }
@@ -155,7 +155,7 @@ impl Engine {
     }
 
     /// Nothing follows of this vCPU: the findings that waited for more.
-    fn last_words(&mut self, key: VcpuKey) -> Vec<Finding> {
+    fn settle_vcpu(&mut self, key: VcpuKey) -> Vec<Finding> {
         let Some(vcpu) = self.vcpus.get_mut(&key) else {
             return Vec::new();
         };
@@ -185,7 +185,7 @@ impl Engine {
             .filter(|key| self.alive.get(&key.address).is_some_and(|(alive, _)| alive == *key))
             .copied()
             .collect();
-        alive.into_iter().flat_map(|key| self.last_words(key)).collect()
+        alive.into_iter().flat_map(|key| self.settle_vcpu(key)).collect()
     }
 
     /// The finding, unless it only repeats one that was told before.

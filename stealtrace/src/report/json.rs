@@ -72,6 +72,8 @@ fn start_object(header: &Header) -> Json_ {
         "utc_ns": header.start_ns.saturating_add(header.utc_offset_ns),
         "monotonic_ns": header.start_ns,
         "kernel": header.kernel,
+        "era": header.era,
+        "cpus": header.cpus,
         "backend": header.backend,
         "edges": header.edges,
     })

@@ -22,12 +22,12 @@ const CORRUPTIONS: [RuleId; 2] = [steal_underflow::RULE.id, steal_backwards::RUL
 pub(crate) struct Tracer {
     backend: EbpfBackend,
     engine: Engine,
-    told: Told,
+    told: Findings,
 }
 
 /// What its findings were, beyond their number.
 #[derive(Default)]
-struct Told {
+struct Findings {
     /// Corruptions of which it is known that they reached the guest.
     corruptions: u64,
     /// Over-charges of a first run, and others.
@@ -35,7 +35,7 @@ struct Told {
     over_charges: u64,
 }
 
-impl Told {
+impl Findings {
     fn learn(&mut self, finding: &Finding) {
         let over_charge = finding.rule == steal_over_charge::RULE.id && finding.severity == Severity::Warning;
         let first_run = over_charge && finding.cause == steal_over_charge::FIRST_RUN;
@@ -57,7 +57,7 @@ impl Tracer {
         Ok(Self {
             backend: EbpfBackend::attach(&plan, &KernelFacts::gather(&[]))?,
             engine: Engine::default(),
-            told: Told::default(),
+            told: Findings::default(),
         })
     }
 
@@ -69,14 +69,14 @@ impl Tracer {
     pub(crate) fn begin(&mut self) {
         self.drain();
         self.engine = Engine::default();
-        self.told = Told::default();
+        self.told = Findings::default();
     }
 
     /// What it has to say of the scenario that just ended.
     pub(crate) fn testimony(&mut self) -> Testimony {
         self.drain();
         self.engine.finish().iter().for_each(|finding| self.told.learn(finding));
-        let Told { corruptions, first_runs, over_charges } = self.told;
+        let Findings { corruptions, first_runs, over_charges } = self.told;
         match self.corruptions() {
             _ if self.engine.saw_nothing() => Testimony::Blind,
             0 if over_charges > 0 => Testimony::Saw(Harm::OverCharged),

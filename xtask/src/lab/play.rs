@@ -26,7 +26,7 @@ pub(super) fn play(
     let (mut may_retry, mut crashed) = (true, false);
     loop {
         let Booted { stdout, stderr, outcome } = boot(&wanted)?;
-        let mut told = Told::read(&stdout);
+        let mut told = Printed::read(&stdout);
         pass.verdicts.append(&mut told.verdicts);
         pass.said += &stderr;
         let how = match outcome {
@@ -60,14 +60,14 @@ pub(super) fn play(
 
 /// What `stealtrace verify --format json` told before it ended, one way or another.
 #[derive(Default)]
-struct Told {
+struct Printed {
     planned: bool,
     unfinished: Vec<String>,
     verdicts: Vec<Value>,
     summary: Option<Value>,
 }
 
-impl Told {
+impl Printed {
     fn read(text: &str) -> Self {
         let mut told = Self::default();
         for object in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
