@@ -172,7 +172,7 @@ impl Event {
     /// The event in these bytes.
     ///
     /// # Errors
-    /// When the size or the kind is not that of an event.
+    /// When size, kind or source is not that of an event.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         if bytes.len() != size_of::<Self>() {
             return Err(DecodeError::Size(bytes.len()));
@@ -202,14 +202,14 @@ impl Event {
     /// The event as 64-bit words, for writing it down.
     #[must_use]
     pub const fn to_words(&self) -> [u64; Self::WORDS] {
-        // SAFETY: the same size, and Event is plain integers without padding.
+        // SAFETY: the same size, and Event has no padding: every byte of it is initialised.
         unsafe { core::mem::transmute(*self) }
     }
 
     /// The event in these words.
     ///
     /// # Errors
-    /// When the kind is not that of an event.
+    /// When kind or source is not that of an event.
     pub const fn from_words(words: &[u64; Self::WORDS]) -> Result<Self, DecodeError> {
         const { assert!(size_of::<Self>() == Self::WORDS * 8) };
         // SAFETY: as many bytes as an event has.

@@ -136,7 +136,7 @@ pub fn functions() -> impl core::iter::Iterator<Item = &'static str> {
 pub struct Counter {
     /// Times the probe ran for a process we watch.
     pub hits: u64,
-    /// Events it put into the ring.
+    /// Entries it put into the ring.
     pub emitted: u64,
     /// Facts it could not keep or report: the ring or a map was full.
     pub lost: u64,

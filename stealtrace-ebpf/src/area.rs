@@ -1,5 +1,5 @@
 //! The guest's area, as KVM and the guest see it: where it lies in the host's memory, what stands in it, and what KVM keeps
-//! beside it. The only place that knows each source's way.
+//! beside it.
 
 use stealtrace_common::{
     layout::ABSENT,

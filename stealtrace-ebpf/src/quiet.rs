@@ -1,5 +1,6 @@
 //! The short way where only edges are reported: a thread whose own run_delay is in last_steal, and of which everything
-//! was told, can change no judgement as long as last_steal and what enables the source stay the same. One array look-up, no hashing.
+//! was told, can change no judgement as long as last_steal and what enables the source stay the same. One array look-up,
+//! no hashing.
 
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use stealtrace_common::{
@@ -104,13 +105,14 @@ pub(crate) fn is_mingled(vcpu: u64) -> bool {
     find(vcpu).is_some_and(|quiet| quiet.mingled != 0)
 }
 
-/// Do this thread's updates show when it lets go? Not beside a write of what enables the source, with which some kernels copy.
+/// Do this thread's updates show when it lets go? Not beside a write of what enables the source, with which some kernels
+/// copy.
 #[inline(always)]
 pub(crate) fn updates(vcpu: u64, tid: u32) -> bool {
     find(vcpu).is_some_and(|quiet| quiet.tid == tid && quiet.enabling_written == 0)
 }
 
-/// Steal time was written: this stay has something to tell.
+/// What enables the source was written: this stay has something to tell.
 #[inline(always)]
 pub(crate) fn enabling_written(vcpu: u64) {
     if let Some(quiet) = find(vcpu) {

@@ -36,9 +36,12 @@ pub(crate) fn check() -> Result<u8> {
     run.step("format", cargo().args(["fmt", "--all", "--check"]))?;
     run.beside(vec![
         ("lints, kernel side", setup::toolchain()?.clippy(&cache::root()?, &cache::target()?)),
-        ("lints", arguments("clippy --quiet --locked --all-targets -- -D warnings")),
-        ("unit tests", arguments("test --quiet --locked --lib --bins")),
-        ("tests from outside, built", arguments("test --quiet --locked --package stealtrace-tests --no-run")),
+        ("lints", arguments("clippy --quiet --locked --all-targets -- -D warnings")?),
+        ("unit tests", arguments("test --quiet --locked --lib --bins")?),
+        (
+            "tests from outside, built",
+            arguments("test --quiet --locked --package stealtrace-tests --no-run")?,
+        ),
         ("static binary", build::command()?),
     ])?;
     let binary = build::dist()?;
@@ -151,8 +154,8 @@ fn cargo() -> Command {
 }
 
 /// cargo with these arguments, in the repository.
-fn arguments(words: &str) -> Command {
+fn arguments(words: &str) -> Result<Command> {
     let mut command = cargo();
-    command.args(words.split(' '));
-    command
+    command.args(words.split(' ')).current_dir(cache::root()?);
+    Ok(command)
 }

@@ -1,8 +1,9 @@
 //! Sources: the ways in which a host tells a guest its steal time. Each is one file: what enables it, the area in the
-//! guest's memory, the kernel's fields it lives in, and its words for people. Everything else speaks of source, area and
-//! enabling.
+//! guest's memory, the kernel's fields it lives in, and its words for people. What finds, judges and shows speaks of source,
+//! area and enabling.
 //!
-//! To add a source: write its file, with the same names as in the others; add its line.
+//! To add a source: write its file, with the same names as in the others; add its line. On the kernel side, `area.rs` finds
+//! its area, and a file like `x86_msr.rs` sees it enabled; the test VMM enables it in `vmm/arch`.
 
 pub mod x86_msr;
 

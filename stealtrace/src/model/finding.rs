@@ -8,7 +8,7 @@ use stealtrace_common::event::Event;
 
 use super::{Thread, Vcpu, VcpuName};
 
-/// The id of a rule. Each rule has made its own; who wants one takes it from there.
+/// The id of a rule. Each rule makes its own; who wants one takes it from `RULE.id`, so that none is mistyped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RuleId(&'static str);
 

@@ -16,7 +16,7 @@ pub(crate) fn show(
 ) -> io::Result<()> {
     match format {
         Format::Json => show_json(checks, usable, out.clone()),
-        _ => show_table(checks, out.clone()),
+        Format::Text | Format::Junit | Format::Tap => show_table(checks, out.clone()),
     }
 }
 

@@ -55,7 +55,7 @@ impl Repairs {
                 "version_good": version.wrapping_add(2),
             })
             .to_string(),
-            _ => format!(
+            Format::Text | Format::Junit | Format::Tap => format!(
                 "{} vCPU {}/{vcpu_id} on {caller}: guest steal {corrupt} ns ({corrupt:#x}) -> {good} ns, version {version} -> {}, \
                  the delta was {delta} ns",
                 Paint::of(&self.out).text(verb, tone),
@@ -71,8 +71,12 @@ impl Repairs {
                 json!({"type": "summary", "schema": SCHEMA, "repaired": repaired, "left": left, "lost": lost})
                     .to_string()
             }
-            _ if self.dry_run => format!("{left} to repair, lost: {lost}"),
-            _ => format!("{repaired} repaired, {left} not, lost: {lost}"),
+            Format::Text | Format::Junit | Format::Tap if self.dry_run => {
+                format!("{left} to repair, lost: {lost}")
+            }
+            Format::Text | Format::Junit | Format::Tap => {
+                format!("{repaired} repaired, {left} not, lost: {lost}")
+            }
         };
         writeln!(self.out, "{sum}")?;
         self.flush()

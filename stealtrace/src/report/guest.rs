@@ -18,7 +18,7 @@ pub(crate) fn show(cpus: &[GuestCpu], format: Format, mut out: impl Write) -> io
                 .collect();
             writeln!(out, "{}", json!({"type": "guest", "schema": SCHEMA, "utc": utc_now(), "cpus": list}))?;
         }
-        _ => {
+        Format::Text | Format::Junit | Format::Tap => {
             let mut rows = table(["CPU", "steal", Source::HERE.enabling()]);
             for cpu in cpus {
                 let enabling = cpu

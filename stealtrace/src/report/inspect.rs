@@ -18,7 +18,7 @@ use crate::{
 pub(crate) fn show(look: &Look, format: Format, paint: Paint, out: &mut impl Write) -> Result<()> {
     match format {
         Format::Json => writeln!(out, "{}", object(look))?,
-        _ => show_text(look, paint, out)?,
+        Format::Text | Format::Junit | Format::Tap => show_text(look, paint, out)?,
     }
     Ok(())
 }

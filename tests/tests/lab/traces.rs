@@ -14,6 +14,7 @@ pub(crate) static STEPS: &[&Step] = &[
     &TRACEPOINT.edges,
     &TRACEPOINT.recorded,
     &RAW_TRACEPOINTS,
+    &HARMLESS,
 ];
 
 const SCENARIOS: [&str; 9] = [
@@ -93,7 +94,13 @@ impl Shown {
         let played: Vec<_> = played.stderr.lines().filter_map(parse).collect();
         assert_eq!(played.len(), SCENARIOS.len(), "{}", step.stderr);
         assert!(!step.stdout.is_empty(), "{}", step.stderr);
-        Self { code: step.code, lines: json_lines(&step.stdout), played }
+        let shown = Self { code: step.code, lines: json_lines(&step.stdout), played };
+        let is_of_one =
+            |finding: &&Value| shown.played.iter().any(|(_, pid)| finding["vm_pid"].as_u64() == Some(*pid));
+        let of_nobody: Vec<_> =
+            found(&shown.lines).into_iter().filter(|finding| !is_of_one(&finding)).collect();
+        assert!(of_nobody.is_empty(), "{of_nobody:?}");
+        shown
     }
 
     /// Those of one scenario.
@@ -247,6 +254,21 @@ fn a_hand_off_sets_the_guests_counter_back_by_the_delta() {
             let change = number(underflow, "steal_after_ns") - number(underflow, "steal_before_ns");
             assert_eq!(change, number(underflow, "delta_ns"), "{} {}", kernel.name, traced.backend);
         }
+    }
+}
+
+static HARMLESS: Step = Step::every(
+    "harmless",
+    "stealtrace trace --findings-only --format json -- \
+         sh -c 'stealtrace verify --no-trace housekeeping-from-main vcpu-pool memory-rewound > /dev/null; true'",
+);
+
+#[test]
+fn notices_and_warnings_alone_are_no_failure() {
+    for (kernel, step) in HARMLESS.runs() {
+        let found = findings(&json_lines(&step.stdout));
+        assert!(!found.is_empty() && !found.values().any(|severity| severity == "error"), "{found:?}");
+        assert_eq!(step.code, 0, "{}: {}{}", kernel.name, step.stdout, step.stderr);
     }
 }
 

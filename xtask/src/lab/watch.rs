@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
+    ops::Range,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     sync::mpsc::{self, Receiver, RecvTimeoutError},
@@ -19,8 +20,9 @@ use crate::ledger;
 /// How often to look where nothing is said.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// After so many such looks at a lab guest that beats it is nudged. It beats every three seconds.
-const PATIENCE: u32 = 5;
+/// After so many such looks at a lab guest that beats it is nudged, for so many looks: what nobody reads any more fills the
+/// port, and would hold us up. It beats every three seconds.
+const NUDGED: Range<u32> = 5..65;
 
 /// How a boot ended.
 pub(crate) enum Outcome {
@@ -101,7 +103,7 @@ impl<'a> Life<'a> {
     /// guest passes empty lines over.
     fn wait(&mut self) {
         self.silent += 1;
-        if self.silent >= PATIENCE && self.booted.is_some() && self.watched.counts != Counts::Nothing {
+        if NUDGED.contains(&self.silent) && self.booted.is_some() && self.watched.counts != Counts::Nothing {
             let mut port = self.watched.port;
             let _ended = port.write_all(b"\n");
         }

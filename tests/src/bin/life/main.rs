@@ -1,7 +1,9 @@
 //! A Linux guest's life under QEMU with KVM, played inside a lab guest: what QEMU, stealtrace and the guest say of it must
-//! be the same. Plays the parts that are named, or all. Exit 1: they do not agree. Exit 3: the guest rebooted by itself.
+//! be the same. Plays the parts that are named, or all. Exit 1: they do not agree. Exit 2: it could not be played. Exit 3:
+//! the guest rebooted by itself.
 //!
-//! Nothing here gives up: a part that does not go on is the lab's to notice, by what is no longer written to /tmp.
+//! Nothing here has a limit of time: a part that does not go on is the lab's to notice, by what is no longer written to
+//! /tmp.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "what it prints is what it is for")]
 
 mod machine;
@@ -42,6 +44,8 @@ const PARTS: [Part; 6] = [
     Part { name: "guarded", about: "loses a CPU and gets it again, guarded", play: guarded },
 ];
 
+/// It could not be played.
+const TROUBLE: u8 = 2;
 /// A guest that rebooted by itself is in its firmware.
 const REBOOTED: u8 = 3;
 
@@ -52,7 +56,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::from(u8::from(!life.agrees)),
         Err(error) => {
             eprintln!("in {:?}: {error:#}\n{}", life.part, last_words().unwrap_or_default());
-            ExitCode::FAILURE
+            ExitCode::from(TROUBLE)
         }
     }
 }
@@ -105,9 +109,12 @@ impl Life {
         self.machine.as_mut().context("no machine")
     }
 
+    /// A guest that is up, on a host that then is busy.
     fn start(&mut self) -> Result<()> {
         self.machine = Some(Machine::start(&[])?);
-        said("cpus 2")
+        said("cpus 2")?;
+        Command::new("sh").args(["-c", "while :; do :; done"]).spawn().context("make the host busy")?;
+        Ok(())
     }
 
     /// A guest that stands still, as everybody sees it.
@@ -184,9 +191,7 @@ fn own_msr(beat: &str, vcpu: u64) -> Option<u64> {
 }
 
 fn boot(life: &mut Life) -> Result<()> {
-    life.start()?;
-    Command::new("sh").args(["-c", "while :; do :; done"]).spawn().context("make the host busy")?;
-    Ok(())
+    life.start()
 }
 
 fn restore(life: &mut Life) -> Result<()> {
