@@ -1,49 +1,15 @@
-//! `stealtrace analyze` on files: what it prints is compared with golden files, word for word.
-//! `UPDATE_GOLDEN=1` writes them anew; read the difference before you keep it.
+//! Logs of other tools, and what of them proves nothing.
 
 use std::{
     fs,
-    io::{self, Read as _, Write as _},
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
+    io::{self, Write as _},
+    process::Command,
 };
 
 use serde_json::Value;
-use stealtrace_tests::{Run, expected, findings, json_lines, run, stealtrace, summary};
+use stealtrace_tests::{expected, findings, json_lines, run, stealtrace, summary};
 
-fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
-}
-
-fn evidence(name: &str) -> String {
-    folder("evidence").join(name).display().to_string()
-}
-
-fn recording(name: &str) -> String {
-    folder("recordings").join(name).display().to_string()
-}
-
-fn analyze(args: &[&str]) -> Run {
-    run(stealtrace().arg("analyze").args(args))
-}
-
-/// The output must be the golden file's.
-fn assert_golden(name: &str, args: &[&str], code: i32) {
-    let result = analyze(args);
-    assert_eq!(result.code, code, "{args:?}: {}", result.stderr);
-    assert_eq!(result.stderr, "", "{args:?}");
-    let golden = folder("golden").join(name);
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        fs::write(&golden, &result.stdout).expect("write the golden file");
-    }
-    let wanted = fs::read_to_string(&golden).unwrap_or_default();
-    assert!(
-        result.stdout == wanted,
-        "{} differs:\n--- golden\n{wanted}\n--- now\n{}",
-        golden.display(),
-        result.stdout
-    );
-}
+use super::{analyze, analyze_bytes, analyze_written, assert_golden, evidence, folder, recording};
 
 #[test]
 fn the_bug_reports_evidence_reads_as_it_should() {
@@ -53,27 +19,6 @@ fn the_bug_reports_evidence_reads_as_it_should() {
         let file = evidence(&format!("{name}.txt"));
         assert_golden(&format!("{name}.txt"), &[&file], code);
         assert_golden(&format!("{name}.json"), &["--format", "json", &file], code);
-    }
-}
-
-#[test]
-fn recordings_of_the_lab_read_as_the_live_traces_did() {
-    for (name, code) in [("unfixed-6.1", 1), ("stock-6.1", 1)] {
-        let file = recording(&format!("{name}.stealtrace"));
-        assert_golden(&format!("{name}.txt"), &[&file], code);
-        assert_golden(&format!("{name}.json"), &["--format", "json", &file], code);
-        assert_golden(&format!("{name}-calls.txt"), &["--calls", &file], code);
-    }
-}
-
-#[test]
-fn a_filter_that_leaves_nothing_proves_nothing() {
-    let recording = recording("unfixed-6.1.stealtrace");
-    for filter in [["--pid", "99999"], ["--tid", "99999"], ["--comm", "nobody"], ["--vcpu", "77"]] {
-        for file in [&recording, &evidence("strace.txt"), &evidence("proc-stat.txt")] {
-            let result = analyze(&[filter[0], filter[1], file]);
-            assert!(result.code != 0, "{filter:?} {file}: {}", result.stdout);
-        }
     }
 }
 
@@ -95,148 +40,6 @@ fn a_logs_processes_have_their_own_descriptors_and_refused_ioctls_are_none() {
     let runners: Vec<_> =
         lines.iter().filter(|line| line["ioctl"] == "KVM_RUN").map(|line| line["vm_pid"].as_u64()).collect();
     assert_eq!(runners, [11, 11, 12, 12, 11, 11].map(Some));
-}
-
-#[test]
-fn what_calls_shows_reads_as_the_systemtap_script_did() {
-    let shown = analyze(&["--calls", &recording("unfixed-6.1.stealtrace")]);
-    let file = std::env::temp_dir().join(format!("stealtrace-calls-{}", std::process::id()));
-    fs::write(&file, &shown.stdout).expect("write");
-    let read = analyze(&["--kind", "systemtap", "--format", "json", &file.display().to_string()]);
-    fs::remove_file(&file).expect("remove");
-    assert_eq!(findings(&json_lines(&read.stdout)), expected(&[("steal-underflow", "error")]));
-}
-
-#[test]
-fn every_recorded_finding_is_there_again_filtered_or_not() {
-    let file = recording("unfixed-6.1.stealtrace");
-    let found = |args: &[&str]| {
-        let all = [&["--format", "json", file.as_str()], args].concat();
-        findings(&json_lines(&analyze(&all).stdout))
-    };
-    let all = expected(&[
-        ("cross-thread-ioctl", "notice"),
-        ("foreign-steal-restore", "error"),
-        ("steal-underflow", "error"),
-    ]);
-    assert_eq!(found(&[]), all);
-    assert_eq!(found(&["--findings-only"]), all);
-    assert_eq!(found(&["--rule", "steal-underflow"]), expected(&[("steal-underflow", "error")]));
-    assert_eq!(
-        found(&["--min-severity", "error"]),
-        expected(&[("foreign-steal-restore", "error"), ("steal-underflow", "error")])
-    );
-    assert_eq!(found(&["--stop-after", "1"]), expected(&[("cross-thread-ioctl", "notice")]));
-    assert_eq!(found(&["--pid", "1"]), expected(&[]));
-    assert_eq!(found(&["--comm", "nobody"]), expected(&[]));
-    assert_eq!(found(&["--vcpu", "7"]), expected(&[]));
-    assert_eq!(found(&["--vcpu", "0"]), all);
-}
-
-#[test]
-fn a_cut_recording_is_read_up_to_the_cut_and_inconclusive() {
-    let whole = fs::read(recording("stock-6.1.stealtrace")).expect("the recording");
-    let file = std::env::temp_dir().join(format!("stealtrace-cut-{}", std::process::id()));
-    fs::write(&file, &whole[..whole.len() / 2]).expect("write");
-    let result = analyze(&["--format", "json", &file.display().to_string()]);
-    fs::remove_file(&file).expect("remove");
-    assert_eq!(result.code, 3, "{}{}", result.stdout, result.stderr);
-    let lines = json_lines(&result.stdout);
-    assert!(lines.len() > 5, "what is before the cut is shown");
-    let reason = summary(&lines)["inconclusive"].as_str().unwrap_or_default().to_owned();
-    assert!(reason.contains("cut off"), "{reason}");
-}
-
-/// What analyze says of what comes from this writer.
-fn analyze_written(command: &mut Command, write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>) -> Run {
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
-    let mut stdin = child.stdin.take().expect("piped");
-    std::thread::scope(|scope| {
-        let reading = scope.spawn(|| child.wait_with_output().expect("ends"));
-        let _refused = write(&mut stdin);
-        drop(stdin);
-        Run::from(reading.join().expect("read"))
-    })
-}
-
-fn analyze_bytes(args: &[&str], bytes: &[u8]) -> Run {
-    analyze_written(stealtrace().args(["analyze", "-"]).args(args), |to| to.write_all(bytes))
-}
-
-#[test]
-fn streams_are_read() {
-    let text = fs::read(folder("evidence/xp-bytes.txt")).expect("the evidence");
-    let result = analyze_bytes(&["--format", "json"], &text);
-    assert_eq!(result.code, 1);
-    assert_eq!(findings(&json_lines(&result.stdout)), expected(&[("steal-poisoned", "error")]));
-}
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut packed = Vec::new();
-    flate2::read::GzEncoder::new(bytes, flate2::Compression::fast())
-        .read_to_end(&mut packed)
-        .expect("packed");
-    packed
-}
-
-fn zstd(bytes: &[u8]) -> Vec<u8> {
-    zstd::encode_all(bytes, 1).expect("to memory")
-}
-
-#[test]
-fn a_log_reads_the_same_however_it_was_stored() {
-    for name in ["systemtap", "strace", "proc-stat", "xp-bytes", "xp-decimal"] {
-        let text = fs::read_to_string(evidence(&format!("{name}.txt"))).expect("the evidence");
-        let plain = analyze_bytes(&["--format", "json"], text.as_bytes());
-        let crlf = text.replace('\n', "\r\n");
-        let utf16 = |order: fn(u16) -> [u8; 2]| {
-            "\u{feff}".encode_utf16().chain(crlf.encode_utf16()).flat_map(order).collect::<Vec<u8>>()
-        };
-        for (how, stored) in [
-            ("CRLF", crlf.clone().into_bytes()),
-            ("blanks", text.replace('\n', " \t \n").into_bytes()),
-            ("zeros", [&[0; 5000], text.as_bytes(), &[0; 5000]].concat()),
-            ("a mark", ["\u{feff}", &crlf].concat().into_bytes()),
-            ("UTF-16LE", utf16(u16::to_le_bytes)),
-            ("UTF-16BE", utf16(u16::to_be_bytes)),
-            ("gzip", gzip(text.as_bytes())),
-            ("zstd", zstd(text.as_bytes())),
-        ] {
-            let read = analyze_bytes(&["--format", "json"], &stored);
-            assert_eq!((read.code, read.stdout), (plain.code, plain.stdout.clone()), "{name}, {how}");
-        }
-    }
-}
-
-#[test]
-fn compressed_recordings_are_read() {
-    let file = recording("unfixed-6.1.stealtrace");
-    let plain = analyze(&[&file]).stdout;
-    let bytes = fs::read(&file).expect("the recording");
-    for packed in [gzip(&bytes), zstd(&bytes)] {
-        assert_eq!(analyze_bytes(&[], &packed).stdout, plain);
-    }
-    let cut = gzip(&bytes);
-    let cut = analyze_bytes(&["--rule", "steal-poisoned"], &cut[..cut.len() / 2]);
-    assert_eq!(cut.code, 3, "{}", cut.stdout);
-}
-
-#[test]
-fn of_what_cannot_be_decompressed_it_is_said_what_to_do() {
-    let result = analyze_bytes(&[], b"\xfd7zXZ\0\0\x04");
-    assert_eq!(result.code, 2);
-    assert!(result.stderr.contains("xz -dc FILE | stealtrace analyze -"), "{}", result.stderr);
-    assert_eq!(result.stderr.lines().count(), 1, "{}", result.stderr);
-}
-
-#[test]
-fn a_compressed_log_that_is_cut_is_read_up_to_the_cut_and_inconclusive() {
-    let line = |n: u64| format!("10 ioctl(5, KVM_RUN, {:#x}) = 0\n", n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    let whole = gzip((0..20_000).map(line).collect::<String>().as_bytes());
-    let result = analyze_bytes(&["--findings-only"], &whole[..whole.len() / 2]);
-    assert_eq!(result.code, 3, "{}", result.stdout);
-    assert!(result.stdout.contains("inconclusive: it could not be read to its end"), "{}", result.stdout);
 }
 
 #[test]
