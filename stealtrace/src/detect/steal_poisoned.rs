@@ -1,7 +1,10 @@
 //! The guest's counter was impossible already when first seen, or became so while nobody updated it.
 //! What KVM does to it from then on is other rules' business.
 
-use stealtrace_common::event::{Event, EventKind, FIRST_READ, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN};
+use stealtrace_common::{
+    event::{Event, EventKind, FIRST_READ, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN},
+    steal::is_impossible,
+};
 
 use super::{Case, Explanation, REPORT, Rule, steal_rewound};
 use crate::model::{Finding, RuleId, Severity, Value};
@@ -22,8 +25,6 @@ pub(crate) const RULE: Rule = Rule {
     },
 };
 
-/// No counter gets here honestly: 292 years.
-const IMPOSSIBLE_NS: u64 = 1 << 63;
 /// A guest may have been stolen from a little longer than this host is up.
 const UPTIMES: u64 = 2;
 
@@ -33,7 +34,7 @@ fn judge(case: Case<'_>) -> Option<Finding> {
     let first = event.has(FIRST_READ);
     let severity = severity(steal_ns, event.time_ns)?;
     let came_about =
-        steal_rewound::rewound(event) && event.steal_last_ns < IMPOSSIBLE_NS && severity == Severity::Error;
+        steal_rewound::rewound(event) && !is_impossible(event.steal_last_ns) && severity == Severity::Error;
     if event.kind != EventKind::Update || !(first || came_about) {
         return None;
     }
@@ -50,7 +51,7 @@ fn found(event: &Event) -> Option<u64> {
     let delta = event.delta();
     if event.has(STEAL_BEFORE_KNOWN) {
         Some(event.steal_before_ns)
-    } else if event.has(STEAL_AFTER_KNOWN) && event.steal_after_ns >= IMPOSSIBLE_NS && !delta.is_underflow() {
+    } else if event.has(STEAL_AFTER_KNOWN) && is_impossible(event.steal_after_ns) && !delta.is_underflow() {
         Some(event.steal_after_ns.wrapping_sub(delta.wrapped_ns()))
     } else {
         None
@@ -58,7 +59,7 @@ fn found(event: &Event) -> Option<u64> {
 }
 
 fn severity(steal_ns: u64, uptime_ns: u64) -> Option<Severity> {
-    if steal_ns >= IMPOSSIBLE_NS {
+    if is_impossible(steal_ns) {
         Some(Severity::Error)
     } else if steal_ns > uptime_ns.saturating_mul(UPTIMES) {
         Some(Severity::Warning)
@@ -71,11 +72,14 @@ fn severity(steal_ns: u64, uptime_ns: u64) -> Option<Severity> {
 mod tests {
     use stealtrace_common::event::{Event, FIRST_READ, STEAL_AFTER_KNOWN, STEAL_LAST_KNOWN};
 
-    use super::{IMPOSSIBLE_NS, RULE};
+    use super::RULE;
     use crate::{
         detect::testing::{Script, judge},
         model::Severity,
     };
+
+    /// 2^63 ns.
+    const IMPOSSIBLE_NS: u64 = 1 << 63;
 
     const UPTIME: u64 = 1_000_000;
 

@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 
 use serde_json::json;
 
-use super::{Format, Paint, SCHEMA, Tone, table};
+use super::{Format, NARROW, Paint, SCHEMA, States, Tone, table, wrap};
 use crate::{model::Check, os::output::Output};
 
 /// All of them, and the backend that can be used, or why there is none.
@@ -14,9 +14,9 @@ pub(crate) fn show(
     format: Format,
     out: &Output,
 ) -> io::Result<()> {
-    match format {
-        Format::Json => show_json(checks, usable, out.clone()),
-        Format::Text | Format::Junit | Format::Tap => show_table(checks, out.clone()),
+    match format.states() {
+        States::Json => show_json(checks, usable, out.clone()),
+        States::Text => show_table(checks, out.clone()),
     }
 }
 
@@ -32,17 +32,8 @@ fn show_table(checks: &[Check], mut out: Output) -> io::Result<()> {
         rows.add_row([check.item.as_str().into(), paint.cell(mark, tone), check.found.as_str().into()]);
     }
     paint.table(&mut rows);
-    wrap_narrow(&mut rows);
+    wrap(&mut rows, NARROW);
     writeln!(out, "{rows}")
-}
-
-/// To the terminal's width, or to 80 columns.
-fn wrap_narrow(rows: &mut comfy_table::Table) {
-    const LEAST: u16 = 60; // a serial line says that it has no columns
-    rows.set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
-    if rows.width().is_none_or(|width| width < LEAST) {
-        rows.set_width(80);
-    }
 }
 
 fn show_json(checks: &[Check], usable: &Result<String, String>, mut out: Output) -> io::Result<()> {

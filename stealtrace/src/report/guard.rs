@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use serde_json::json;
 use stealtrace_common::ring::Repair;
 
-use super::{Format, Paint, SCHEMA, Tone, utc_now};
+use super::{Format, Paint, SCHEMA, States, Tone, utc_now};
 use crate::{
     model::{Pid, Thread},
     os::output::Output,
@@ -38,8 +38,8 @@ impl Repairs {
         let delta = repair.delta().signed_ns();
         let caller = Thread { tid: repair.caller_tid, comm: Thread::name(&repair.comm).into_owned() };
         let Repair { corrupt_ns: corrupt, good_ns: good, version, vm_tgid, vcpu_id, .. } = *repair;
-        match self.format {
-            Format::Json => json!({
+        match self.format.states() {
+            States::Json => json!({
                 "type": "repair",
                 "schema": SCHEMA,
                 "utc": utc_now(),
@@ -55,7 +55,7 @@ impl Repairs {
                 "version_good": version.wrapping_add(2),
             })
             .to_string(),
-            Format::Text | Format::Junit | Format::Tap => format!(
+            States::Text => format!(
                 "{} vCPU {}/{vcpu_id} on {caller}: guest steal {corrupt} ns ({corrupt:#x}) -> {good} ns, version {version} -> {}, \
                  the delta was {delta} ns",
                 Paint::of(&self.out).text(verb, tone),
@@ -66,15 +66,15 @@ impl Repairs {
     }
 
     pub(crate) fn sum(&mut self, repaired: u64, left: u64, lost: u64) -> io::Result<()> {
-        let sum = match self.format {
-            Format::Json => {
+        let sum = match self.format.states() {
+            States::Json => {
                 json!({"type": "summary", "schema": SCHEMA, "repaired": repaired, "left": left, "lost": lost})
                     .to_string()
             }
-            Format::Text | Format::Junit | Format::Tap if self.dry_run => {
+            States::Text if self.dry_run => {
                 format!("{left} to repair, lost: {lost}")
             }
-            Format::Text | Format::Junit | Format::Tap => {
+            States::Text => {
                 format!("{repaired} repaired, {left} not, lost: {lost}")
             }
         };

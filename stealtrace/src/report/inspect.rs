@@ -9,16 +9,16 @@ use stealtrace_common::{
     steal::{StealDelta, is_impossible},
 };
 
-use super::{Format, Paint, SCHEMA, Tone, exact, utc_now};
+use super::{Format, Paint, SCHEMA, States, Tone, enabling, exact, utc_now};
 use crate::{
     model::{Judgement, Look, Thread, VcpuLook},
     os::shown::shown,
 };
 
 pub(crate) fn show(look: &Look, format: Format, paint: Paint, out: &mut impl Write) -> Result<()> {
-    match format {
-        Format::Json => writeln!(out, "{}", object(look))?,
-        Format::Text | Format::Junit | Format::Tap => show_text(look, paint, out)?,
+    match format.states() {
+        States::Json => writeln!(out, "{}", object(look))?,
+        States::Text => show_text(look, paint, out)?,
     }
     Ok(())
 }
@@ -72,8 +72,7 @@ fn show_vcpu(vcpu: &VcpuLook, paint: Paint, out: &mut impl Write) -> io::Result<
         exact(vcpu.last_steal_ns),
         run_delay(vcpu)
     )?;
-    let (enabled, address) = (enabled(vcpu), Source::HERE.area(vcpu.enabling));
-    write!(out, "            {} {:#x}: {enabled}, area at {address:#x}", Source::HERE.word(), vcpu.enabling)?;
+    write!(out, "            {} {}", Source::HERE.word(), enabling(vcpu.enabling))?;
     match vcpu.area {
         Some(area) => {
             let preempted = if area.preempted == 0 { "" } else { ", preempted" };
@@ -126,10 +125,6 @@ fn steal(vcpu: &VcpuLook) -> String {
 /// libvirt's `vcpu.N.delay`.
 fn run_delay(vcpu: &VcpuLook) -> String {
     vcpu.run_delay_ns.map_or_else(|| "?".to_owned(), exact)
-}
-
-const fn enabled(vcpu: &VcpuLook) -> &'static str {
-    if Source::HERE.is_enabled(vcpu.enabling) { "enabled" } else { "disabled" }
 }
 
 /// The guest's counter less what libvirt's `vcpu.N.delay` says.

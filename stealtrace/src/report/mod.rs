@@ -17,7 +17,7 @@ use std::io::{self, Write};
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
-use stealtrace_common::event::Event;
+use stealtrace_common::{event::Event, source::Source};
 
 pub(crate) use self::paint::Tone;
 pub use self::verify::VerifyReporter;
@@ -46,13 +46,20 @@ struct Shows {
     /// What scenarios there are.
     scenarios: Option<ShowsScenarios>,
     /// What doctor, inspect, guard and guest see.
-    states: bool,
+    states: Option<States>,
+}
+
+/// How doctor, inspect, guard and guest show what they see.
+#[derive(Clone, Copy)]
+enum States {
+    Text,
+    Json,
 }
 
 type ShowsRun = for<'a> fn(Style, Clock, Box<dyn Write + 'a>) -> Box<dyn Reporter + 'a>;
 type ShowsScenarios = fn(&[Scenario], &mut dyn Write) -> io::Result<()>;
 
-const NOTHING: Shows = Shows { run: None, verdicts: None, scenarios: None, states: false };
+const NOTHING: Shows = Shows { run: None, verdicts: None, scenarios: None, states: None };
 
 macro_rules! formats {
     ($($(#[$about:meta])+ $Format:ident => $shows:expr;)+) => {
@@ -80,14 +87,14 @@ formats! {
         run: Some(|style, clock, out| Box::new(text::Text::new(clock, style.paint, style.units, out))),
         verdicts: Some(|out| Box::new(verify::table::Table { paint: Paint::of(&out), out })),
         scenarios: Some(verify::table::list),
-        states: true,
+        states: Some(States::Text),
     };
     /// One JSON object, or one a line.
     Json => Shows {
         run: Some(|_, clock, out| Box::new(json::Json::new(clock, out))),
         verdicts: Some(|out| Box::new(verify::json::Json(out))),
         scenarios: Some(verify::json::list),
-        states: true,
+        states: Some(States::Json),
     };
     /// One JUnit XML document.
     Junit => Shows { verdicts: Some(|out| Box::new(verify::junit::Junit(out))), ..NOTHING };
@@ -108,7 +115,12 @@ impl Format {
 
     /// What doctor, inspect, guard and guest see?
     pub(crate) fn shows_states(self) -> bool {
-        self.shows().states
+        self.shows().states.is_some()
+    }
+
+    /// How; as text where it has no way of its own, which no command takes.
+    fn states(self) -> States {
+        self.shows().states.unwrap_or(States::Text)
     }
 }
 
@@ -200,13 +212,23 @@ pub(crate) fn list_scenarios(format: Format, scenarios: &[Scenario], mut out: im
     Ok(list(scenarios, &mut out)?)
 }
 
-/// Columns of prose wrap to the terminal's width, or to a page's.
-pub fn wrap(table: &mut comfy_table::Table) {
-    const PAGE: u16 = 160;
+/// Columns of a page of prose.
+const PAGE: u16 = 160;
+/// Columns of what an operator reads anywhere.
+const NARROW: u16 = 80;
+
+/// A value that enables steal time, and what it says.
+fn enabling(value: u64) -> String {
+    let enabled = if Source::HERE.is_enabled(value) { "enabled" } else { "disabled" };
+    format!("{value:#x}: {enabled}, area at {:#x}", Source::HERE.area(value))
+}
+
+/// Columns of prose wrap to the terminal's width, or to this one.
+fn wrap(table: &mut comfy_table::Table, width: u16) {
     const LEAST: u16 = 60; // a serial line says that it has no columns
     table.set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
     if table.width().is_none_or(|width| width < LEAST) {
-        table.set_width(PAGE);
+        table.set_width(width);
     }
 }
 
@@ -216,4 +238,15 @@ pub fn table<const N: usize>(header: [&str; N]) -> comfy_table::Table {
     let mut table = comfy_table::Table::new();
     table.load_preset(comfy_table::presets::UTF8_BORDERS_ONLY).set_header(header);
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::enabling;
+
+    #[test]
+    fn the_msr_is_an_address_and_a_bit() {
+        assert_eq!(enabling(0x3fc1_f041), "0x3fc1f041: enabled, area at 0x3fc1f040");
+        assert_eq!(enabling(0), "0x0: disabled, area at 0x0");
+    }
 }

@@ -53,6 +53,9 @@ static TRACEPOINT: Traced = Traced {
     recorded: Step::every("tracepoint, recorded", RECORDED),
 };
 
+/// Both.
+static BACKENDS: [&Traced; 2] = [&KPROBE, &TRACEPOINT];
+
 /// Two traces watch the same run: one reports everything and records it, the one around it only edges. Each scenario is a
 /// process of its own, by whose number what is found is told apart.
 fn traced_twice(backend: &str, kernel: &Kernel) -> String {
@@ -96,9 +99,9 @@ impl Shown {
         assert!(!step.stdout.is_empty(), "{}", step.stderr);
         let shown = Self { code: step.code, lines: json_lines(&step.stdout), played };
         let is_of_one =
-            |finding: &&Value| shown.played.iter().any(|(_, pid)| finding["vm_pid"].as_u64() == Some(*pid));
+            |finding: &Value| shown.played.iter().any(|(_, pid)| finding["vm_pid"].as_u64() == Some(*pid));
         let of_nobody: Vec<_> =
-            found(&shown.lines).into_iter().filter(|finding| !is_of_one(&finding)).collect();
+            found(&shown.lines).into_iter().filter(|finding| !is_of_one(finding)).collect();
         assert!(of_nobody.is_empty(), "{of_nobody:?}");
         shown
     }
@@ -119,7 +122,7 @@ impl Traced {
 
 #[test]
 fn a_live_run_its_recording_and_edges_tell_the_same() {
-    for traced in [&KPROBE, &TRACEPOINT] {
+    for traced in BACKENDS {
         for kernel in &KERNELS {
             let (live, all) = (traced.shown(kernel), traced.all.on_kernel(kernel));
             let recorded = Shown::of(traced.recorded.on_kernel(kernel), all);
@@ -193,7 +196,7 @@ const ON_AFFECTED: [Findings<'_>; SCENARIOS.len()] = [
 
 #[test]
 fn each_kernel_shows_what_it_does_wrong_and_nothing_else() {
-    for traced in [&KPROBE, &TRACEPOINT] {
+    for traced in BACKENDS {
         for kernel in &KERNELS {
             let shown = traced.shown(kernel);
             let about = format!("{} {}", kernel.name, traced.backend);
@@ -224,7 +227,7 @@ fn finding<'a>(lines: &'a [Value], rule: &str, severity: &str) -> &'a Value {
 #[test]
 fn the_bug_report_names_both_threads_and_the_wrapped_counter() {
     let affected = Class::Affected.kernels().next().expect("there is one");
-    for traced in [&KPROBE, &TRACEPOINT] {
+    for traced in BACKENDS {
         let backend = traced.backend;
         let lines = traced.shown(affected).scenario("restore-by-main-thread");
         let underflow = finding(&lines, "steal-underflow", "error").clone();
@@ -247,7 +250,7 @@ fn the_bug_report_names_both_threads_and_the_wrapped_counter() {
 #[test]
 fn a_hand_off_sets_the_guests_counter_back_by_the_delta() {
     for kernel in Class::Fixed.kernels() {
-        for traced in [&KPROBE, &TRACEPOINT] {
+        for traced in BACKENDS {
             let lines = traced.shown(kernel).scenario("run-hand-off-down");
             let underflow = finding(&lines, "steal-underflow", "error");
             assert_eq!(underflow["steal_backwards"], "yes");

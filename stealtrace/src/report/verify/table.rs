@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _, Write};
 use super::{VerifyReporter, class_sentence, not_played, witness_sentence};
 use crate::{
     os::talk::is_quiet,
-    report::{Paint, Tone, table, wrap},
+    report::{PAGE, Paint, Tone, table, wrap},
     verify::{Status, Verdict, Verified},
     vmm::scenario::Scenario,
 };
@@ -29,7 +29,7 @@ impl<W: Write> VerifyReporter for Table<W> {
         progress("")?;
         let Self { paint, out } = self;
         let mut rows = table(["scenario", "property", "the guest saw", "expected", "verdict"]);
-        wrap(&mut rows);
+        wrap(&mut rows, PAGE);
         for verdict in &verified.verdicts {
             let status = verified.status(verdict);
             rows.add_row([
@@ -55,7 +55,7 @@ impl<W: Write> VerifyReporter for Table<W> {
 
 pub(in crate::report) fn list(scenarios: &[Scenario], out: &mut dyn Write) -> io::Result<()> {
     let mut rows = table(["scenario", "what it does", "what must hold"]);
-    wrap(&mut rows);
+    wrap(&mut rows, PAGE);
     for scenario in scenarios {
         rows.add_row([scenario.id, scenario.about, scenario.property]);
     }
