@@ -73,6 +73,12 @@ pub(crate) const KERNELS: &[Kernel] = &[
     },
 ];
 
+/// The changed kernels of a series: name and patch.
+fn variants(series: &str) -> Vec<modules::Variant> {
+    let of_series = KERNELS.iter().filter(|kernel| kernel.series == series);
+    of_series.filter_map(|kernel| Some((kernel.name, kernel.patch?))).collect()
+}
+
 impl Kernel {
     /// Its image and modules, fetched and built as needed.
     pub(crate) fn files(&self) -> Result<package::KernelFiles> {
@@ -80,7 +86,7 @@ impl Kernel {
         let stock = package::fetch(&version)?;
         match self.patch {
             None => Ok(stock),
-            Some(patch) => modules::rebuild(&version, stock, patch),
+            Some(_) => modules::rebuilt(&version, stock, self.name, &variants(self.series)),
         }
     }
 }

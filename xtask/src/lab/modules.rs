@@ -22,12 +22,22 @@ const UNREAD: [&str; 6] = ["*.rst", "*/drivers/*.c", "*/drivers/*.h", "*/sound/*
 /// The modules that are built anew.
 const REBUILT: [&str; 2] = ["kvm", "kvm-amd"];
 
-/// The stock kernel with its kvm modules rebuilt from patched source.
-pub(crate) fn rebuild(version: &Version, stock: KernelFiles, patch: &str) -> Result<KernelFiles> {
-    let folder = cache::made(&format!("lab/{}_{:016x}", version.key(), fingerprint(patch)), |into| {
-        build(version, &stock.image, patch, into)
+/// A changed kernel: its name, and the patch to its source.
+pub(crate) type Variant = (&'static str, &'static str);
+
+/// The stock kernel with its kvm modules rebuilt from patched source. All variants are built at once, in one
+/// tree: what it takes to prepare that is the longest part of it.
+pub(crate) fn rebuilt(
+    version: &Version,
+    stock: KernelFiles,
+    name: &str,
+    variants: &[Variant],
+) -> Result<KernelFiles> {
+    let folder = cache::made(&format!("lab/{}_{:016x}", version.key(), fingerprint(variants)), |into| {
+        build(version, &stock.image, variants, into)
             .with_context(|| format!("rebuild kvm of linux {}", version.package))
     })?;
+    let folder = folder.join(name);
     let modules = stock.modules.into_iter().map(|module| replaced(module, &folder)).collect();
     Ok(KernelFiles { modules, ..stock })
 }
@@ -37,13 +47,13 @@ fn replaced(module: std::path::PathBuf, folder: &Path) -> std::path::PathBuf {
     rebuilt.unwrap_or(module)
 }
 
-fn fingerprint(patch: &str) -> u64 {
+fn fingerprint(variants: &[Variant]) -> u64 {
     let mut hasher = DefaultHasher::new();
-    patch.hash(&mut hasher);
+    variants.hash(&mut hasher);
     hasher.finish()
 }
 
-fn build(version: &Version, image: &Path, patch: &str, into: &Path) -> Result<()> {
+fn build(version: &Version, image: &Path, variants: &[Variant], into: &Path) -> Result<()> {
     let Version { series, release, package } = version;
     say(&format!("fetching the source of linux {package}"));
     let packages = into.join("packages");
@@ -51,25 +61,28 @@ fn build(version: &Version, image: &Path, patch: &str, into: &Path) -> Result<()
     debian::unpack(&format!("linux-headers-{release}={package}"), &packages)?;
     unpack_source(&packages.join(format!("usr/src/linux-source-{series}.tar.xz")), into)?;
     let source = into.join(format!("linux-source-{series}"));
-
-    say(&format!("building kvm of linux {package} with the lab's patch (about two minutes)"));
-    apply(patch, &source)?;
     configure(&packages.join(format!("usr/src/linux-headers-{release}")), &source, release, into)?;
     give_types(&source, image)?;
-    let log = into.join("modules.log");
-    run_logged(
-        make(&source).arg(format!("KERNELRELEASE={release}")).args(["M=arch/x86/kvm", "modules"]),
-        &log,
-    )?;
-    for name in REBUILT {
-        let built = source.join(format!("arch/x86/kvm/{name}.ko"));
-        run(Command::new("strip")
-            .args(["--strip-debug", "-o"])
-            .arg(into.join(format!("{name}.ko")))
-            .arg(&built))?;
+    for (name, patch) in variants {
+        say(&format!("building kvm of {name} (about a minute)"));
+        apply(patch, &source, Direction::There)?;
+        make_modules(&source, release, &into.join(name))?;
+        apply(patch, &source, Direction::Back)?;
     }
     fs::remove_dir_all(source)?;
     fs::remove_dir_all(packages)?;
+    Ok(())
+}
+
+fn make_modules(source: &Path, release: &str, into: &Path) -> Result<()> {
+    fs::create_dir(into)?;
+    let release = format!("KERNELRELEASE={release}");
+    run_logged(make(source).arg(release).args(["M=arch/x86/kvm", "modules"]), &into.join("modules.log"))?;
+    for name in REBUILT {
+        let built = source.join(format!("arch/x86/kvm/{name}.ko"));
+        let stripped = into.join(format!("{name}.ko"));
+        run(Command::new("strip").args(["--strip-debug", "-o"]).arg(stripped).arg(built))?;
+    }
     Ok(())
 }
 
@@ -78,9 +91,19 @@ fn unpack_source(archive: &Path, into: &Path) -> Result<()> {
     run(Command::new("tar").arg("-xf").arg(archive).arg("-C").arg(into).args(excluded))
 }
 
-fn apply(patch: &str, source: &Path) -> Result<()> {
+#[derive(Clone, Copy)]
+enum Direction {
+    There,
+    Back,
+}
+
+fn apply(patch: &str, source: &Path, direction: Direction) -> Result<()> {
+    let way: &[&str] = match direction {
+        Direction::There => &["--silent", "-p1"],
+        Direction::Back => &["--silent", "-p1", "--reverse"],
+    };
     let mut child = Command::new("patch")
-        .args(["--silent", "-p1"])
+        .args(way)
         .current_dir(source)
         .stdin(Stdio::piped())
         .spawn()
@@ -97,6 +120,8 @@ fn configure(headers: &Path, source: &Path, release: &str, into: &Path) -> Resul
         fs::copy(headers.join(file), source.join(file))
             .with_context(|| format!("the headers have no {file}"))?;
     }
+    // The lab's machine is an AMD; half of kvm's code is for the other.
+    run(Command::new(source.join("scripts/config")).args(["--disable", "KVM_INTEL"]).current_dir(source))?;
     run_logged(make(source).args(["olddefconfig", "modules_prepare"]), &into.join("prepare.log"))?;
     let release = format!("#define UTS_RELEASE \"{release}\"\n");
     fs::write(source.join("include/generated/utsrelease.h"), release).context("set the release")
