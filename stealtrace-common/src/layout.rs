@@ -42,6 +42,10 @@ pub struct Layout {
     pub vcpu_accumulated: u32,
     /// `kvm_vcpu.pid` (pointer), who issued KVM_RUN last
     pub vcpu_pid: u32,
+    /// `pid.tasks` (array of `struct hlist_head`): the thread with this number, first
+    pub pid_tasks: u32,
+    /// `task_struct.pid_links` (array of `struct hlist_node`), into which that points
+    pub task_pid_links: u32,
     /// `pid.level` (u32): how deep its PID namespace lies, 0 for the initial one
     pub pid_level: u32,
     /// `pid.numbers` (array of `struct upid`: `nr` (i32), then at 8 `ns` (pointer)), one for each level from 0 on
@@ -84,6 +88,8 @@ impl Layout {
         msr_host_initiated: ABSENT,
         vcpu_accumulated: ABSENT,
         vcpu_pid: ABSENT,
+        pid_tasks: ABSENT,
+        task_pid_links: ABSENT,
         pid_level: ABSENT,
         pid_numbers: ABSENT,
         pid_namespace_inode: ABSENT,
@@ -97,4 +103,4 @@ impl Layout {
     };
 }
 
-const _: () = assert!(size_of::<Layout>() == 26 * 4 + 8);
+const _: () = assert!(size_of::<Layout>() == 28 * 4 + 8);

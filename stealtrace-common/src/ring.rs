@@ -33,14 +33,20 @@ pub struct Sighting {
     pub last_steal_ns: u64,
     /// Host address of the guest's area; 0 if not known.
     pub area: u64,
+    /// The runner's run_delay; 0 if it is not known.
+    pub run_delay_ns: u64,
     /// `kvm_vcpu.vcpu_id`
     pub vcpu_id: u32,
+    /// The descriptor.
+    pub fd: u32,
     /// The process that has the descriptor.
     pub holder_tgid: u32,
     /// The thread that issued KVM_RUN last; 0 if none did or it is not known.
     pub runner_tid: u32,
     /// 1 if the VM is the holder's; others may have got the descriptor from it.
     pub owned: u32,
+    /// No padding is left to chance.
+    pub reserved: u32,
 }
 
 /// What `guard` did about one update of KVM's.
@@ -71,7 +77,7 @@ pub struct Repair {
     pub comm: [u8; 16],
 }
 
-const _: () = assert!(size_of::<Sighting>() == 6 * 8 + 4 * 4);
+const _: () = assert!(size_of::<Sighting>() == 7 * 8 + 6 * 4);
 const _: () = assert!(size_of::<Repair>() == 4 * 8 + 6 * 4 + 16);
 const _: () = assert!(size_of::<Event>() > size_of::<Repair>() && size_of::<Event>() > size_of::<Sighting>());
 const _: () = assert!(size_of::<Repair>() != size_of::<Sighting>());

@@ -13,6 +13,7 @@ use crate::{
 
 /// `struct bpf_iter__task_file`: meta, task, fd, file.
 const TASK: usize = 8;
+const FD: usize = 16;
 const FILE: usize = 24;
 
 /// Called with every open file.
@@ -28,6 +29,8 @@ extern "C" fn vcpu_files(ctx: *const c_void) -> i32 {
     if vcpu != 0 {
         let (enabling, last_steal_ns) = area::steal_time(vcpu);
         let (vm, vcpu_id) = read::identity(vcpu);
+        // SAFETY: the same.
+        let fd = unsafe { *ctx.byte_add(FD).cast::<u32>() };
         let sighting = Sighting {
             time_ns: now_ns(),
             vcpu,
@@ -35,10 +38,13 @@ extern "C" fn vcpu_files(ctx: *const c_void) -> i32 {
             enabling,
             last_steal_ns,
             area: area::address(vcpu, enabling),
+            run_delay_ns: read::runners_run_delay_ns(vcpu),
             vcpu_id,
+            fd,
             holder_tgid: read::tgid(task),
             runner_tid: read::runner(vcpu),
             owned: u32::from(read::owns(task, vcpu)),
+            reserved: 0,
         };
         tell(Probe::Files, sighting);
     }

@@ -78,6 +78,17 @@ pub(crate) fn runner(vcpu: u64) -> u32 {
     if pid == 0 { 0 } else { number(pid) }
 }
 
+/// Its run_delay; 0 if no thread did, or it has ended.
+#[inline(always)]
+pub(crate) fn runners_run_delay_ns(vcpu: u64) -> u64 {
+    let pid: u64 = field(vcpu, given!(LAYOUT.vcpu_pid));
+    let link: u64 = if pid == 0 { 0 } else { field(pid, given!(LAYOUT.pid_tasks)) };
+    if link == 0 {
+        return 0;
+    }
+    field(link - u64::from(given!(LAYOUT.task_pid_links)), given!(LAYOUT.task_run_delay))
+}
+
 /// When the caller's process began.
 #[inline(always)]
 pub(crate) fn process_start_ns() -> u64 {

@@ -16,6 +16,13 @@ pub(crate) struct Descriptors {
     pub(crate) refused: usize,
 }
 
+impl Descriptors {
+    /// Has this process a vCPU of this id?
+    pub(crate) fn has(&self, pid: u32, id: u32) -> bool {
+        self.vcpus.get(&pid).is_some_and(|ids| ids.contains(&id.to_string()))
+    }
+}
+
 /// Look at these processes, or at all.
 pub(crate) fn look(pids: &[u32]) -> Descriptors {
     let pids: Vec<u32> = if pids.is_empty() { process::all().collect() } else { pids.to_vec() };

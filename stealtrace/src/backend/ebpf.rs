@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     kernel::KernelFacts,
-    model::{Losses, ProbeLoss},
+    model::{Losses, Lost, ProbeLoss},
 };
 
 /// Probes attached to the running kernel; detached when dropped.
@@ -170,6 +170,18 @@ impl EbpfBackend {
         Ok(Losses { probes, undecodable: self.undecodable })
     }
 
+    /// What was lost so far, by probe: cheaper than [`Self::losses`].
+    ///
+    /// # Errors
+    /// When the kernel does not let us read the counters.
+    pub fn lost(&self) -> Result<Lost> {
+        let mut lost = Lost::from([("undecodable", self.undecodable)]);
+        for one in &self.attached {
+            *lost.entry(one.target).or_default() += self.sum(one.probe, |counter| counter.lost)?;
+        }
+        Ok(lost)
+    }
+
     /// Hits of which there was nothing to tell.
     fn quiet_hits(&self) -> Result<(u64, u64)> {
         let mut hits = (0, 0);
@@ -182,6 +194,11 @@ impl EbpfBackend {
             hits.1 += quiet.left;
         }
         Ok(hits)
+    }
+
+    fn sum(&self, probe: Probe, of: fn(&Counter) -> u64) -> Result<u64> {
+        let per_cpu = self.counters.get(&(probe as u32), 0).context("read the probes' counters")?;
+        Ok(per_cpu.iter().map(|pod| of(&pod.0)).sum())
     }
 
     fn loss(&self, probe: Probe, target: &str) -> Result<ProbeLoss> {

@@ -28,10 +28,18 @@ struct Said {
 pub struct Ruling {
     /// How the event's vCPU is shown.
     pub vcpu: VcpuName,
-    /// Did any rule fire?
-    pub anomalous: bool,
+    /// The rules that fired, however often before.
+    pub fired: Vec<(RuleId, Severity)>,
     /// The findings worth telling, repetitions left out.
     pub told: Vec<Finding>,
+}
+
+impl Ruling {
+    /// Did any rule fire?
+    #[must_use]
+    pub const fn is_anomalous(&self) -> bool {
+        !self.fired.is_empty()
+    }
 }
 
 /// Judges events one by one, in the order in which they happened.
@@ -113,7 +121,8 @@ impl Engine {
             settled.chain(judged).filter(|finding| finding.severity >= self.min_severity).collect();
         vcpu.findings += found.iter().map(|finding| finding.count).sum::<u64>();
         vcpu.learn(event);
-        let (vcpu, anomalous) = (vcpu.name, !found.is_empty());
+        let fired = found.iter().map(|finding| (finding.rule, finding.severity)).collect();
+        let vcpu = vcpu.name;
         let told = found.into_iter().filter_map(|finding| self.fold(key, finding));
         let told = found_before.into_iter().chain(told).collect();
         if event.kind == EventKind::Destroyed {
@@ -121,7 +130,7 @@ impl Engine {
             self.forget_name(key, event.vm);
             self.end(key);
         }
-        Ruling { vcpu, anomalous, told }
+        Ruling { vcpu, fired, told }
     }
 
     /// It may have run any number of vCPUs.
@@ -175,6 +184,28 @@ impl Engine {
         finding.advice = rule.explanation.advice;
         self.vcpus.entry(key).and_modify(|vcpu| vcpu.findings += 1);
         self.fold(key, finding)
+    }
+
+    /// vCPUs whose end nobody saw, and what only threads and processes that ended would need; the findings that waited.
+    pub fn forget(&mut self, is_vcpu: &dyn Fn(u64) -> bool, is_thread: &dyn Fn(u32) -> bool) -> Vec<Finding> {
+        let gone: Vec<_> =
+            self.alive.iter().filter(|(address, _)| !is_vcpu(**address)).map(|(_, gone)| *gone).collect();
+        let mut found = Vec::new();
+        for (key, vm) in gone {
+            found.extend(self.settle_vcpu(key));
+            self.alive.remove(&key.address);
+            self.forget_name(key, vm);
+            self.end(key);
+        }
+        if self.threads.are_many() {
+            self.threads.keep(is_thread);
+            self.names.keep(is_thread);
+            self.said.retain(|(_, _, _, thread, _), _| is_thread(thread.tid));
+            for vcpu in self.vcpus.values_mut() {
+                vcpu.ioctls.retain(|(tid, _), _| is_thread(*tid));
+            }
+        }
+        found
     }
 
     /// Nothing follows: the findings that waited for more.

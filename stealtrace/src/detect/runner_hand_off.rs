@@ -114,7 +114,7 @@ mod tests {
         assert!(judge(&RULE, &events).is_none(), "once");
         assert!(judge(&RULE, &[events[0], events[1], s.ioctl(2, GET_LAPIC)]).is_none());
         let mut engine = Engine::default();
-        assert!(events[..2].iter().all(|event| !engine.judge(event).anomalous));
+        assert!(events[..2].iter().all(|event| !engine.judge(event).is_anomalous()));
         assert_eq!(engine.finish().len(), 1);
     }
 

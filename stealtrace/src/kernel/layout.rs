@@ -75,6 +75,8 @@ impl KernelTypes {
             msr_host_initiated: self.required("msr_data", "host_initiated", 1)?,
             vcpu_accumulated: self.optional("kvm_vcpu", fields.accumulated, 8)?.unwrap_or(ABSENT),
             vcpu_pid: self.required("kvm_vcpu", "pid", 8)?,
+            pid_tasks: self.offset("pid", "tasks")?,
+            task_pid_links: self.offset("task_struct", "pid_links")?,
             pid_level: self.required("pid", "level", 4)?,
             pid_numbers: self.offset("pid", "numbers")?,
             pid_namespace_inode: self.namespace_inode(namespace)?,

@@ -14,8 +14,6 @@ use tokio::{
 use super::{Live, Sink};
 use crate::{os::process, pipeline::Flow};
 
-/// A wake-up can be missed, and where there are many events there are none; nothing waits longer than this.
-const TICK: Duration = Duration::from_millis(10);
 /// Events handled before anything else is looked at again.
 const BATCH: usize = 16_384;
 
@@ -47,7 +45,7 @@ impl Live {
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
         let ring = ring.context("wait for events")?;
         let mut child = signal(SignalKind::child()).context("listen for signals")?;
-        let mut tick = interval(TICK);
+        let mut tick = interval(self.tick);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let deadline = time.map(|time| Instant::now() + time);
         while !self.interrupted {

@@ -3,6 +3,7 @@
 mod follow;
 mod open;
 mod sink;
+pub(crate) mod vcpus;
 
 pub(crate) use self::{
     open::Live,

@@ -18,11 +18,16 @@ use crate::{
 /// Signals sent to us and to the command arrive together, but for this.
 const AT_ONCE: Duration = Duration::from_millis(10);
 
+/// A wake-up can be missed, and where there are many events there are none.
+const TICK: Duration = Duration::from_millis(10);
+
 /// A trace that has begun.
 pub(crate) struct Live {
     pub(crate) backend: EbpfBackend,
     /// When it did, or a little before.
     pub(crate) start_ns: u64,
+    /// Nothing waits longer than this.
+    pub(crate) tick: Duration,
     pub(super) interrupt: Interrupt,
     pub(super) interrupted: bool,
     held: Option<HeldCommand>,
@@ -53,7 +58,7 @@ impl Live {
         let start_ns = now_ns()?;
         let backend = EbpfBackend::attach(&plan, facts)?;
         let interrupted = interrupt.came();
-        Ok(Self { backend, start_ns, interrupt, interrupted, held, command: None, watched })
+        Ok(Self { backend, start_ns, tick: TICK, interrupt, interrupted, held, command: None, watched })
     }
 
     /// Did a signal come?

@@ -1,13 +1,8 @@
 //! One look at every vCPU: what each is, what is known of it, and how it is judged.
 
-use std::collections::BTreeMap;
-
 use stealtrace_common::source::x86_msr::Area;
 
-use super::{Judgement, Sight, Thread};
-
-/// What an earlier look saw, by process and address of the vCPU.
-pub(crate) type Sights = BTreeMap<(u32, u64), Sight>;
+use super::{Account, Judgement, Thread};
 
 /// What one look shows.
 pub(crate) struct Look {
@@ -28,31 +23,16 @@ impl Look {
     pub(crate) fn any(&self, is: fn(&Judgement) -> bool) -> bool {
         self.vcpus.iter().any(|vcpu| is(&vcpu.judgement))
     }
-
-    /// What was off in the look before, and counts right since, jumped once.
-    pub(crate) fn doubt(&mut self, before: &Self) {
-        let off: BTreeMap<_, _> = before.vcpus.iter().map(|vcpu| (vcpu.key, vcpu.judgement)).collect();
-        for vcpu in &mut self.vcpus {
-            if let (Judgement::Sound, Some(Judgement::Off(ns))) = (vcpu.judgement, off.get(&vcpu.key)) {
-                vcpu.judgement = Judgement::Jumped(*ns);
-            }
-        }
-    }
-
-    /// For the next look.
-    pub(crate) fn sights(&self) -> Sights {
-        self.vcpus.iter().map(|vcpu| (vcpu.key, vcpu.sight.clone())).collect()
-    }
 }
 
 /// One vCPU.
 pub(crate) struct VcpuLook {
-    pub(crate) key: (u32, u64),
     /// `struct kvm *`
     pub(crate) kvm: u64,
+    /// Its descriptor.
+    pub(crate) fd: u32,
     /// Which of its process's VMs, counted from 1; None if it has only one.
     pub(crate) vm: Option<u32>,
-    pub(crate) sight: Sight,
     pub(crate) pid: u32,
     pub(crate) comm: String,
     pub(crate) vm_name: Option<String>,
@@ -63,4 +43,24 @@ pub(crate) struct VcpuLook {
     pub(crate) last_steal_ns: u64,
     pub(crate) area: Option<Area>,
     pub(crate) judgement: Judgement,
+    pub(crate) account: Account,
+    /// Of its VM, by quotas of CPU time; None where there are none.
+    pub(crate) throttled: Option<Throttled>,
+}
+
+/// How often a quota of CPU time was used up, and for how long that made a thread wait, since the quota was set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Throttled {
+    pub(crate) times: u64,
+    pub(crate) time_ns: u64,
+}
+
+impl Throttled {
+    /// By both of two quotas.
+    pub(crate) const fn and(self, other: Self) -> Self {
+        Self {
+            times: self.times.saturating_add(other.times),
+            time_ns: self.time_ns.saturating_add(other.time_ns),
+        }
+    }
 }

@@ -19,6 +19,9 @@ pub struct ProbeLoss {
     pub lost_by_cpu: Vec<(usize, u64)>,
 }
 
+/// What was lost, by probe.
+pub type Lost = std::collections::BTreeMap<&'static str, u64>;
+
 /// What was missed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Losses {

@@ -41,6 +41,11 @@ impl VmNames {
         *last
     }
 
+    /// Forget how many VMs processes had that live no more.
+    pub fn keep(&mut self, lives: &dyn Fn(u32) -> bool) {
+        self.numbered.retain(|pid, _| lives(*pid));
+    }
+
     /// This vCPU is no more; with its last, neither is its VM.
     pub fn end(&mut self, address: u64, vcpu_id: u32) {
         if let Some(vm) = self.alive.get_mut(&address) {

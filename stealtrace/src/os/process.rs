@@ -5,6 +5,7 @@ use std::{
     fs::{self, File},
     io,
     os::fd::{FromRawFd as _, OwnedFd},
+    path::Path,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -13,6 +14,14 @@ use anyhow::{Context as _, Result, bail, ensure};
 pub(crate) fn is_alive(pid: u32) -> bool {
     stat(&pid.to_string()).is_some_and(|(state, _)| !has_ended(state) || runs_on(pid))
 }
+
+/// Is there anything by this number, ended or not? Numbers that are none of ours are taken for it.
+pub(crate) fn is_there(tid: u32) -> bool {
+    tid > MOST_PIDS || Path::new(&format!("/proc/{tid}")).exists()
+}
+
+/// `PID_MAX_LIMIT`
+const MOST_PIDS: u32 = 1 << 22;
 
 const fn has_ended(state: char) -> bool {
     matches!(state, 'Z' | 'X')

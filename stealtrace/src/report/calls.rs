@@ -100,7 +100,7 @@ impl<W: Write> Calls<W> {
 
 impl<W: Write> Reporter for Calls<W> {
     fn event(&mut self, event: &Event, ruling: &Ruling) -> io::Result<()> {
-        let marked = ruling.anomalous;
+        let marked = ruling.is_anomalous();
         let name = self.function(event);
         match event.kind {
             EventKind::Call => self.enter(event, &name, marked),

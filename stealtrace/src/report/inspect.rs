@@ -11,7 +11,7 @@ use stealtrace_common::{
 
 use super::{Format, Paint, SCHEMA, States, Tone, enabling, exact, utc_now};
 use crate::{
-    model::{Judgement, Look, Thread, VcpuLook},
+    model::{Account, Judgement, Look, Thread, Throttled, VcpuLook},
     os::shown::shown,
 };
 
@@ -30,6 +30,12 @@ fn show_text(look: &Look, paint: Paint, out: &mut impl Write) -> io::Result<()> 
     for vcpus in look.vcpus.chunk_by(|one, next| (one.pid, one.vm) == (next.pid, next.vm)) {
         if let Some(first) = vcpus.first() {
             writeln!(out, "{}", vm(first))?;
+            if let Some(Throttled { times, time_ns }) =
+                first.throttled.filter(|throttled| throttled.times > 0)
+            {
+                let time = exact(time_ns);
+                writeln!(out, "  its quota of CPU time was used up {times} times, for {time}: steal, too")?;
+            }
         }
         vcpus.iter().try_for_each(|vcpu| show_vcpu(vcpu, paint, out))?;
     }
@@ -76,10 +82,13 @@ fn show_vcpu(vcpu: &VcpuLook, paint: Paint, out: &mut impl Write) -> io::Result<
     match vcpu.area {
         Some(area) => {
             let preempted = if area.preempted == 0 { "" } else { ", preempted" };
-            writeln!(out, ", version {}, flags {}{preempted}", area.version, area.flags)
+            writeln!(out, ", version {}, flags {}{preempted}", area.version, area.flags)?;
         }
-        None => writeln!(out),
+        None => writeln!(out)?,
     }
+    let Account { charged_ns, waited_ns, .. } = vcpu.account;
+    let (charged, waited) = (exact(charged_ns), exact(waited_ns));
+    writeln!(out, "            since it was first seen: charged {charged}, waited {waited}")
 }
 
 const fn tone(judgement: Judgement) -> Tone {
@@ -167,6 +176,12 @@ fn vcpu_object(vcpu: &VcpuLook) -> serde_json::Value {
         "last_steal_ns": vcpu.last_steal_ns,
         "run_delay_ns": vcpu.run_delay_ns,
         "ahead_of_libvirt_delay_ns": ahead_of_libvirt(vcpu),
+        "charged_ns": vcpu.account.charged_ns,
+        "unsound_ns": vcpu.account.unsound_ns,
+        "waited_ns": vcpu.account.waited_ns,
+        "difference_ns": vcpu.account.difference_ns(),
+        "throttled_times": vcpu.throttled.map(|throttled| throttled.times),
+        "throttled_ns": vcpu.throttled.map(|throttled| throttled.time_ns),
         "judgement": vcpu.judgement.word(),
         "amount_ns": vcpu.judgement.amount_ns(),
     })

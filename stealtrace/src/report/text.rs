@@ -58,7 +58,7 @@ impl<W: Write> Text<W> {
 
 impl<W: Write> Reporter for Text<W> {
     fn event(&mut self, event: &Event, ruling: &Ruling) -> io::Result<()> {
-        let mark = self.mark(ruling.anomalous);
+        let mark = self.mark(ruling.is_anomalous());
         let time = match event.time_ns {
             NO_TIME => String::new(),
             time_ns => format!("{:>12}  ", self.clock.show(time_ns)),

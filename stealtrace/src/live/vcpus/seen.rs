@@ -10,11 +10,8 @@ use stealtrace_common::{
     source::x86_msr::Area,
 };
 
-use super::vm;
-use crate::{backend::EbpfBackend, live::Sink, pipeline::Flow};
-
-/// More than the ring holds: what is older than the look is read, what comes meanwhile is not waited for.
-const MOST_EVENTS: usize = 100_000;
+use super::proc;
+use crate::{live::Sink, pipeline::Flow};
 
 /// The last that was seen of each vCPU, by address.
 #[derive(Default)]
@@ -37,7 +34,8 @@ pub(super) struct Last {
 impl Sink for Seen {
     fn event(&mut self, event: &Event) -> Result<Flow> {
         match event.kind {
-            EventKind::Created | EventKind::Destroyed => drop(self.vcpus.remove(&event.vcpu)),
+            EventKind::Created => drop(self.vcpus.insert(event.vcpu, Last::new(&seen(event)))),
+            EventKind::Destroyed => drop(self.vcpus.remove(&event.vcpu)),
             EventKind::Ioctl | EventKind::Load | EventKind::Update | EventKind::EnablingWrite => {
                 let last = self.vcpus.entry(event.vcpu).or_insert_with(|| Last::new(&seen(event)));
                 last.learn_event(event);
@@ -67,20 +65,19 @@ fn seen(event: &Event) -> Sighting {
         holder_tgid: event.vm_tgid,
         runner_tid: if event.ioctl == KVM_RUN { event.caller_tid } else { 0 },
         owned: 0,
+        run_delay_ns: 0,
+        fd: 0,
+        reserved: 0,
     }
 }
 
 impl Seen {
-    pub(super) fn drain(&mut self, backend: &mut EbpfBackend) {
-        backend.drain(MOST_EVENTS, |entry| self.entry(entry).is_ok());
-    }
-
     pub(super) fn read_areas(&mut self) {
         for last in self.vcpus.values_mut() {
             last.charged_before_ns = last.now.last_steal_ns;
             let (address, pid) = (Some(last.now.area).filter(|at| *at != 0), last.now.holder_tgid);
-            let read = address.map(|at| vm::read_area(pid, last.runner_tid(), at));
-            last.unread = read.as_ref().and_then(|read| vm::refusal(pid, read.as_ref().err()?));
+            let read = address.map(|at| proc::read_area(pid, last.runner_tid(), at));
+            last.unread = read.as_ref().and_then(|read| proc::refusal(pid, read.as_ref().err()?));
             last.area = read.and_then(Result::ok);
         }
     }

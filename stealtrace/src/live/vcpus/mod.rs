@@ -1,0 +1,243 @@
+//! Every vCPU of every running VM, without its cooperation and without stopping it: KVM's side comes from the kernel, the
+//! guest's counter from the memory of the VM's process. What is seen of a vCPU goes into its account.
+
+mod cgroup;
+mod names;
+mod proc;
+mod seen;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use anyhow::Result;
+use stealtrace_common::{event::Event, ring::Sighting};
+
+use self::{
+    names::Names,
+    seen::{Last, Seen},
+};
+use super::{Live, Sink};
+use crate::{
+    backend::{EbpfBackend, Plan, Task},
+    descriptors::{self, Descriptors},
+    detect::{Engine, Ruling, steal_over_charge},
+    kernel::KernelFacts,
+    model::{Accounts, Charge, Finding, Look, RuleId, Severity, Sight, VcpuLook},
+    os::{clock::now_ns, command::Orphaned, interrupt::Interrupt, process},
+    pipeline::Flow,
+};
+
+/// More than the ring holds: what is older than the look is read, what comes meanwhile is not waited for.
+const MOST_EVENTS: usize = 100_000;
+
+/// What only has to be looked at now and then, where every event wakes us up.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Is told findings as they come.
+pub(crate) type Tell = Box<dyn FnMut(&Finding) -> Result<()>>;
+
+/// What sees vCPUs.
+pub(crate) struct Vcpus {
+    pub(crate) live: Live,
+    watched: Watched,
+    names: Names,
+    /// Why open files cannot be looked at. Then what vCPUs do is all there is to see.
+    pub(crate) no_iterator: Option<String>,
+    pids: Vec<u32>,
+}
+
+/// What events and descriptors tell.
+struct Watched {
+    seen: Seen,
+    engine: Engine,
+    accounts: Accounts,
+    tell: Tell,
+}
+
+impl Sink for Watched {
+    fn event(&mut self, event: &Event) -> Result<Flow> {
+        self.seen.event(event)?;
+        let Ruling { fired, told, .. } = self.engine.judge(event);
+        self.accounts.learn(event, &fired, charge(event, &fired));
+        told.iter().try_for_each(&mut self.tell)?;
+        Ok(Flow::Continue)
+    }
+
+    fn sighting(&mut self, sighting: &Sighting) -> Result<Flow> {
+        self.seen.sighting(sighting)
+    }
+}
+
+/// What the engine thinks of the charge of an update.
+fn charge(event: &Event, fired: &[(RuleId, Severity)]) -> Charge {
+    let over = fired.iter().find(|(rule, _)| *rule == steal_over_charge::RULE.id);
+    match over {
+        Some((_, Severity::Notice)) => Charge::Opening,
+        Some(_) => Charge::Unsound,
+        None if event.delta().is_underflow() => Charge::Unsound,
+        None => Charge::Sound,
+    }
+}
+
+impl Vcpus {
+    /// Attach. Where open files cannot be looked at, the probes of `instead` are all there is.
+    ///
+    /// # Errors
+    /// When this kernel cannot be traced so, or what the plan names is not there.
+    pub(crate) fn open(
+        interrupt: Interrupt,
+        facts: &KernelFacts,
+        plan: Plan,
+        instead: &Plan,
+        tell: Tell,
+    ) -> Result<Self> {
+        let pids = plan.processes.pids().to_vec();
+        let is_watched = matches!(plan.task, Task::Watch);
+        let mut live = Live::open(interrupt, facts, plan, (&[], Orphaned::Ends))?;
+        let no_iterator = live.backend.look_at_files().err().map(|error| format!("{error:#}"));
+        if no_iterator.is_some() && !is_watched {
+            live.backend = EbpfBackend::attach(instead, facts)?;
+        }
+        if is_watched {
+            live.tick = TICK; // edges wake us up
+        }
+        let watched =
+            Watched { seen: Seen::default(), engine: Engine::default(), accounts: Accounts::default(), tell };
+        Ok(Self { live, watched, names: Names::default(), no_iterator, pids })
+    }
+
+    /// Wait, and learn what vCPUs do meanwhile; true if a signal ended it.
+    pub(crate) fn rest(&mut self, pause: Duration) -> Result<bool> {
+        self.live.follow(Some(pause), &mut self.watched)?;
+        Ok(self.live.is_interrupted())
+    }
+
+    /// Does the counter of one of them take another look?
+    pub(crate) fn any_open(&self) -> bool {
+        self.watched.accounts.any_open()
+    }
+
+    /// Those that have a descriptor and of which nothing was seen are told apart.
+    pub(crate) fn look_closely(&mut self) -> Result<Look> {
+        let found = descriptors::look(&self.pids);
+        let mut look = self.look_among(Some(&found))?;
+        let Descriptors { vcpus, refused } = found;
+        let known: BTreeSet<_> = look.vcpus.iter().map(|vcpu| (vcpu.pid, vcpu.id.to_string())).collect();
+        look.unseen = vcpus
+            .into_iter()
+            .flat_map(|(pid, ids)| ids.into_iter().map(move |id| (pid, id)))
+            .filter(|vcpu| !known.contains(vcpu) && !self.watched.seen.holders.contains(vcpu))
+            .collect();
+        let is_empty = look.vcpus.is_empty() && look.unseen.is_empty();
+        look.none = is_empty.then(|| descriptors::no_vcpu(&self.pids, refused));
+        Ok(look)
+    }
+
+    /// KVM's side before and after the guests' counters: an update may come between.
+    fn look_among(&mut self, found: Option<&Descriptors>) -> Result<Look> {
+        if self.no_iterator.is_none() {
+            self.watched.seen = Seen::default();
+        }
+        self.look_at_files()?;
+        self.watched.seen.read_areas();
+        self.look_at_files()?;
+        let now_ns = now_ns()?;
+        let Self { watched: Watched { seen, accounts, engine, tell }, names, .. } = self;
+        let wanted = |last: &&Last| match (&self.no_iterator, found) {
+            (Some(_), Some(found)) => found.has(last.now.holder_tgid, last.now.vcpu_id),
+            _ => self.pids.is_empty() || self.pids.contains(&last.now.holder_tgid),
+        };
+        names.begin_look();
+        let lasts = seen.vcpus.values().filter(wanted);
+        let mut vcpus: Vec<_> = lasts.map(|last| row(last, now_ns, accounts, names)).collect();
+        number_vms(&mut vcpus);
+        note_throttling(&mut vcpus);
+        vcpus.sort_by_key(|vcpu| (vcpu.pid, vcpu.vm, vcpu.id));
+        if self.no_iterator.is_none() {
+            accounts.keep(|address| seen.vcpus.contains_key(address));
+            let lives = |address| seen.vcpus.contains_key(&address);
+            engine.forget(&lives, &process::is_there).iter().try_for_each(tell)?;
+        }
+        let unread = seen.vcpus.values().find_map(|last| last.unread.clone());
+        let lost = self.live.backend.lost()?.values().sum();
+        let no_iterator = self.no_iterator.clone();
+        Ok(Look { vcpus, unseen: Vec::new(), none: None, unread, no_iterator, lost })
+    }
+
+    fn look_at_files(&mut self) -> Result<()> {
+        if self.no_iterator.is_none() {
+            self.live.backend.look_at_files()?;
+        }
+        let watched = &mut self.watched;
+        self.live.backend.drain(MOST_EVENTS, |entry| watched.entry(entry).is_ok());
+        Ok(())
+    }
+}
+
+fn row(last: &Last, now_ns: u64, accounts: &mut Accounts, names: &mut Names) -> VcpuLook {
+    let Last { now, area, charged_before_ns, .. } = last;
+    let (pid, key) = (now.holder_tgid, now.vcpu);
+    let runner = last.runner_tid().map(|tid| names.runner(key, tid));
+    let run_delay_ns = Some(now.run_delay_ns).filter(|ns| *ns != 0);
+    let run_delay_ns = run_delay_ns.or_else(|| proc::run_delay_ns(last.runner_tid()?));
+    let ago_ns = now_ns.saturating_sub(now.time_ns); // no more than that can have been charged since
+    let sight = Sight {
+        enabling: now.enabling,
+        runner_tid: last.runner_tid(),
+        counter: area.map(|area| (area.steal_ns, area.version)),
+        charged_ns: *charged_before_ns..=now.last_steal_ns.saturating_add(ago_ns),
+    };
+    let account = accounts.of(key, now.vcpu_id);
+    let judgement = account.look(now.last_steal_ns, last.runner_tid().zip(run_delay_ns), sight);
+    let vm = names.vm(now.vm, pid);
+    VcpuLook {
+        kvm: now.vm,
+        fd: now.fd,
+        vm: None,
+        pid,
+        comm: vm.comm.clone(),
+        vm_name: vm.name.clone(),
+        id: now.vcpu_id,
+        run_delay_ns,
+        runner,
+        enabling: now.enabling,
+        last_steal_ns: now.last_steal_ns,
+        judgement,
+        area: *area,
+        account: account.clone(),
+        throttled: None,
+    }
+}
+
+/// Of a VM's process, and of those threads that run its vCPUs.
+fn note_throttling(vcpus: &mut [VcpuLook]) {
+    let mut threads: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for vcpu in &*vcpus {
+        let runner = vcpu.runner.as_ref().map(|runner| runner.tid);
+        threads.entry(vcpu.pid).or_insert_with(|| vec![vcpu.pid]).extend(runner);
+    }
+    let throttled: BTreeMap<_, _> =
+        threads.into_iter().map(|(pid, threads)| (pid, cgroup::throttled(threads.into_iter()))).collect();
+    for vcpu in vcpus {
+        vcpu.throttled = throttled.get(&vcpu.pid).copied().flatten();
+    }
+}
+
+/// Tell the VMs of one process apart, in the order of their first descriptors.
+fn number_vms(vcpus: &mut [VcpuLook]) {
+    let mut vms: BTreeMap<u32, BTreeMap<u64, u32>> = BTreeMap::new();
+    for vcpu in &*vcpus {
+        let first = vms.entry(vcpu.pid).or_default().entry(vcpu.kvm).or_insert(vcpu.fd);
+        *first = vcpu.fd.min(*first);
+    }
+    for vcpu in vcpus {
+        let of_process = vms.get(&vcpu.pid).filter(|vms| vms.len() > 1);
+        let first = of_process.and_then(|vms| Some((vms, vms.get(&vcpu.kvm)?)));
+        vcpu.vm = first.map(|(vms, first)| {
+            let before = vms.iter().filter(|(kvm, fd)| (*fd, *kvm) < (first, &vcpu.kvm));
+            u32::try_from(before.count() + 1).unwrap_or(u32::MAX)
+        });
+    }
+}
