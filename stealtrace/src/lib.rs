@@ -16,6 +16,7 @@ mod live;
 pub mod model;
 pub mod os;
 pub mod pipeline;
+mod publish;
 pub mod record;
 pub mod report;
 pub mod verify;

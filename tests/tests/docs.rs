@@ -4,7 +4,8 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use stealtrace_tests::{run, stealtrace};
 
-const SUBCOMMANDS: [&str; 7] = ["analyze", "doctor", "guard", "guest", "inspect", "trace", "verify"];
+const SUBCOMMANDS: [&str; 8] =
+    ["analyze", "doctor", "export", "guard", "guest", "inspect", "trace", "verify"];
 
 /// Those of every subcommand, on trace's page.
 const EVERYWHERE: [&str; 6] = ["--color", "--help", "--output", "--quiet", "--verbose", "--version"];

@@ -10,6 +10,7 @@ macro_rules! help {
 
 mod analyze;
 mod doctor;
+mod export;
 mod guard;
 mod guest;
 mod inspect;
@@ -88,6 +89,7 @@ subcommands! {
     analyze: Analyze,
     rules: Rules,
     verify: Verify,
+    export: Export,
     guard: Guard,
     inspect: Inspect,
     guest: Guest,

@@ -237,6 +237,12 @@ impl Engine {
         self.order.is_empty()
     }
 
+    /// Findings by rule and severity so far, repetitions included.
+    #[must_use]
+    pub const fn findings(&self) -> &BTreeMap<(RuleId, Severity), u64> {
+        &self.findings
+    }
+
     /// Findings of a rule at a severity so far, repetitions included.
     #[must_use]
     pub fn count(&self, rule: RuleId, severity: Severity) -> u64 {

@@ -2,6 +2,7 @@
 
 mod capabilities;
 mod layout;
+mod module;
 mod namespace;
 mod perf;
 mod symbols;
@@ -13,6 +14,8 @@ use stealtrace_common::{source::Source, target::PidNamespace};
 
 pub use capabilities::{Capability, missing_capabilities};
 pub use layout::{KVM_BTF, KernelTypes, VMLINUX_BTF};
+pub use module::{kvm_is_a_module, kvm_loading};
+pub use perf::perf_takes_sys_admin;
 pub use symbols::Symbols;
 
 /// How kvm is present.

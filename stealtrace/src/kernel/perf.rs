@@ -6,6 +6,13 @@ use std::{
     os::fd::{FromRawFd as _, OwnedFd},
 };
 
+/// Some distributions let nobody else than CAP_SYS_ADMIN have perf events, as long as this is above 2.
+#[must_use]
+pub fn perf_takes_sys_admin() -> bool {
+    let paranoid = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").ok();
+    paranoid.and_then(|text| text.trim().parse::<i32>().ok()).is_some_and(|paranoid| paranoid > 2)
+}
+
 /// Make a perf event that counts nothing, and drop it.
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! The loop: events, signals, the command or the processes named, the time that is given.
 
-use std::{os::fd::AsFd as _, time::Duration};
+use std::{future, os::fd::AsFd as _, pin::pin, time::Duration};
 
 use anyhow::{Context as _, Result};
 use stealtrace_common::ring::Entry;
@@ -34,12 +34,31 @@ impl Live {
     /// # Errors
     /// A sink's, or when one cannot wait.
     pub(crate) fn follow(&mut self, time: Option<Duration>, sink: &mut dyn Sink) -> Result<()> {
-        let runtime =
-            runtime::Builder::new_current_thread().enable_all().build().context("start the event loop")?;
-        runtime.block_on(self.wait(time, sink))
+        self.follow_or(time, future::pending(), sink)
     }
 
-    async fn wait(&mut self, time: Option<Duration>, sink: &mut dyn Sink) -> Result<()> {
+    /// The same, or until somebody calls.
+    ///
+    /// # Errors
+    /// A sink's, or when one cannot wait.
+    pub(crate) fn follow_or(
+        &mut self,
+        time: Option<Duration>,
+        call: impl Future<Output = ()>,
+        sink: &mut dyn Sink,
+    ) -> Result<()> {
+        let runtime =
+            runtime::Builder::new_current_thread().enable_all().build().context("start the event loop")?;
+        runtime.block_on(self.wait(time, call, sink))
+    }
+
+    async fn wait(
+        &mut self,
+        time: Option<Duration>,
+        call: impl Future<Output = ()>,
+        sink: &mut dyn Sink,
+    ) -> Result<()> {
+        let mut call = pin!(call);
         let ring = self.backend.as_fd().try_clone_to_owned().context("duplicate the ring's descriptor")?;
         // SAFETY: the AsyncFd owns the descriptor, so it stays open and the same.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
@@ -51,6 +70,7 @@ impl Live {
         while !self.interrupted {
             let drained = tokio::select! {
                 () = until(deadline) => return Ok(()),
+                () = &mut call => return Ok(()),
                 ready = ring.readable() => {
                     let mut ready = ready.context("wait for events")?;
                     let drained = self.drain(sink)?;
@@ -102,6 +122,6 @@ impl Live {
 async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
+        None => future::pending().await,
     }
 }

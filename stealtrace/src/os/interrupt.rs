@@ -69,6 +69,12 @@ impl Interrupt {
     }
 }
 
+/// A terminal that goes away is none of our business: who stays on has no file to read again.
+pub(crate) fn ignore_hang_ups() {
+    // SAFETY: a valid signal.
+    unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+}
+
 /// A file that may not grow is an error of whoever writes it, and no end.
 pub(crate) fn outlive_file_limits() {
     // SAFETY: a valid signal.

@@ -6,6 +6,7 @@ pub mod interrupt;
 pub mod late_file;
 pub mod out_of_memory;
 pub mod output;
+pub(crate) mod privileges;
 pub mod process;
 pub mod shown;
 pub mod talk;

@@ -162,7 +162,7 @@ fn hexadecimal<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::E
     serializer.collect_str(&format_args!("{number:#x}"))
 }
 
-fn finding_object(finding: &Finding, clock: Clock) -> Json_ {
+pub(super) fn finding_object(finding: &Finding, clock: Clock) -> Json_ {
     let mut object = Object::new();
     object.insert("type".to_owned(), "finding".into());
     object.insert("time_ns".to_owned(), clock.since_start(finding.time_ns).into());

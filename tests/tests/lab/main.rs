@@ -5,6 +5,7 @@
 
 mod crowds;
 mod ends;
+mod export;
 mod guard;
 mod guest;
 mod inspect;
@@ -20,7 +21,7 @@ use serde_json::Value;
 use stealtrace_tests::{Run, Script};
 
 /// Every topic, in this order: the last takes kvm away.
-static TOPICS: [&[&Step]; 9] = [
+static TOPICS: [&[&Step]; 10] = [
     traces::STEPS,
     verdicts::STEPS,
     shown::STEPS,
@@ -29,6 +30,7 @@ static TOPICS: [&[&Step]; 9] = [
     guard::STEPS,
     crowds::STEPS,
     guest::STEPS,
+    export::STEPS,
     refusals::STEPS,
 ];
 

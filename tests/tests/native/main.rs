@@ -1,6 +1,7 @@
 //! stealtrace on this very machine: needs /dev/kvm and the right to trace. `cargo xtask test` says when it cannot run.
 
 mod ends;
+mod export;
 mod filters;
 mod findings;
 mod inspect;
@@ -74,7 +75,7 @@ pub(crate) fn unread(pipe: &impl AsRawFd) -> i32 {
 }
 
 /// A VM that runs until it is ended, by a test that fails too.
-pub(crate) struct Vm(Child);
+pub(crate) struct Vm(pub(crate) Child);
 
 impl Vm {
     pub(crate) fn id(&self) -> u32 {

@@ -35,6 +35,12 @@ const MOST_EVENTS: usize = 100_000;
 /// What only has to be looked at now and then, where every event wakes us up.
 const TICK: Duration = Duration::from_millis(500);
 
+/// What the VM of a finding is called, or its process.
+pub(crate) fn vm_name(finding: &Finding) -> String {
+    let pid = finding.vcpu.pid;
+    proc::name(pid).unwrap_or_else(|| format!("{}-{pid}", process::comm(pid)))
+}
+
 /// Is told findings as they come.
 pub(crate) type Tell = Box<dyn FnMut(&Finding) -> Result<()>>;
 
@@ -108,10 +114,37 @@ impl Vcpus {
         Ok(Self { live, watched, names: Names::default(), no_iterator, pids })
     }
 
+    /// Attach to a kvm that was loaded anew. What was found stays known.
+    ///
+    /// # Errors
+    /// When it cannot be traced.
+    pub(crate) fn attach_again(&mut self, plan: &Plan, facts: &KernelFacts) -> Result<()> {
+        self.live.backend = EbpfBackend::attach(plan, facts)?;
+        self.no_iterator = self.live.backend.look_at_files().err().map(|error| format!("{error:#}"));
+        self.watched.seen = Seen::default();
+        Ok(())
+    }
+
     /// Wait, and learn what vCPUs do meanwhile; true if a signal ended it.
     pub(crate) fn rest(&mut self, pause: Duration) -> Result<bool> {
         self.live.follow(Some(pause), &mut self.watched)?;
         Ok(self.live.is_interrupted())
+    }
+
+    /// The same, or until somebody calls.
+    pub(crate) fn rest_or(&mut self, pause: Duration, call: impl Future<Output = ()>) -> Result<bool> {
+        self.live.follow_or(Some(pause), call, &mut self.watched)?;
+        Ok(self.live.is_interrupted())
+    }
+
+    /// Findings by rule and severity, repetitions included.
+    pub(crate) const fn findings(&self) -> &BTreeMap<(RuleId, Severity), u64> {
+        self.watched.engine.findings()
+    }
+
+    /// What open files show, where they can be looked at; else those of which something was seen.
+    pub(crate) fn look(&mut self) -> Result<Look> {
+        if self.no_iterator.is_some() { self.look_closely() } else { self.look_among(None) }
     }
 
     /// Does the counter of one of them take another look?
