@@ -1,5 +1,7 @@
 //! Helpers for tests that see stealtrace and its lab from outside: run, and read what was printed.
 
+pub mod monitoring;
+
 use std::{
     collections::BTreeMap,
     env,

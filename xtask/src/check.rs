@@ -50,7 +50,8 @@ pub(crate) fn check() -> Result<u8> {
     run.step("documents", &mut run.outside(&binary, "docs")?)?;
     let (native, skipped) = run.native(&binary)?;
     let emulated = EMULATED.map(|(name, test)| Ok((name, run.outside(&binary, test)?)));
-    run.beside(emulated.into_iter().chain(native.map(Ok)).collect::<Result<_>>()?)?;
+    let alerts = Ok(("alerts", run.outside(&binary, "alerts")?));
+    run.beside(emulated.into_iter().chain(native.map(Ok)).chain([alerts]).collect::<Result<_>>()?)?;
     run.ledger.told()?.iter().for_each(|line| say(line));
     say(&format!("everything that can run here passed in {} s", start.elapsed().as_secs()));
     if let Some(reason) = skipped {

@@ -9,12 +9,16 @@ mod demo;
 mod fuzz;
 mod lab;
 mod ledger;
+mod peers;
 mod process;
 mod setup;
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 
 /// The lab or a check could not do its work; a lab guest's command never means this.
@@ -46,6 +50,11 @@ enum Verb {
     },
     /// Build the static binary that runs on any x86-64 host
     Dist,
+    /// Say where a program is that tests let stealtrace meet (prometheus, promtool, ...); fetch it if need be
+    Peer {
+        /// Its name
+        name: String,
+    },
     /// Boot real kernels
     #[command(subcommand)]
     Lab(lab::Verb),
@@ -72,6 +81,9 @@ fn run(verb: Verb) -> Result<u8> {
         Verb::Dist => {
             let binary = build::dist()?;
             process::say(&format!("{} runs on any x86-64 host", binary.display()));
+        }
+        Verb::Peer { name } => {
+            writeln!(io::stdout(), "{}", peers::find(&name)?.display()).context("print")?;
         }
         Verb::Lab(verb) => return lab::run(verb),
     }

@@ -20,13 +20,13 @@ use stealtrace_tests::{Run, found, json_lines, run, stealtrace};
 use super::{Vm, scratch, three_vcpus};
 
 /// export, from when it serves to its end.
-struct Export {
+pub(crate) struct Export {
     child: Option<Child>,
     address: String,
 }
 
 impl Export {
-    fn begin(arguments: &[&str]) -> Self {
+    pub(crate) fn begin(arguments: &[&str]) -> Self {
         let mut command = stealtrace();
         command.args(["export", "--listen", "127.0.0.1:0"]).args(arguments);
         Self::of(command.stdout(Stdio::piped()).stderr(Stdio::piped()))
@@ -42,6 +42,10 @@ impl Export {
         Self { child: Some(child), address }
     }
 
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
     fn id(&self) -> u32 {
         self.child.as_ref().expect("it runs").id()
     }
@@ -55,7 +59,7 @@ impl Export {
         String::from_utf8(answer).expect("text")
     }
 
-    fn get(&self, path: &str) -> String {
+    pub(crate) fn get(&self, path: &str) -> String {
         let answer = self.ask(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
         answer.split_once("\r\n\r\n").expect("a head and a body").1.to_owned()
@@ -110,7 +114,7 @@ impl Metrics {
     }
 }
 
-fn hand_over() {
+pub(crate) fn hand_over() {
     let handed = run(stealtrace().args(["verify", "--no-trace", "run-hand-off-down"]));
     assert!(handed.code < 2, "{}", handed.stderr);
 }

@@ -6,6 +6,7 @@ mod filters;
 mod findings;
 mod inspect;
 mod limits;
+mod monitoring;
 mod namespaces;
 mod output;
 mod recordings;
