@@ -12,6 +12,7 @@ const PEERS: &[(&str, &str, &str)] = &[
     ("prometheus", "prometheus", "usr/bin/prometheus"),
     ("promtool", "prometheus", "usr/bin/promtool"),
     ("alertmanager", "prometheus-alertmanager", "usr/bin/prometheus-alertmanager"),
+    ("systemd-analyze", "systemd", "usr/bin/systemd-analyze"),
     ("node_exporter", "prometheus-node-exporter", "usr/bin/prometheus-node-exporter"),
 ];
 

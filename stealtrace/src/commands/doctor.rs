@@ -106,26 +106,29 @@ fn backend_checks(kind: BackendKind, facts: &KernelFacts) -> Vec<Check> {
     }
 }
 
-/// What `inspect` needs beside what a trace needs, tried out where it can be.
+/// Commands that look at all vCPUs there are.
+const LOOKING: &str = "inspect, export";
+
+/// What these need beside what a trace needs, tried out where it can be.
 fn inspect(facts: &KernelFacts, usable: &Result<String, String>) -> Check {
     if let Err(reason) = usable {
-        return Check::of("inspect", Err(reason.clone()));
+        return Check::of(LOOKING, Err(reason.clone()));
     }
     let lacks = |capability: Capability| !capability.is_held().is_ok_and(|held| held);
     if lacks(Capability::SysPtrace) {
-        return Check::of("inspect", Err("reading guests' memory needs CAP_SYS_PTRACE".to_owned()));
+        return Check::of(LOOKING, Err("reading guests' memory needs CAP_SYS_PTRACE".to_owned()));
     }
     if lacks(Capability::DacReadSearch) {
         let found = "can run, but reads no memory of other users' VMs: needs CAP_DAC_READ_SEARCH";
-        return Check::fact("inspect", found);
+        return Check::fact(LOOKING, found);
     }
     let plan = Plan::of(Processes::All, Volume::All, RING_BYTES);
     let looked = EbpfBackend::attach(&Plan { task: Task::LookAtFiles, ..plan }, facts)
         .and_then(|mut backend| backend.look_at_files());
     match looked {
-        Ok(()) => Check::of("inspect", Ok("can run".to_owned())),
+        Ok(()) => Check::of(LOOKING, Ok("can run".to_owned())),
         Err(error) => {
-            Check::fact("inspect", format!("can run, but sees a vCPU only with its next ioctl: {error:#}"))
+            Check::fact(LOOKING, format!("can run, but sees a vCPU only with its next ioctl: {error:#}"))
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     exit::Exit,
     kernel::{Capability, KernelFacts, kvm_is_a_module, kvm_loading, perf_takes_sys_admin},
     live::vcpus::{Vcpus, vm_name},
-    model::Scrape,
+    model::{Look, Scrape},
     os::{
         clock::{clock_ns, now_ns},
         interrupt::{Interrupt, ignore_hang_ups},
@@ -96,8 +96,7 @@ impl Run for Export {
         drop(facts); // type information is large and has served
         vcpus.look()?;
         give_up_privileges(vcpus.live.backend.kind())?;
-        vcpus.look().context("look again with fewer capabilities")?;
-        let exporter = Exporter {
+        let mut exporter = Exporter {
             vcpus,
             plan,
             loading,
@@ -105,7 +104,9 @@ impl Run for Export {
             service: Service::new(),
             looked: Instant::now(),
             lost: 0,
+            is_unread: false,
         };
+        exporter.look().context("look again with fewer capabilities")?;
         match outlet {
             Outlet::Http(server) => exporter.serve(server)?,
             Outlet::Textfile(file) => exporter.write(&file, &self)?,
@@ -154,6 +155,8 @@ struct Exporter {
     looked: Instant,
     /// Events that were lost when that was told last.
     lost: u64,
+    /// Was there a guest whose memory may not be read, at the last look?
+    is_unread: bool,
 }
 
 impl Exporter {
@@ -230,12 +233,23 @@ impl Exporter {
         self.loading.map(drop).ok_or_else(|| "kvm is not loaded".to_owned())
     }
 
-    fn scrape(&mut self) -> Result<Scrape> {
+    /// A look, and what keeps it from seeing everything, said once.
+    fn look(&mut self) -> Result<Look> {
         self.looked = Instant::now();
+        let look = self.vcpus.look()?;
+        match &look.unread {
+            Some(reason) if !self.is_unread => say(reason),
+            _ => {}
+        }
+        self.is_unread = look.unread.is_some();
+        Ok(look)
+    }
+
+    fn scrape(&mut self) -> Result<Scrape> {
         Ok(Scrape {
             is_attached: self.loading.is_some(),
             backend: self.vcpus.live.backend.kind().to_string(),
-            look: self.vcpus.look()?,
+            look: self.look()?,
             findings: self.vcpus.findings().clone(),
             lost: self.vcpus.live.backend.lost()?,
             own: own::usage(self.start_ns)?,
@@ -245,8 +259,7 @@ impl Exporter {
     /// What ended is forgotten, whoever asks or not.
     fn look_now_and_then(&mut self) -> Result<()> {
         if self.looked.elapsed() >= LOOK {
-            self.looked = Instant::now();
-            self.vcpus.look()?;
+            self.look()?;
         }
         let lost = self.vcpus.live.backend.lost()?.values().sum();
         if lost > self.lost {

@@ -9,6 +9,7 @@ mod limits;
 mod monitoring;
 mod namespaces;
 mod output;
+mod privileges;
 mod recordings;
 mod verify;
 
