@@ -34,9 +34,10 @@ fn in_a_pid_namespace_a_commands_threads_have_the_numbers_they_have_there() {
     );
     let result = run(contained().args(["trace", "--format", "json", "--", "sh", "-c", &quiet]));
     assert_eq!(result.code, 1, "{}{}", result.stdout, result.stderr);
-    let (shell, trace) = result.stdout.split_once('\n').expect("the shell's number");
-    let shell: u64 = shell.parse().expect("a number");
-    let lines = json_lines(trace);
+    let (numbers, trace): (Vec<_>, Vec<_>) =
+        result.stdout.lines().partition(|line| line.parse::<u64>().is_ok()); // either may come first
+    let shell: u64 = numbers.concat().parse().expect("the shell's");
+    let lines = json_lines(&trace.join("\n"));
     let runs = lines.iter().filter(|line| line["type"] == "ioctl");
     let callers: Vec<_> = runs.filter_map(|line| line["caller_tgid"].as_u64()).collect();
     assert!(
