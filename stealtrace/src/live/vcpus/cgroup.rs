@@ -6,17 +6,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::names::Groups;
 use crate::model::Throttled;
 
 /// Where control groups are mounted, usually.
 const ROOT: &str = "/sys/fs/cgroup";
 
-/// By the quotas of the groups that hold these threads, and of those that hold these; None where there are none.
-pub(super) fn throttled(threads: impl Iterator<Item = u32>) -> Option<Throttled> {
-    let groups: BTreeSet<PathBuf> = threads
-        .filter_map(|tid| fs::read_to_string(format!("/proc/{tid}/cgroup")).ok())
-        .flat_map(|text| groups_in(&text))
-        .collect();
+/// The groups that hold a thread, and those that hold these.
+pub(super) fn groups(tid: u32) -> Groups {
+    let text = fs::read_to_string(format!("/proc/{tid}/cgroup")).unwrap_or_default();
+    groups_in(&text).into()
+}
+
+/// By the quotas of these groups; None where there are none.
+pub(super) fn throttled(groups: &BTreeSet<PathBuf>) -> Option<Throttled> {
     let stats = groups.iter().filter_map(|group| fs::read_to_string(group.join("cpu.stat")).ok());
     stats.filter_map(|stat| throttled_in(&stat)).reduce(Throttled::and)
 }

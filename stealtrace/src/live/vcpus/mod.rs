@@ -8,6 +8,7 @@ mod seen;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -184,9 +185,10 @@ impl Vcpus {
         };
         names.begin_look();
         let lasts = seen.vcpus.values().filter(wanted);
-        let mut vcpus: Vec<_> = lasts.map(|last| row(last, now_ns, accounts, names)).collect();
+        let mut quotas = Quotas::default();
+        let mut vcpus: Vec<_> = lasts.map(|last| row(last, now_ns, accounts, names, &mut quotas)).collect();
         number_vms(&mut vcpus);
-        note_throttling(&mut vcpus);
+        note_throttling(&mut vcpus, &quotas);
         vcpus.sort_by_key(|vcpu| (vcpu.pid, vcpu.vm, vcpu.id));
         if self.no_iterator.is_none() {
             accounts.keep(|address| seen.vcpus.contains_key(address));
@@ -209,7 +211,16 @@ impl Vcpus {
     }
 }
 
-fn row(last: &Last, now_ns: u64, accounts: &mut Accounts, names: &mut Names) -> VcpuLook {
+/// The control groups of each VM's process and of those threads that run its vCPUs.
+type Quotas = BTreeMap<u32, BTreeSet<PathBuf>>;
+
+fn row(
+    last: &Last,
+    now_ns: u64,
+    accounts: &mut Accounts,
+    names: &mut Names,
+    quotas: &mut Quotas,
+) -> VcpuLook {
     let Last { now, area, charged_before_ns, .. } = last;
     let (pid, key) = (now.holder_tgid, now.vcpu);
     let runner = last.runner_tid().map(|tid| names.runner(key, tid));
@@ -225,6 +236,13 @@ fn row(last: &Last, now_ns: u64, accounts: &mut Accounts, names: &mut Names) -> 
     let account = accounts.of(key, now.vcpu_id);
     let judgement = account.look(now.last_steal_ns, last.runner_tid().zip(run_delay_ns), sight);
     let vm = names.vm(now.vm, pid);
+    let groups = runner.as_ref().map(|runner| &runner.groups).into_iter().chain([&vm.groups]);
+    let of_vm = quotas.entry(pid).or_default();
+    groups.flat_map(|groups| groups.iter()).for_each(|group| {
+        if !of_vm.contains(group) {
+            of_vm.insert(group.clone());
+        }
+    });
     VcpuLook {
         kvm: now.vm,
         fd: now.fd,
@@ -234,7 +252,7 @@ fn row(last: &Last, now_ns: u64, accounts: &mut Accounts, names: &mut Names) -> 
         vm_name: vm.name.clone(),
         id: now.vcpu_id,
         run_delay_ns,
-        runner,
+        runner: runner.map(|runner| runner.thread),
         enabling: now.enabling,
         last_steal_ns: now.last_steal_ns,
         judgement,
@@ -244,15 +262,9 @@ fn row(last: &Last, now_ns: u64, accounts: &mut Accounts, names: &mut Names) -> 
     }
 }
 
-/// Of a VM's process, and of those threads that run its vCPUs.
-fn note_throttling(vcpus: &mut [VcpuLook]) {
-    let mut threads: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-    for vcpu in &*vcpus {
-        let runner = vcpu.runner.as_ref().map(|runner| runner.tid);
-        threads.entry(vcpu.pid).or_insert_with(|| vec![vcpu.pid]).extend(runner);
-    }
+fn note_throttling(vcpus: &mut [VcpuLook], quotas: &Quotas) {
     let throttled: BTreeMap<_, _> =
-        threads.into_iter().map(|(pid, threads)| (pid, cgroup::throttled(threads.into_iter()))).collect();
+        quotas.iter().map(|(pid, groups)| (*pid, cgroup::throttled(groups))).collect();
     for vcpu in vcpus {
         vcpu.throttled = throttled.get(&vcpu.pid).copied().flatten();
     }

@@ -8,13 +8,27 @@ use std::{
 
 use stealtrace_common::source::x86_msr::Area;
 
-/// The guest's area, from the memory of the VM's process; by its runner, since a process whose first thread ended has none
-/// by that one's number.
-pub(super) fn read_area(pid: u32, runner: Option<u32>, address: u64) -> io::Result<Area> {
-    let mut bytes = [0; Area::BYTES];
-    let mut read = |id: u32| File::open(format!("/proc/{id}/mem"))?.read_exact_at(&mut bytes, address);
-    read(pid).or_else(|error| runner.map_or(Err(error), read))?;
-    Ok(Area::from_bytes(&bytes))
+/// The memory of one process after the other: whoever reads several areas of one opens it once.
+#[derive(Default)]
+pub(super) struct Memory(Option<(u32, File)>);
+
+impl Memory {
+    /// The guest's area, from the memory of the VM's process; by its runner, since a process whose first thread ended has
+    /// none by that one's number.
+    pub(super) fn read_area(&mut self, pid: u32, runner: Option<u32>, address: u64) -> io::Result<Area> {
+        let mut bytes = [0; Area::BYTES];
+        let mut read = |id: u32| self.of(id)?.read_exact_at(&mut bytes, address);
+        read(pid).or_else(|error| runner.map_or(Err(error), read))?;
+        Ok(Area::from_bytes(&bytes))
+    }
+
+    fn of(&mut self, id: u32) -> io::Result<&File> {
+        let opened = match self.0.take() {
+            Some((known, file)) if known == id => file,
+            _ => File::open(format!("/proc/{id}/mem"))?,
+        };
+        Ok(&self.0.insert((id, opened)).1)
+    }
 }
 
 /// Why the memory of a VM's process may not be read; None if there is another reason why it cannot.

@@ -10,7 +10,7 @@ use stealtrace_common::{
     source::x86_msr::Area,
 };
 
-use super::proc;
+use super::proc::{self, Memory};
 use crate::{live::Sink, pipeline::Flow};
 
 /// The last that was seen of each vCPU, by address.
@@ -73,10 +73,13 @@ fn seen(event: &Event) -> Sighting {
 
 impl Seen {
     pub(super) fn read_areas(&mut self) {
-        for last in self.vcpus.values_mut() {
+        let mut vcpus: Vec<_> = self.vcpus.values_mut().collect();
+        vcpus.sort_unstable_by_key(|last| last.now.holder_tgid);
+        let mut memory = Memory::default();
+        for last in vcpus {
             last.charged_before_ns = last.now.last_steal_ns;
             let (address, pid) = (Some(last.now.area).filter(|at| *at != 0), last.now.holder_tgid);
-            let read = address.map(|at| proc::read_area(pid, last.runner_tid(), at));
+            let read = address.map(|at| memory.read_area(pid, last.runner_tid(), at));
             last.unread = read.as_ref().and_then(|read| proc::refusal(pid, read.as_ref().err()?));
             last.area = read.and_then(Result::ok);
         }
