@@ -19,7 +19,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, builder::PossibleValuesParser};
 
 /// The lab or a check could not do its work; a lab guest's command never means this.
 const TROUBLE: u8 = 125;
@@ -40,8 +40,12 @@ enum Verb {
     Demo,
     /// Run every check and test
     Test,
-    /// Measure speed
-    Bench,
+    /// Measure what watching costs
+    Bench {
+        /// Only these parts
+        #[arg(value_name = "PART", value_parser = PossibleValuesParser::new(bench::parts()))]
+        parts: Vec<String>,
+    },
     /// Feed every reader of files with inputs that libFuzzer makes up
     Fuzz {
         /// Inputs for each reader
@@ -76,7 +80,7 @@ fn run(verb: Verb) -> Result<u8> {
         Verb::Setup => process::say("nothing is missing"),
         Verb::Demo => demo::demo()?,
         Verb::Test => return check::check(),
-        Verb::Bench => bench::bench()?,
+        Verb::Bench { parts } => bench::bench(&parts)?,
         Verb::Fuzz { inputs } => fuzz::fuzz(inputs)?,
         Verb::Dist => {
             let binary = build::dist()?;

@@ -1,6 +1,6 @@
 //! What watching costs in instructions, counted in the lab: the same on every run, whatever the machine does.
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 use anyhow::{Context as _, Result};
 
@@ -33,7 +33,7 @@ for work in get-regs run; do
 done
 "#;
 
-pub(super) fn rows() -> Result<Vec<Row>> {
+pub(super) fn rows(_: &Path) -> Result<Vec<Row>> {
     say("bench: instructions, in the lab");
     let xtask = std::env::current_exe().context("find xtask itself")?;
     let text =

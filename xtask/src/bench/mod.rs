@@ -2,6 +2,7 @@
 
 mod consumer;
 mod count;
+mod export;
 mod loss;
 mod scale;
 mod start;
@@ -9,7 +10,7 @@ mod strace;
 mod tax;
 mod watcher;
 
-use std::time::Instant;
+use std::{path::Path, time::Instant};
 
 use anyhow::Result;
 use comfy_table::{Table, presets};
@@ -56,22 +57,39 @@ impl Row {
     }
 }
 
-/// Measure everything that can be measured here; print it.
-pub(crate) fn bench() -> Result<()> {
+/// A part: its name, whether it needs /dev/kvm, and how it is measured.
+type Part = (&'static str, bool, fn(&Path) -> Result<Vec<Row>>);
+
+/// Every part, in the order of the table. To add one: write its file, add its module and its row.
+const PARTS: [Part; 8] = [
+    ("tax", true, tax::rows),
+    ("start", true, start::rows),
+    ("loss", true, loss::rows),
+    ("scale", true, scale::rows),
+    ("consumer", true, consumer::rows),
+    ("export", true, export::rows),
+    ("strace", false, strace::rows),
+    ("count", false, count::rows),
+];
+
+/// The parts' names.
+pub(crate) fn parts() -> Vec<&'static str> {
+    PARTS.iter().map(|(name, ..)| *name).collect()
+}
+
+/// Measure these parts, or everything that can be measured here; print it.
+pub(crate) fn bench(wanted: &[String]) -> Result<()> {
     let start = Instant::now();
     let binary = build::dist()?;
+    let has_kvm = Path::new("/dev/kvm").exists();
     let mut rows = Vec::new();
-    if std::path::Path::new("/dev/kvm").exists() {
-        rows.extend(tax::rows(&binary)?);
-        rows.extend(start::rows(&binary)?);
-        rows.extend(loss::rows(&binary)?);
-        rows.extend(scale::rows(&binary)?);
-        rows.extend(consumer::rows(&binary)?);
-    } else {
-        say("NOT MEASURED: what needs /dev/kvm, which this machine has not");
+    for (name, needs_kvm, measure) in PARTS {
+        match (wanted.is_empty() || wanted.iter().any(|wanted| wanted == name), needs_kvm && !has_kvm) {
+            (false, _) => {}
+            (true, true) => say(&format!("NOT MEASURED: {name}: this machine has no /dev/kvm")),
+            (true, false) => rows.extend(measure(&binary)?),
+        }
     }
-    rows.extend(strace::rows(&binary)?);
-    rows.extend(count::rows()?);
     print(&rows);
     say(&format!("measured in {} s", start.elapsed().as_secs()));
     Ok(())

@@ -67,10 +67,10 @@ fn start(stealtrace: &Path, edges: &Watcher) -> Result<Row> {
 }
 
 /// A load in the background; ended when dropped.
-struct Load(Child);
+pub(super) struct Load(Child);
 
 impl Load {
-    fn idle(stealtrace: &Path, vcpus: usize) -> Result<Self> {
+    pub(super) fn idle(stealtrace: &Path, vcpus: usize) -> Result<Self> {
         let mut command = Command::new(stealtrace);
         command.args(["load", "get-regs", "--duration", "1m", "--idle", &vcpus.to_string()]);
         Ok(Self(command.stdout(Stdio::null()).spawn().context("start a load")?))
