@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use stealtrace_tests::{run, stealtrace};
 
-const SUBCOMMANDS: [&str; 8] =
-    ["analyze", "doctor", "export", "guard", "guest", "inspect", "trace", "verify"];
+const SUBCOMMANDS: [&str; 9] =
+    ["analyze", "doctor", "export", "guard", "guest", "inspect", "trace", "verify", "watch"];
 
 /// Those of every subcommand, on trace's page.
 const EVERYWHERE: [&str; 6] = ["--color", "--help", "--output", "--quiet", "--verbose", "--version"];

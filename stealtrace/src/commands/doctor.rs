@@ -107,7 +107,7 @@ fn backend_checks(kind: BackendKind, facts: &KernelFacts) -> Vec<Check> {
 }
 
 /// Commands that look at all vCPUs there are.
-const LOOKING: &str = "inspect, export";
+const LOOKING: &str = "inspect, watch, export";
 
 /// What these need beside what a trace needs, tried out where it can be.
 fn inspect(facts: &KernelFacts, usable: &Result<String, String>) -> Check {

@@ -19,6 +19,7 @@ mod options;
 mod rules;
 mod trace;
 mod verify;
+mod watch;
 
 use std::{
     fs,
@@ -92,6 +93,7 @@ subcommands! {
     export: Export,
     guard: Guard,
     inspect: Inspect,
+    watch: Watch,
     guest: Guest,
     load: Load,
 }

@@ -237,6 +237,13 @@ impl Engine {
         self.order.is_empty()
     }
 
+    /// ioctls of the vCPU that is at this address, by thread.
+    #[must_use]
+    pub fn ioctls(&self, address: u64) -> BTreeMap<Thread, u64> {
+        let vcpu = self.alive.get(&address).and_then(|(key, _)| self.vcpus.get(key));
+        vcpu.map(|vcpu| summarize(vcpu, &self.threads).ioctls).unwrap_or_default()
+    }
+
     /// Findings by rule and severity so far, repetitions included.
     #[must_use]
     pub const fn findings(&self) -> &BTreeMap<(RuleId, Severity), u64> {

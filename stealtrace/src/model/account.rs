@@ -6,7 +6,7 @@ use stealtrace_common::{
     kvm::KVM_RUN,
 };
 
-use super::{Judgement, Opinion, RuleId, Sight, Thread};
+use super::{Finding, Judgement, Opinion, RuleId, Sight, Thread};
 
 /// One vCPU's account.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +21,8 @@ pub struct Account {
     pub findings: u64,
     /// The last of them.
     pub last_finding: Option<LastFinding>,
+    /// Those that were told, the latest first; only so many.
+    pub told: Vec<Finding>,
     /// Up to where charges and waits are in the account; None before the first.
     last_steal_ns: Option<u64>,
     waiter: Option<Waiter>,

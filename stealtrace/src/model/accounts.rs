@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use stealtrace_common::event::{Event, EventKind};
 
-use super::{Account, Charge, LastFinding, RuleId, Severity, Thread};
+use super::{Account, Charge, Finding, LastFinding, RuleId, Severity, Thread};
+
+/// Findings that are kept for each vCPU.
+const MOST_TOLD: usize = 4;
 
 /// An account for each vCPU, by its `struct kvm_vcpu *`.
 #[derive(Debug, Default)]
@@ -32,6 +35,15 @@ impl Accounts {
         if let Some((rule, _)) = fired.last() {
             let by = Thread::caller(event);
             account.last_finding = Some(LastFinding { rule: *rule, time_ns: event.time_ns, by });
+        }
+    }
+
+    /// A finding that was told, of this vCPU.
+    pub(crate) fn keep_told(&mut self, vcpu: u64, finding: &Finding) {
+        if let Some(entry) = self.0.get_mut(&vcpu) {
+            let told = &mut entry.account.told;
+            told.truncate(MOST_TOLD - 1);
+            told.insert(0, finding.clone());
         }
     }
 

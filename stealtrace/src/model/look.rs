@@ -6,6 +6,8 @@ use super::{Account, Judgement, Thread};
 
 /// What one look shows.
 pub(crate) struct Look {
+    /// When; ns of CLOCK_MONOTONIC.
+    pub(crate) time_ns: u64,
     pub(crate) vcpus: Vec<VcpuLook>,
     /// Process and id of vCPUs that have a descriptor, and of which nothing was seen.
     pub(crate) unseen: Vec<(u32, String)>,
@@ -27,6 +29,8 @@ impl Look {
 
 /// One vCPU.
 pub(crate) struct VcpuLook {
+    /// `struct kvm_vcpu *`
+    pub(crate) address: u64,
     /// `struct kvm *`
     pub(crate) kvm: u64,
     /// Its descriptor.

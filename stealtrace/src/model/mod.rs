@@ -2,6 +2,7 @@
 
 mod account;
 mod accounts;
+mod board;
 mod check;
 mod finding;
 mod guest_cpu;
@@ -18,6 +19,7 @@ mod vm_names;
 
 pub use account::{Account, Charge, LastFinding};
 pub use accounts::Accounts;
+pub(crate) use board::{Board, Line, Order, View};
 pub(crate) use check::Check;
 pub use finding::{Field, Finding, RuleId, Severity, Value};
 pub(crate) use guest_cpu::GuestCpu;

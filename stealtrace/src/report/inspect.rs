@@ -64,7 +64,7 @@ fn vm(vcpu: &VcpuLook) -> String {
     }
 }
 
-fn show_vcpu(vcpu: &VcpuLook, paint: Paint, out: &mut impl Write) -> io::Result<()> {
+pub(super) fn show_vcpu(vcpu: &VcpuLook, paint: Paint, out: &mut impl Write) -> io::Result<()> {
     let runner = vcpu.runner.as_ref().map_or_else(|| "not run yet".to_owned(), |by| format!("run by {by}"));
     let judgement = paint.text(&format!("{:<12}", vcpu.judgement.word()), tone(vcpu.judgement));
     writeln!(out, "  vCPU {:<4} {judgement} {runner}", vcpu.id)?;
@@ -91,7 +91,7 @@ fn show_vcpu(vcpu: &VcpuLook, paint: Paint, out: &mut impl Write) -> io::Result<
     writeln!(out, "            since it was first seen: charged {charged}, waited {waited}")
 }
 
-const fn tone(judgement: Judgement) -> Tone {
+pub(super) const fn tone(judgement: Judgement) -> Tone {
     match judgement {
         Judgement::Sound => Tone::Good,
         Judgement::Off(_) | Judgement::Poisoned(_) => Tone::Bad,

@@ -1,5 +1,6 @@
 //! The only place that formats. A reporter sees events, findings and the summary, in that order of time.
 
+pub(crate) mod board;
 mod calls;
 mod clock;
 pub(crate) mod doctor;

@@ -78,14 +78,8 @@ impl<W: Write> Reporter for Text<W> {
             self.alike.insert(alike, BTreeSet::new());
         }
         let severity = self.paint.text(&format!("{:>7}", finding.severity), finding.severity.into());
-        writeln!(
-            self.out,
-            "{severity}: {}{}: {} [{}]",
-            finding.rule,
-            self.place(finding),
-            shown(&finding.what),
-            evidence(finding, self.units),
-        )?;
+        let (place, what) = (self.place(finding), in_words(finding, self.units));
+        writeln!(self.out, "{severity}: {}{place}: {what}", finding.rule)?;
         if self.advised.insert(finding.advice) {
             writeln!(self.out, "         do: {}", finding.advice)?;
         }
@@ -180,6 +174,11 @@ fn numbers(event: &Event, units: Units) -> String {
 
 fn known(known: bool, ns: u64, units: Units) -> String {
     if known { units.ns(ns) } else { "?".to_owned() }
+}
+
+/// What happened, and the evidence.
+pub(super) fn in_words(finding: &Finding, units: Units) -> String {
+    format!("{} [{}]", shown(&finding.what), evidence(finding, units))
 }
 
 fn evidence(finding: &Finding, units: Units) -> String {

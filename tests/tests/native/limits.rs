@@ -49,7 +49,7 @@ fn doctor_lives_without_proc_and_fits_80_columns() {
     assert_eq!(usual.code, 0, "{}", usual.stdout);
     assert!(usual.stdout.lines().all(|line| line.chars().count() <= 80), "{}", usual.stdout);
     assert!(!usual.stdout.contains(" NO "), "{}", usual.stdout);
-    for command in ["inspect", "guard", "verify", "guest"] {
+    for command in ["inspect, watch, export", "guard", "verify", "guest"] {
         assert!(usual.stdout.contains(&format!("│ {command} ")), "{}", usual.stdout);
     }
 }

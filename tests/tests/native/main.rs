@@ -12,6 +12,7 @@ mod output;
 mod privileges;
 mod recordings;
 mod verify;
+mod watch;
 
 use std::{
     fs,

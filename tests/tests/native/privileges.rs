@@ -62,8 +62,9 @@ fn trace_needs_three_capabilities() {
 }
 
 #[test]
-fn inspect_and_export_need_two_more() {
-    for arguments in [&["inspect", "--wait", "0s"][..], &["export", "--listen", "127.0.0.1:0"]] {
+fn inspect_watch_and_export_need_two_more() {
+    let once = &["watch", "--once", "--interval", "100ms"];
+    for arguments in [&["inspect", "--wait", "0s"][..], &["export", "--listen", "127.0.0.1:0"], once] {
         check(arguments, &[&TRACING[..], &LOOKING].concat());
     }
 }
@@ -94,7 +95,7 @@ fn the_unit_and_the_readme_say_exactly_this() {
         assert!(unit.lines().any(|line| line == format!("{key}={all}")), "{key}");
     }
     let readme = read("README.md");
-    for (command, needs) in [("`trace`", &TRACING[..]), ("`inspect`, `export`", &LOOKING)] {
+    for (command, needs) in [("`trace`", &TRACING[..]), ("`inspect`, `watch`, `export`", &LOOKING)] {
         let row = readme.lines().find(|line| line.starts_with(&format!("| {command} | "))).expect("a row");
         assert!(needs.iter().all(|name| row.contains(name)), "{row}");
     }

@@ -25,7 +25,7 @@ use crate::{
     descriptors::{self, Descriptors},
     detect::{Engine, Ruling, steal_over_charge},
     kernel::KernelFacts,
-    model::{Accounts, Charge, Finding, Look, RuleId, Severity, Sight, VcpuLook},
+    model::{Accounts, Charge, Finding, Look, RuleId, Severity, Sight, Thread, VcpuLook},
     os::{clock::now_ns, command::Orphaned, interrupt::Interrupt, process},
     pipeline::Flow,
 };
@@ -68,6 +68,7 @@ impl Sink for Watched {
         self.seen.event(event)?;
         let Ruling { fired, told, .. } = self.engine.judge(event);
         self.accounts.learn(event, &fired, charge(event, &fired));
+        told.iter().for_each(|finding| self.accounts.keep_told(event.vcpu, finding));
         told.iter().try_for_each(&mut self.tell)?;
         Ok(Flow::Continue)
     }
@@ -148,6 +149,11 @@ impl Vcpus {
         if self.no_iterator.is_some() { self.look_closely() } else { self.look_among(None) }
     }
 
+    /// ioctls of a vCPU by thread, as far as they were reported.
+    pub(crate) fn ioctls(&self, vcpu: u64) -> BTreeMap<Thread, u64> {
+        self.watched.engine.ioctls(vcpu)
+    }
+
     /// Does the counter of one of them take another look?
     pub(crate) fn any_open(&self) -> bool {
         self.watched.accounts.any_open()
@@ -198,7 +204,7 @@ impl Vcpus {
         let unread = seen.vcpus.values().find_map(|last| last.unread.clone());
         let lost = self.live.backend.lost()?.values().sum();
         let no_iterator = self.no_iterator.clone();
-        Ok(Look { vcpus, unseen: Vec::new(), none: None, unread, no_iterator, lost })
+        Ok(Look { time_ns: now_ns, vcpus, unseen: Vec::new(), none: None, unread, no_iterator, lost })
     }
 
     fn look_at_files(&mut self) -> Result<()> {
@@ -244,6 +250,7 @@ fn row(
         }
     });
     VcpuLook {
+        address: key,
         kvm: now.vm,
         fd: now.fd,
         vm: None,
