@@ -2,6 +2,7 @@
 
 use std::{
     env, fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -41,6 +42,13 @@ pub(crate) fn made(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result
     }
     let _gone = fs::remove_dir_all(&parts);
     result.map(|()| whole)
+}
+
+/// A program that a shell runs.
+pub(crate) fn script(file: &Path, text: &str) -> Result<()> {
+    fs::write(file, text)
+        .and_then(|()| fs::set_permissions(file, fs::Permissions::from_mode(0o755)))
+        .with_context(|| format!("write {}", file.display()))
 }
 
 /// The repository's top.

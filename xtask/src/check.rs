@@ -49,6 +49,7 @@ pub(crate) fn check() -> Result<u8> {
     run.step("files", &mut run.outside(&binary, "analyze")?)?;
     run.step("documents", &mut run.outside(&binary, "docs")?)?;
     run.step("units", &mut run.outside(&binary, "units")?)?;
+    run.step("fleet", &mut run.outside(&binary, "fleet")?)?;
     let (native, skipped) = run.native(&binary)?;
     let emulated = EMULATED.map(|(name, test)| Ok((name, run.outside(&binary, test)?)));
     let alerts = Ok(("alerts", run.outside(&binary, "alerts")?));

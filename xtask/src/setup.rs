@@ -31,6 +31,7 @@ const TOOLS: &[Tool] = &[
     Tool { present: || which("flex").is_some(), package: "flex" },
     Tool { present: || which("prove").is_some(), package: "perl" },
     Tool { present: || which("bison").is_some(), package: "bison" },
+    Tool { present: || which("pip3").is_some(), package: "python3-pip" },
     Tool { present: || which("tmux").is_some(), package: "tmux" },
     Tool { present: || which("bc").is_some(), package: "bc" },
     Tool { present: || which("pahole").is_some(), package: "dwarves" },
