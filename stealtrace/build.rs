@@ -37,7 +37,23 @@ fn build() -> Result<()> {
     let made = target_dir.join(TARGET).join("release/stealtrace");
     fs::copy(&made, &object).with_context(|| format!("copy {}", made.display()))?;
     println!("cargo::rustc-env=STEALTRACE_OBJECT={}", object.display());
+    println!("cargo::rustc-env=STEALTRACE_COMMIT={}", commit(root));
     Ok(())
+}
+
+/// Commit and its day: the same however often it is built. Whoever builds without git says it, or it is not known.
+fn commit(root: &Path) -> String {
+    println!("cargo::rerun-if-env-changed=STEALTRACE_COMMIT");
+    let git = |arguments: &[&str]| {
+        let told = Command::new("git").arg("-C").arg(root).args(arguments).output().ok()?;
+        told.status.success().then(|| String::from_utf8_lossy(&told.stdout).trim().to_owned())
+    };
+    let moves = git(&["rev-parse", "--git-path", "logs/HEAD"]).map(|log| root.join(log));
+    if let Some(log) = moves.filter(|log| log.exists()) {
+        println!("cargo::rerun-if-changed={}", log.display());
+    }
+    let told = || git(&["log", "-1", "--format=%h %cs", "--abbrev=12"]);
+    env::var("STEALTRACE_COMMIT").ok().or_else(told).unwrap_or_else(|| "commit not known".to_owned())
 }
 
 struct Toolchain {

@@ -37,6 +37,31 @@ fn as_nobody(args: &[&str]) -> Run {
 }
 
 #[test]
+fn the_version_names_the_commit_and_its_day() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let log = run(std::process::Command::new("git").current_dir(root).args([
+        "log",
+        "-1",
+        "--format=%h %cs",
+        "--abbrev=12",
+    ]));
+    let commit = if log.code == 0 { log.stdout.trim_end() } else { "commit not known" };
+    let told = run(stealtrace().arg("--version")).stdout;
+    assert_eq!(told, format!("stealtrace {} ({commit})\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn what_is_completed_is_what_there_is() {
+    for shell in ["bash", "zsh", "fish"] {
+        let completed = run(stealtrace().args(["completions", shell]));
+        assert_eq!(completed.code, 0, "{}", completed.stderr);
+        for word in ["inspect", "watch", "export", "max-series"] {
+            assert!(completed.stdout.contains(word), "{shell}: {word}");
+        }
+    }
+}
+
+#[test]
 fn scenarios_are_listed_with_their_properties() {
     let result = run(stealtrace().args(["verify", "--list"]));
     assert_eq!(result.code, 0);

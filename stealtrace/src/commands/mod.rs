@@ -9,6 +9,7 @@ macro_rules! help {
 }
 
 mod analyze;
+mod completions;
 mod doctor;
 mod export;
 mod guard;
@@ -96,11 +97,12 @@ subcommands! {
     watch: Watch,
     guest: Guest,
     load: Load,
+    completions: Completions,
 }
 
 /// Finds out, on a live KVM host, why a guest's steal time is wrong.
 #[derive(Debug, Parser)]
-#[command(name = "stealtrace", version, after_help = EXIT_CODES)]
+#[command(name = "stealtrace", version = VERSION, after_help = EXIT_CODES)]
 struct Cli {
     /// Show diagnostics of stealtrace itself on stderr
     #[arg(short, long, global = true)]
@@ -117,6 +119,9 @@ struct Cli {
     #[command(subcommand)]
     subcommand: Subcommand,
 }
+
+/// `0.1.0 (1a2b3c4d5e6f 2026-11-26)`: the commit, and when that was made.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("STEALTRACE_COMMIT"), ")");
 
 const EXIT_CODES: &str = "\
 Exit codes:

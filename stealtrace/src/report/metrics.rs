@@ -136,7 +136,7 @@ impl Page {
     fn of_build(&self, metrics: &mut Metrics<'_>) -> fmt::Result {
         metrics
             .gauge("stealtrace_build_info", "Which stealtrace this is")?
-            .sample([("version", env!("CARGO_PKG_VERSION"))], 1.0)?;
+            .sample([("version", env!("CARGO_PKG_VERSION")), ("revision", revision())], 1.0)?;
         metrics
             .gauge("stealtrace_backend_info", "How KVM is seen")?
             .sample([("backend", &*self.scrape.backend)], 1.0)?;
@@ -249,6 +249,11 @@ impl Page {
             .gauge("process_start_time_seconds", "When stealtrace was started, since 1970")?
             .sample([], seconds(own.start_ns))
     }
+}
+
+/// The commit.
+fn revision() -> &'static str {
+    env!("STEALTRACE_COMMIT").split(' ').next().unwrap_or_default()
 }
 
 /// A metric's name and what it is.
