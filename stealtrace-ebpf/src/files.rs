@@ -27,12 +27,13 @@ extern "C" fn vcpu_files(ctx: *const c_void) -> i32 {
     }
     let vcpu = read::vcpu_of_file(file);
     if vcpu != 0 {
+        let time_ns = now_ns(); // what follows may be overtaken by an event, and is then known to be older
         let (enabling, last_steal_ns) = area::steal_time(vcpu);
         let (vm, vcpu_id) = read::identity(vcpu);
         // SAFETY: the same.
         let fd = unsafe { *ctx.byte_add(FD).cast::<u32>() };
         let sighting = Sighting {
-            time_ns: now_ns(),
+            time_ns,
             vcpu,
             vm,
             enabling,

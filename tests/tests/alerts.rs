@@ -57,7 +57,7 @@ fn a_guest_below_zero_calls_somebody_with_nothing_of_ours_installed() {
     assert!(!called.contains(good.address()), "{called}");
     assert!(called.contains("stealtrace rules steal-underflow"), "with its runbook: {called}");
     let steal = |address: &str| {
-        prometheus.query(&format!(r#"node_cpu_seconds_total{{mode="steal",instance="{address}"}}"#))
+        prometheus.wait_for(&format!(r#"node_cpu_seconds_total{{mode="steal",instance="{address}"}}"#))
     };
     assert_eq!((steal(bad.address()).len(), steal(good.address()).len()), (1, 1), "both are seen");
 }

@@ -9,20 +9,21 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Btf, Ebpf,
-    maps::{Array, MapData, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
     programs::{Iter, Program},
 };
 use aya_log::EbpfLogger;
 use stealtrace_common::{
     probe::{Attachment, Counter, Probe, ProbeRow, Set, probes},
     ring::Entry,
+    vcpu::QuietVcpu,
 };
 
 use super::{
     BackendKind, Plan,
     attach::{Attached, attach_all, attach_calls, loaded, program},
     choose,
-    load::{CounterPod, LayoutPod, QuietPod, find_namespace, load, take, watch},
+    load::{CounterPod, LayoutPod, QuietPod, VcpuPod, find_namespace, load, take, watch},
 };
 use crate::{
     kernel::KernelFacts,
@@ -35,6 +36,7 @@ pub struct EbpfBackend {
     ring: RingBuf<MapData>,
     counters: PerCpuArray<MapData, CounterPod>,
     quiet: Array<MapData, QuietPod>,
+    vcpus: HashMap<MapData, u64, VcpuPod>,
     /// Is anything passed over? Else there is nothing in `quiet`.
     passes_over: bool,
     attached: Vec<Attached>,
@@ -67,6 +69,7 @@ impl EbpfBackend {
         })?;
         let counters = PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?)?;
         let quiet = Array::try_from(take(&mut ebpf, "QUIET")?)?;
+        let vcpus = HashMap::try_from(take(&mut ebpf, "VCPUS")?)?;
         watch(&mut ebpf, &plan.processes)?;
         let mut attached = attach_calls(&mut ebpf, plan, kind, facts)?; // first, so that ours run before them
         attached.extend(attach_all(&mut ebpf, plan, kind, facts)?);
@@ -76,6 +79,7 @@ impl EbpfBackend {
             ring,
             counters,
             quiet,
+            vcpus,
             attached,
             kind,
             logger,
@@ -180,6 +184,34 @@ impl EbpfBackend {
             *lost.entry(one.target).or_default() += self.sum(one.probe, |counter| counter.lost)?;
         }
         Ok(lost)
+    }
+
+    /// Let the kernel side forget vCPUs that were there before this moment and live no more: a backend that sees no end of
+    /// them would keep them for ever, and has no room for ever.
+    ///
+    /// # Errors
+    /// When the kernel does not let us.
+    pub fn forget(&mut self, before_ns: u64, lives: &dyn Fn(u64) -> bool) -> Result<()> {
+        let mut gone = Vec::new();
+        for entry in self.vcpus.iter() {
+            let (address, VcpuPod(state)) = entry.context("read which vCPUs the kernel side knows")?;
+            if !lives(address) && state.generation < before_ns {
+                gone.push(address);
+            }
+        }
+        if !gone.is_empty() {
+            log::debug!("{} vCPUs forgotten", gone.len());
+        }
+        for address in gone {
+            let _gone_by_now = self.vcpus.remove(&address);
+            let slot = QuietVcpu::slot(address);
+            let QuietPod(quiet) = self.quiet.get(&slot, 0).context("read what was quiet")?;
+            if quiet.vcpu == address {
+                let free = QuietVcpu { entered: quiet.entered, left: quiet.left, ..QuietVcpu::default() };
+                self.quiet.set(slot, QuietPod(free), 0).context("free a slot")?;
+            }
+        }
+        Ok(())
     }
 
     /// Hits of which there was nothing to tell.

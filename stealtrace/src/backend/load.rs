@@ -11,7 +11,7 @@ use stealtrace_common::{
     layout::Layout,
     probe::Counter,
     target::{GuardOrders, PidNamespace, Target},
-    vcpu::QuietVcpu,
+    vcpu::{QuietVcpu, VcpuState},
 };
 
 use super::{
@@ -42,6 +42,9 @@ pub(super) struct CounterPod(pub(super) Counter);
 #[repr(transparent)]
 #[derive(Clone, Copy)]
 pub(super) struct QuietPod(pub(super) QuietVcpu);
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub(super) struct VcpuPod(pub(super) VcpuState);
 
 // SAFETY: Layout is repr(C) integers without padding.
 unsafe impl Pod for LayoutPod {}
@@ -53,6 +56,8 @@ unsafe impl Pod for GuardPod {}
 unsafe impl Pod for QuietPod {}
 // SAFETY: PidNamespace is repr(C) integers without padding.
 unsafe impl Pod for NamespacePod {}
+// SAFETY: VcpuState is repr(C) integers without padding.
+unsafe impl Pod for VcpuPod {}
 // SAFETY: Counter is repr(C) integers without padding.
 unsafe impl Pod for CounterPod {}
 

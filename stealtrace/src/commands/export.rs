@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use caps::Capability as Cap;
 use clap::Args;
 use stealtrace_common::target::Volume;
@@ -17,13 +17,15 @@ use super::{Run, Shared, options::parse_pause};
 use crate::{
     backend::{BackendKind, Plan, Processes},
     exit::Exit,
-    kernel::{Capability, KernelFacts, kvm_is_a_module, kvm_loading, perf_takes_sys_admin},
+    kernel::{
+        Capability, KernelFacts, kvm_is_a_module, kvm_loading, perf_takes_sys_admin, reading_maps_takes_bpf,
+    },
     live::vcpus::{Vcpus, vm_name},
     model::{Look, Scrape},
     os::{
         clock::{clock_ns, now_ns},
         interrupt::{Interrupt, ignore_hang_ups},
-        privileges,
+        privileges, process,
         talk::{remark, say},
     },
     publish::{
@@ -70,7 +72,7 @@ const HELP: &str = help!(
     "  stealtrace export                                    metrics at http://127.0.0.1:9842/metrics
   stealtrace export --listen '[::]:9842'               for a Prometheus on another host
   stealtrace export --textfile /var/lib/prometheus/node-exporter",
-    "  0  ended by a signal
+    "  0  ended by a signal, or every process that was named has ended
   2  cannot run here, the port is taken, or bad usage"
 );
 
@@ -93,9 +95,10 @@ impl Run for Export {
             Ok(())
         });
         let mut vcpus = Vcpus::open(interrupt, &facts, plan.clone(), &plan, tell)?;
+        let release = facts.release.clone();
         drop(facts); // type information is large and has served
         vcpus.look()?;
-        give_up_privileges(vcpus.live.backend.kind())?;
+        give_up_privileges(vcpus.live.backend.kind(), &release)?;
         let mut exporter = Exporter {
             vcpus,
             plan,
@@ -132,14 +135,17 @@ impl Export {
 }
 
 /// What looking at vCPUs takes, and what attaching again in this way would.
-fn give_up_privileges(kind: BackendKind) -> Result<()> {
-    const LOOKING: [Cap; 2] = [Cap::CAP_SYS_PTRACE, Cap::CAP_DAC_READ_SEARCH];
+fn give_up_privileges(kind: BackendKind, release: &str) -> Result<()> {
+    let mut looking = vec![Cap::CAP_SYS_PTRACE, Cap::CAP_DAC_READ_SEARCH];
+    if reading_maps_takes_bpf(release) {
+        looking.push(Cap::CAP_BPF);
+    }
     const ATTACHING: [Cap; 3] = [Cap::CAP_BPF, Cap::CAP_PERFMON, Cap::CAP_SYSLOG];
     let mut later = if kvm_is_a_module() { ATTACHING.to_vec() } else { Vec::new() };
     if kvm_is_a_module() && kind == BackendKind::Kprobe && perf_takes_sys_admin() {
         later.push(Cap::CAP_SYS_ADMIN);
     }
-    let kept = privileges::drop_all_but(&LOOKING, &later)?;
+    let kept = privileges::drop_all_but(&looking, &later)?;
     let kept: Vec<_> = kept.iter().map(ToString::to_string).collect();
     remark(&format!("attached ({kind} backend); of the capabilities kept {}", kept.join(", ")));
     Ok(())
@@ -167,9 +173,10 @@ impl Exporter {
         self.service.ready(&format!("watching; metrics at http://{at}/metrics"));
         loop {
             let (ask, over) = self.wait_for(&mut asked)?;
-            if over {
+            if over || self.nobody_is_left() {
                 break;
             }
+            ensure!(!asked.is_closed(), "nobody serves HTTP any more");
             let asks = ask.into_iter().chain(std::iter::from_fn(|| asked.try_recv().ok()));
             self.answer(asks.collect())?;
             self.keep_attached()?;
@@ -190,22 +197,33 @@ impl Exporter {
     fn write(mut self, file: &Textfile, export: &Export) -> Result<()> {
         remark("metrics go to the file; Ctrl-C ends it");
         self.service.ready("watching; metrics go to a file");
-        let mut next = Instant::now();
+        let (mut next, mut is_written) = (Instant::now(), true);
         loop {
             if next <= Instant::now() {
                 next = Instant::now() + export.interval;
-                let page =
-                    Page { scrape: Arc::new(self.scrape()?), series: export.series, most: export.max_series };
+                let page = Page {
+                    scrape: Arc::new(self.scrape()?),
+                    series: export.series,
+                    most: export.max_series,
+                    is_textfile: true,
+                };
                 let text = metrics::write(page, Exposition::Prometheus)?;
-                if let Err(error) = file.write(&text) {
-                    say(&format!("the textfile is not written: {error}; it is tried again"));
+                let written = file.write(&text);
+                match &written {
+                    Err(error) if is_written => {
+                        say(&format!("the textfile is not written: {error}; it is tried again"));
+                    }
+                    Ok(()) if !is_written => remark("the textfile is written again"),
+                    _ => {}
                 }
+                is_written = written.is_ok();
             }
             let pause = self.service.live(TURN.min(export.interval));
-            if self.vcpus.rest(pause)? {
+            if self.vcpus.rest(pause)? || self.nobody_is_left() {
                 break;
             }
             self.keep_attached()?;
+            self.look_now_and_then()?;
         }
         self.service.stopping();
         Ok(())
@@ -229,6 +247,15 @@ impl Exporter {
         Ok(())
     }
 
+    /// Have all processes that were named ended?
+    fn nobody_is_left(&self) -> bool {
+        let over = process::all_ended(self.plan.processes.pids());
+        if over {
+            remark("every process that was named has ended");
+        }
+        over
+    }
+
     fn health(&self) -> Result<(), String> {
         self.loading.map(drop).ok_or_else(|| "kvm is not loaded".to_owned())
     }
@@ -242,6 +269,10 @@ impl Exporter {
             _ => {}
         }
         self.is_unread = look.unread.is_some();
+        if look.lost > self.lost {
+            say(&format!("{} events were lost so far", look.lost));
+            self.lost = look.lost;
+        }
         Ok(look)
     }
 
@@ -260,11 +291,6 @@ impl Exporter {
     fn look_now_and_then(&mut self) -> Result<()> {
         if self.looked.elapsed() >= LOOK {
             self.look()?;
-        }
-        let lost = self.vcpus.live.backend.lost()?.values().sum();
-        if lost > self.lost {
-            say(&format!("{lost} events were lost so far"));
-            self.lost = lost;
         }
         Ok(())
     }
@@ -286,7 +312,8 @@ impl Exporter {
             self.loading = loading;
             self.service.status("watching");
             remark("kvm was loaded again");
-            give_up_privileges(self.vcpus.live.backend.kind())?;
+            give_up_privileges(self.vcpus.live.backend.kind(), &facts.release)?;
+            self.lost = 0;
         }
         Ok(())
     }

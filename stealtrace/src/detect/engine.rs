@@ -99,6 +99,10 @@ impl Engine {
         }
         let key = VcpuKey::of(event);
         let mut found_before = Vec::new();
+        if self.vcpus.contains_key(&key) && !self.alive.contains_key(&key.address) {
+            self.alive.insert(key.address, (key, event.vm)); // taken for one that ended, and lives
+            self.ended.retain(|ended| *ended != key);
+        }
         if !self.vcpus.contains_key(&key)
             && let Some((gone, vm)) = self.alive.insert(key.address, (key, event.vm))
         {
@@ -193,6 +197,9 @@ impl Engine {
         let mut found = Vec::new();
         for (key, vm) in gone {
             found.extend(self.settle_vcpu(key));
+            if let Some(vcpu) = self.vcpus.get_mut(&key) {
+                (vcpu.hand_off, vcpu.unsettled) = (None, None); // settled
+            }
             self.alive.remove(&key.address);
             self.forget_name(key, vm);
             self.end(key);

@@ -14,7 +14,7 @@ use stealtrace_common::{source::Source, target::PidNamespace};
 
 pub use capabilities::{Capability, missing_capabilities};
 pub use layout::{KVM_BTF, KernelTypes, VMLINUX_BTF};
-pub use module::{kvm_is_a_module, kvm_loading};
+pub use module::{kvm_is_a_module, kvm_loading, reading_maps_takes_bpf};
 pub use perf::perf_takes_sys_admin;
 pub use symbols::Symbols;
 

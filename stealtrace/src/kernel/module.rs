@@ -12,8 +12,31 @@ pub fn kvm_loading() -> Option<u64> {
     fs::metadata(FOLDER).ok().filter(|_| is_whole).map(|folder| folder.ino())
 }
 
+/// Before Linux 5.19, whoever only reads maps needs CAP_BPF too, as distributions set it up.
+#[must_use]
+pub fn reading_maps_takes_bpf(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().ok());
+    let version = (numbers.next().flatten(), numbers.next().flatten());
+    version < (Some(5), Some(19))
+}
+
 /// Can it be unloaded?
 #[must_use]
 pub fn kvm_is_a_module() -> bool {
     Path::new(STATE).exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reading_maps_takes_bpf;
+
+    #[test]
+    fn older_kernels_are_known_by_their_numbers() {
+        for older in ["5.8.0", "5.10.0-30-amd64", "5.15.0-91-generic", "5.18.19"] {
+            assert!(reading_maps_takes_bpf(older), "{older}");
+        }
+        for newer in ["5.19.0", "6.1.0-56-amd64", "6.18.44", "10.0"] {
+            assert!(!reading_maps_takes_bpf(newer), "{newer}");
+        }
+    }
 }

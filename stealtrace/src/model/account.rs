@@ -4,6 +4,7 @@
 use stealtrace_common::{
     event::{Event, EventKind, NUMBERS_UNKNOWN},
     kvm::KVM_RUN,
+    source::Source,
 };
 
 use super::{Finding, Judgement, Opinion, RuleId, Sight, Thread};
@@ -19,6 +20,8 @@ pub struct Account {
     pub waited_ns: u64,
     /// Findings about it, repetitions included.
     pub findings: u64,
+    /// Those of them by which the guest's steal time is wrong.
+    pub errors: u64,
     /// The last of them.
     pub last_finding: Option<LastFinding>,
     /// Those that were told, the latest first; only so many.
@@ -26,6 +29,8 @@ pub struct Account {
     /// Up to where charges and waits are in the account; None before the first.
     last_steal_ns: Option<u64>,
     waiter: Option<Waiter>,
+    /// When the last event was.
+    event_ns: u64,
     opinion: Opinion,
 }
 
@@ -72,12 +77,13 @@ impl Account {
         if event.has(NUMBERS_UNKNOWN) {
             return;
         }
+        self.event_ns = event.time_ns;
         match event.kind {
             EventKind::Update => self.learn_update(event, charge),
             EventKind::EnablingWrite => self.last_steal_ns = Some(event.last_steal_after_ns),
             EventKind::Ioctl if event.ioctl == KVM_RUN => {
-                self.charge_up_to(event.last_steal_before_ns);
-                self.wait(event.caller_tid, event.run_delay_ns);
+                let runner = Some((event.caller_tid, event.run_delay_ns));
+                self.reach(event.last_steal_before_ns, runner, event.enabling_after);
             }
             _ => {}
         }
@@ -89,19 +95,38 @@ impl Account {
         match charge {
             Charge::Sound => self.charged_ns = self.charged_ns.saturating_add(delta.wrapped_ns()),
             Charge::Unsound => self.unsound_ns = self.unsound_ns.saturating_add(delta.signed_ns()),
-            Charge::Opening => {}
+            Charge::Opening => self.waiter = None, // neither charged nor waited
         }
-        self.last_steal_ns = Some(event.last_steal_after_ns);
         self.wait(event.caller_tid, event.run_delay_ns);
+        self.last_steal_ns = Some(event.last_steal_after_ns);
     }
 
-    /// A look: last_steal, who runs it, and what that thread waited in all.
-    pub(crate) fn look(&mut self, last_steal_ns: u64, runner: Option<(u32, u64)>, sight: Sight) -> Judgement {
+    /// A look at this moment: last_steal, who runs it, and what that thread waited in all. One that an event overtook
+    /// says nothing of charges.
+    pub(crate) fn look(
+        &mut self,
+        time_ns: u64,
+        last_steal_ns: u64,
+        runner: Option<(u32, u64)>,
+        sight: Sight,
+    ) -> Judgement {
+        if time_ns > self.event_ns {
+            self.reach(last_steal_ns, runner, sight.enabling);
+        }
+        self.opinion.form(sight)
+    }
+
+    /// Charges and waits up to here. What is waited while the guest has not enabled steal time is nobody's to charge.
+    fn reach(&mut self, last_steal_ns: u64, runner: Option<(u32, u64)>, enabling: u64) {
+        if !Source::HERE.is_enabled(enabling) {
+            self.last_steal_ns = Some(last_steal_ns);
+            self.waiter = runner.map(|(tid, run_delay_ns)| Waiter { tid, run_delay_ns });
+            return;
+        }
         self.charge_up_to(last_steal_ns);
         if let Some((tid, run_delay_ns)) = runner {
             self.wait(tid, run_delay_ns);
         }
-        self.opinion.form(sight)
     }
 
     /// Does it take another look to judge it?
@@ -138,13 +163,15 @@ mod tests {
     fn look(account: &mut Account, last_steal_ns: u64, tid: u32, run_delay_ns: u64) {
         let charged_ns = last_steal_ns..=last_steal_ns;
         let sight = Sight { enabling: 0x1041, runner_tid: Some(tid), counter: None, charged_ns };
-        account.look(last_steal_ns, Some((tid, run_delay_ns)), sight);
+        account.look(u64::MAX, last_steal_ns, Some((tid, run_delay_ns)), sight);
     }
 
     fn event(kind: EventKind, tid: u32, last_steal_ns: u64, run_delay_ns: u64) -> Event {
         Event {
             kind,
             ioctl: KVM_RUN,
+            enabling_before: 0x1041,
+            enabling_after: 0x1041,
             caller_tid: tid,
             run_delay_ns,
             last_steal_before_ns: last_steal_ns,
@@ -170,6 +197,16 @@ mod tests {
         look(&mut account, 80, 8, 80);
         assert_eq!((account.charged_ns, account.unsound_ns, account.waited_ns), (330, -1250, 360));
         assert_eq!(account.difference_ns(), -1280);
+    }
+
+    #[test]
+    fn what_is_waited_while_nothing_is_charged_is_not_missing() {
+        let mut account = Account::default();
+        for run_delay_ns in [0, 5_000, 90_000] {
+            let sight = Sight { enabling: 0, runner_tid: Some(7), counter: None, charged_ns: 0..=0 };
+            account.look(u64::MAX, 0, Some((7, run_delay_ns)), sight);
+        }
+        assert_eq!((account.waited_ns, account.difference_ns()), (0, 0));
     }
 
     #[test]

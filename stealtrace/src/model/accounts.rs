@@ -32,6 +32,7 @@ impl Accounts {
         let account = self.of(event.vcpu, event.vcpu_id);
         account.learn(event, charge);
         account.findings += fired.len() as u64;
+        account.errors += fired.iter().filter(|(_, severity)| *severity == Severity::Error).count() as u64;
         if let Some((rule, _)) = fired.last() {
             let by = Thread::caller(event);
             account.last_finding = Some(LastFinding { rule: *rule, time_ns: event.time_ns, by });

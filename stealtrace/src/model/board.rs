@@ -43,7 +43,7 @@ pub(crate) struct Line {
     pub(crate) waited: Option<f64>,
     pub(crate) difference_ns: i64,
     pub(crate) runner: Option<Thread>,
-    pub(crate) findings: u64,
+    pub(crate) errors: u64,
     pub(crate) last: Option<LastFinding>,
 }
 
@@ -73,7 +73,7 @@ impl Board {
                 waited: before.map(|(_, waited)| share(account.waited_ns, *waited)),
                 difference_ns: account.difference_ns(),
                 runner: vcpu.runner.clone(),
-                findings: account.findings,
+                errors: account.errors,
                 last: account.last_finding.clone(),
             }
         };
@@ -116,7 +116,7 @@ impl Line {
             waited: sum(self.waited, other.waited),
             difference_ns: self.difference_ns.saturating_add(other.difference_ns),
             runner: None,
-            findings: self.findings + other.findings,
+            errors: self.errors + other.errors,
             last,
             domain: self.domain,
             pid: self.pid,
@@ -125,7 +125,7 @@ impl Line {
 
     fn compared(&self, other: &Self, order: Order) -> std::cmp::Ordering {
         let wrong = || {
-            let key = |line: &Self| (badness(line.judgement), line.findings > 0);
+            let key = |line: &Self| (badness(line.judgement), line.errors > 0);
             key(other).cmp(&key(self))
         };
         let steal = || other.steal.unwrap_or(0.0).total_cmp(&self.steal.unwrap_or(0.0));
@@ -175,7 +175,7 @@ mod tests {
             waited: Some(steal),
             difference_ns: 5,
             runner: None,
-            findings: 0,
+            errors: 0,
             last: None,
         }
     }

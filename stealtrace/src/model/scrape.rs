@@ -54,6 +54,6 @@ impl VcpuLook {
     /// Is there something that somebody should look at?
     pub(crate) const fn is_unhealthy(&self) -> bool {
         matches!(self.judgement, Judgement::Off(_) | Judgement::Poisoned(_) | Judgement::Unknown)
-            || self.account.findings > 0
+            || self.account.errors > 0
     }
 }

@@ -12,6 +12,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+use super::privileges;
+
 /// What comes so soon after the first signal belongs to it: a terminal that goes away, `timeout` and service managers
 /// send several.
 const ONE_STORY: Duration = Duration::from_secs(1);
@@ -90,6 +92,7 @@ impl Noted {
 
 /// Note the first; end the process with one that comes later, as if nobody had blocked it.
 fn watch(set: &libc::sigset_t, noted: &Noted) {
+    privileges::drop_all();
     next_of(set);
     noted.note();
     let first = Instant::now();

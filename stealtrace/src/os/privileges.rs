@@ -1,7 +1,14 @@
-//! Giving up what is no longer needed, for good or until it is needed again.
+//! Giving up what is no longer needed, for good or until it is needed again. Each thread has its own.
 
 use anyhow::{Context as _, Result};
 use caps::{CapSet, Capability, CapsHashSet};
+
+/// Of a thread that needs none. One that is refused that keeps them: it has none to lose, or may not change them.
+pub(crate) fn drop_all() {
+    if let Err(error) = drop_all_but(&[], &[]) {
+        log::debug!("{error:#}");
+    }
+}
 
 /// Keep these of the capabilities that we have, and those of `later` where [`raise`] finds them; the ones kept.
 ///

@@ -28,6 +28,7 @@ use tokio::{
 
 use crate::{
     model::Scrape,
+    os::privileges,
     report::metrics::{self, Exposition, Page, Series},
 };
 
@@ -66,7 +67,10 @@ impl Server {
         let runtime = runtime::Builder::new_current_thread().enable_all().build().context("serve HTTP")?;
         thread::Builder::new()
             .name("http".to_owned())
-            .spawn(move || runtime.block_on(self.serve(ask)))
+            .spawn(move || {
+                privileges::drop_all();
+                runtime.block_on(self.serve(ask));
+            })
             .context("start a thread")?;
         Ok(asked)
     }
@@ -138,7 +142,7 @@ impl Site {
             return Some(reply);
         }
         let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
-        let is_foreign = self.from.ip().is_loopback() && !is_local(host);
+        let is_foreign = self.from.ip().to_canonical().is_loopback() && !is_local(host);
         is_foreign.then(|| text(StatusCode::MISDIRECTED_REQUEST, "this is no host of that name\n"))
     }
 
@@ -146,7 +150,7 @@ impl Site {
         let (tell, told) = oneshot::channel();
         let Some(scrape) = self.asked(Ask::Scrape(tell), told).await else { return unanswered() };
         let exposition = accepted(request);
-        let page = Page { scrape, series: self.series, most: self.most };
+        let page = Page { scrape, series: self.series, most: self.most, is_textfile: false };
         match metrics::write(page, exposition) {
             Ok(body) => self::page(StatusCode::OK, exposition.content_type(), body),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),

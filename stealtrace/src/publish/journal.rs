@@ -13,7 +13,7 @@ use systemd_journal_logger::{JournalLog, connected_to_journal};
 
 use crate::{
     model::{Finding, Severity},
-    os::{output::Output, talk::say},
+    os::{output::Output, privileges, talk::say},
     report::journal,
 };
 
@@ -22,7 +22,7 @@ const WAITING: usize = 256;
 /// How long the journal may take for them when we end.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Where findings go. Tracing waits for none of it, and goes on where nothing can be written.
+/// Where findings go. Tracing does not wait for the journal, and goes on where nothing can be written.
 pub(crate) struct Log {
     to: To,
     utc_offset_ns: u64,
@@ -51,15 +51,18 @@ impl Log {
             To::Journal(journal) => journal.take(finding.clone(), domain),
             To::Lines(out) => {
                 let line = journal::object(finding, &domain, self.utc_offset_ns);
-                writeln!(out, "{line}").and_then(|()| out.flush())
+                let written = writeln!(out, "{line}").and_then(|()| out.flush());
+                let is_refused = out.is_over().then(|| io::Error::other("nothing more can be written"));
+                written.and(is_refused.map_or(Ok(()), Err))
             }
         };
-        if let Err(error) = written
-            && !self.is_refused
-        {
-            self.is_refused = true;
-            say(&format!("findings cannot be logged: {error}; metrics go on counting them"));
+        match &written {
+            Err(error) if !self.is_refused => {
+                say(&format!("findings cannot be logged: {error}; metrics go on counting them"));
+            }
+            _ => {}
         }
+        self.is_refused = written.is_err();
     }
 }
 
@@ -78,6 +81,7 @@ impl Journal {
         let (findings, waiting) = mpsc::sync_channel::<(Finding, String)>(WAITING);
         let (hang_up, done) = mpsc::channel();
         let send_all = move || {
+            privileges::drop_all();
             let _at_the_end = hang_up;
             for (finding, domain) in waiting {
                 if let Err(error) = send(&log, &finding, &domain) {

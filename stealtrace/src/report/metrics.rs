@@ -1,7 +1,7 @@
 //! What monitoring reads: OpenMetrics, or Prometheus's text format. Names and labels follow those of node_exporter and of
 //! libvirt's exporters, so that series join.
 
-use std::{fmt, sync::Arc};
+use std::{collections::HashSet, fmt, sync::Arc};
 
 use crate::{
     detect::RULES,
@@ -20,7 +20,7 @@ use prometheus_client::{
 pub(crate) enum Series {
     /// Every one.
     All,
-    /// Those with a finding, and those whose counter is wrong or cannot be read.
+    /// Those with a finding of severity error, and those whose counter is wrong or cannot be read.
     Unhealthy,
     /// None.
     None,
@@ -52,6 +52,8 @@ pub(crate) struct Page {
     pub(crate) series: Series,
     /// Series of vCPUs at most.
     pub(crate) most: usize,
+    /// node_exporter reads it, and has metrics of its own process.
+    pub(crate) is_textfile: bool,
 }
 
 /// The text.
@@ -101,7 +103,7 @@ impl Collector for Page {
         self.of_vcpus(&mut metrics)?;
         self.of_findings(&mut metrics)?;
         self.of_losses(&mut metrics)?;
-        self.of_process(&mut metrics)
+        if self.is_textfile { Ok(()) } else { self.of_process(&mut metrics) }
     }
 }
 
@@ -156,9 +158,13 @@ impl Page {
         };
         each(GUEST_STEAL, |vcpu| Some(seconds(vcpu.area?.steal_ns)))?;
         each(RUN_DELAY, |vcpu| vcpu.run_delay_ns.map(seconds))?;
-        each(DISCREPANCY, |vcpu| Some(signed_seconds(vcpu.account.difference_ns())))?;
-        let mut charged = metrics.counter(CHARGED.0, CHARGED.1)?;
-        shown.iter().try_for_each(|one| charged.count(one.labels(), seconds(one.vcpu.account.charged_ns)))?;
+        if self.scrape.look.no_iterator.is_none() {
+            each(DISCREPANCY, |vcpu| Some(signed_seconds(vcpu.account.difference_ns())))?;
+            let mut charged = metrics.counter(CHARGED.0, CHARGED.1)?;
+            shown
+                .iter()
+                .try_for_each(|one| charged.count(one.labels(), seconds(one.vcpu.account.charged_ns)))?;
+        }
         let mut state =
             metrics.gauge("stealtrace_vcpu_state", "1 for what is known of the guest's counter")?;
         for Shown { domain, id, vcpu } in &shown {
@@ -167,7 +173,7 @@ impl Page {
                 state.sample([("domain", *domain), ("vcpu", id), ("state", word)], holds)?;
             }
         }
-        self.of_domains(&domains, metrics)?;
+        Self::of_domains(&shown, metrics)?;
         let left_out = self.scrape.look.vcpus.len() - shown.len();
         metrics
             .gauge("stealtrace_series_dropped", "Series of vCPUs that --series and --max-series leave out")?
@@ -181,7 +187,11 @@ impl Page {
             Series::Unhealthy => vcpu.is_unhealthy(),
             Series::None => false,
         };
-        let vcpus = domains.iter().zip(&self.scrape.look.vcpus).filter(|(_, vcpu)| is_wanted(vcpu));
+        let mut known = HashSet::new(); // the same labels twice, and Prometheus takes nothing
+        let vcpus = domains
+            .iter()
+            .zip(&self.scrape.look.vcpus)
+            .filter(|(domain, vcpu)| is_wanted(vcpu) && known.insert((domain.as_str(), vcpu.id)));
         let mut shown: Vec<_> =
             vcpus.map(|(domain, vcpu)| Shown { domain, id: vcpu.id.to_string(), vcpu }).collect();
         let most = self.most / SERIES_OF_A_VCPU;
@@ -192,24 +202,23 @@ impl Page {
         shown
     }
 
-    fn of_domains(&self, domains: &[String], metrics: &mut Metrics<'_>) -> fmt::Result {
+    fn of_domains(shown: &[Shown<'_>], metrics: &mut Metrics<'_>) -> fmt::Result {
         let mut info = metrics.gauge("stealtrace_domain_info", "Which process a VM is")?;
         let mut times = Vec::new();
-        let vcpus: Vec<_> = domains.iter().zip(&self.scrape.look.vcpus).collect();
-        for of_vm in vcpus.chunk_by(|(one, _), (next, _)| one == next) {
-            let Some((domain, vcpu)) = of_vm.first() else { continue };
-            if self.series != Series::None {
+        let mut known = HashSet::new();
+        for Shown { domain, vcpu, .. } in shown {
+            if known.insert(*domain) {
                 let pid = vcpu.pid.to_string();
-                info.sample([("domain", &***domain), ("pid", &*pid), ("vmm", &*vcpu.comm)], 1.0)?;
+                info.sample([("domain", *domain), ("pid", &*pid), ("vmm", &*vcpu.comm)], 1.0)?;
                 times.extend(vcpu.throttled.map(|throttled| (*domain, throttled)));
             }
         }
         let mut throttled = metrics.counter(THROTTLED.0, THROTTLED.1)?;
         times
             .iter()
-            .try_for_each(|(domain, by)| throttled.count([("domain", &***domain)], seconds(by.time_ns)))?;
+            .try_for_each(|(domain, by)| throttled.count([("domain", *domain)], seconds(by.time_ns)))?;
         let mut periods = metrics.counter(THROTTLED_PERIODS.0, THROTTLED_PERIODS.1)?;
-        times.iter().try_for_each(|(domain, by)| periods.count([("domain", &***domain)], by.times as f64))
+        times.iter().try_for_each(|(domain, by)| periods.count([("domain", *domain)], by.times as f64))
     }
 
     /// Every rule from the start, so that what begins to rise is seen to rise.

@@ -141,27 +141,38 @@ fn a_hand_over_is_counted_and_logged_with_both_threads() {
 #[test]
 fn every_vcpu_has_its_account_and_ended_ones_vanish() {
     let vm = three_vcpus();
-    let export = Export::begin(&["--pid", &vm.id().to_string()]);
-    let waited = |metrics: &Metrics| metrics.of("stealtrace_vcpu_charged_steal_seconds_total").count() == 3;
+    let export = Export::begin(&[]);
+    let domain = format!("-{}/", vm.id());
+    let of_vm = |metrics: &Metrics, name: &str| {
+        metrics.of(name).filter(|(labels, _)| labels.contains(&domain)).count()
+    };
     let metrics = loop {
         let metrics = export.metrics(); // the VM begins while it is looked at
-        if waited(&metrics) && metrics.of("stealtrace_vcpu_guest_steal_seconds").count() == 3 {
+        let names = ["stealtrace_vcpu_charged_steal_seconds_total", "stealtrace_vcpu_guest_steal_seconds"];
+        if names.iter().all(|name| of_vm(&metrics, name) == 3) {
             break metrics;
         }
     };
-    let domain = format!("-{}/", vm.id());
     for name in ["stealtrace_vcpu_steal_discrepancy_seconds", "stealtrace_vcpu_run_delay_seconds"] {
-        assert!(
-            metrics.of(name).all(|(labels, value)| labels.contains(&domain) && value.abs() < 1e6),
-            "{name}"
-        );
+        assert_eq!(of_vm(&metrics, name), 3, "{name}");
+        assert!(metrics.of(name).all(|(_, value)| value.abs() < 1e6), "{name}");
     }
-    let states: f64 = metrics.of("stealtrace_vcpu_state").map(|(_, value)| value).sum();
+    let states = metrics.of("stealtrace_vcpu_state").filter(|(labels, _)| labels.contains(&domain));
+    let states: f64 = states.map(|(_, value)| value).sum();
     assert!((states - 3.0).abs() < 0.5, "each vCPU is in one state");
     assert!(metrics.one("stealtrace_domain_info", &format!("pid=\"{}\"", vm.id())) > 0.5);
     drop(vm);
     let gone = export.metrics();
-    assert_eq!(gone.of("stealtrace_vcpu_state").count() + gone.of("stealtrace_domain_info").count(), 0);
+    assert_eq!(of_vm(&gone, "stealtrace_vcpu_state") + of_vm(&gone, "stealtrace_domain_info"), 0);
+}
+
+#[test]
+fn it_ends_with_the_last_process_that_was_named() {
+    let vm = three_vcpus();
+    let mut export = Export::begin(&["--pid", &vm.id().to_string()]);
+    drop(vm);
+    let mut child = export.child.take().expect("it runs");
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
 }
 
 #[test]
@@ -214,7 +225,7 @@ fn connections_that_say_nothing_end_and_more_than_there_is_room_for_are_refused(
         answer
     });
     let refused = answers.filter(|answer| answer.starts_with("HTTP/1.1 503 ")).count();
-    assert!(refused > 100, "{refused}");
+    assert!(refused > 0, "{refused}");
     assert!(export.metrics().one("stealtrace_attached", "") > 0.5, "it goes on");
 }
 
@@ -222,10 +233,16 @@ fn connections_that_say_nothing_end_and_more_than_there_is_room_for_are_refused(
 fn what_it_needs_no_longer_is_given_up_and_hang_ups_harm_nothing() {
     let export = Export::begin(&[]);
     export.signal(libc::SIGHUP);
-    let status = fs::read_to_string(format!("/proc/{}/status", export.id())).expect("it runs");
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).expect("capabilities");
     let looking = (1 << 19) | (1 << 2); // CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH
-    assert_eq!(u64::from_str_radix(effective.trim(), 16), Ok(looking));
+    let threads = fs::read_dir(format!("/proc/{}/task", export.id())).expect("it runs").flatten();
+    for thread in threads.map(|thread| thread.path()) {
+        let status = fs::read_to_string(thread.join("status")).expect("it runs");
+        let value = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(":\t"));
+        let is_first = thread.ends_with(export.id().to_string());
+        let effective = value("CapEff").map(|set| u64::from_str_radix(set, 16));
+        assert_eq!(effective, Some(Ok(if is_first { looking } else { 0 })), "{status}");
+        assert!(is_first || value("CapPrm") == Some("0000000000000000"), "{status}");
+    }
     assert!(export.get("/healthz").starts_with("attached"));
     assert_eq!(export.end().code, 0);
 }
@@ -251,8 +268,12 @@ fn a_textfile_is_whole_and_goes_with_us() {
     let file = folder.join("stealtrace.prom");
     let mut seen = 0;
     while seen < 3 {
+        assert!(child.try_wait().expect("our child").is_none(), "it goes on");
         if let Ok(text) = fs::read_to_string(&file) {
-            assert!(text.lines().last().is_some_and(|line| line.starts_with("process_start_time")), "{text}");
+            assert!(
+                text.lines().last().is_some_and(|line| line.starts_with("stealtrace_vcpus_unseen ")),
+                "{text}"
+            );
             seen += 1;
         }
     }

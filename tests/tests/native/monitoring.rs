@@ -8,9 +8,13 @@ use std::{
 };
 
 use serde_json::Value;
-use stealtrace_tests::monitoring::{Folder, Peer, Prometheus, Receiver, dist, peer};
+use stealtrace_tests::{
+    monitoring::{Folder, Peer, Prometheus, Receiver, dist, get, peer},
+    stealtrace,
+};
 
 use super::{
+    Vm,
     export::{Export, hand_over},
     three_vcpus,
 };
@@ -33,8 +37,9 @@ fn a_hand_over_calls_somebody_and_every_query_of_the_dashboard_is_answered() {
     hand_over();
     let called = receiver.wait_for("StealUnderflow");
     assert!(called.contains(export.address()), "{called}");
-    let waited = prometheus.wait_for("count(stealtrace_vcpu_charged_steal_seconds_total) == 3");
-    assert_eq!(waited.len(), 1, "one that runs and two that do nothing");
+    let of_vm =
+        format!(r#"count(stealtrace_vcpu_charged_steal_seconds_total{{domain=~".*-{}/."}}) == 3"#, vm.id());
+    let _one_that_runs_and_two_that_do_nothing = prometheus.wait_for(&of_vm);
     for query in queries() {
         let query = query.replace("$__rate_interval", "1m").replace("$host", ".*").replace("$domain", ".*");
         let _answered = prometheus.query(&query);
@@ -52,6 +57,33 @@ fn queries() -> Vec<String> {
         targets.map(|target| target["expr"].as_str().expect("a query").to_owned()).collect();
     assert!(queries.len() > 10);
     queries
+}
+
+/// Beside metrics of its own.
+#[test]
+fn node_exporter_takes_the_textfile() {
+    let folder = Folder::new("textfile");
+    let files = folder.make("files");
+    let mut export = stealtrace();
+    export.args(["export", "--interval", "200ms", "--textfile"]).arg(&files).stderr(Stdio::null());
+    let _export = Vm(export.spawn().expect("stealtrace starts"));
+    let mut exporter = Command::new(peer("node_exporter"));
+    exporter.args(["--collector.disable-defaults", "--collector.textfile"]);
+    exporter.arg(format!("--collector.textfile.directory={}", files.display()));
+    let exporter = Peer::listening(exporter, |port| vec![format!("--web.listen-address=127.0.0.1:{port}")]);
+    let metrics = loop {
+        let metrics = get(exporter.address(), "/metrics");
+        if metrics.contains("stealtrace_attached 1") {
+            break metrics;
+        }
+    };
+    assert!(metrics.contains("node_textfile_scrape_error 0"), "{metrics}");
+    assert_eq!(metrics.matches("\nprocess_start_time_seconds ").count(), 1, "its own");
+    let again = get(exporter.address(), "/metrics");
+    let errors = again
+        .lines()
+        .find(|line| line.starts_with("promhttp_metric_handler_errors_total{cause=\"gathering\"}"));
+    assert!(errors.is_none_or(|line| line.ends_with(" 0")), "{errors:?}");
 }
 
 #[test]

@@ -32,24 +32,28 @@ impl Drop for Binary {
     }
 }
 
-/// As nobody, with these capabilities and no way to more, ended after a while where it does not end by itself.
-fn as_nobody(binary: &Path, capabilities: &[&str], arguments: &[&str]) -> Run {
+/// Until what does not end by itself is ended, in seconds; what is refused ends long before.
+const PLENTY: &str = "60";
+const SOME: &str = "3";
+
+/// As nobody, with these capabilities and no way to more, ended after a while.
+fn as_nobody(binary: &Path, capabilities: &[&str], seconds: &str, arguments: &[&str]) -> Run {
     let names =
         capabilities.iter().map(|name| format!(",+{}", name.trim_start_matches("CAP_").to_lowercase()));
     let set = format!("-all{}", names.collect::<String>());
     let mut command = Command::new("setpriv");
     command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--no-new-privs"]);
     command.args(["--inh-caps", &set, "--ambient-caps", &set, "--bounding-set", &set]);
-    run(command.args(["timeout", "--preserve-status", "3"]).arg(binary).args(arguments))
+    run(command.args(["timeout", "--preserve-status", seconds]).arg(binary).args(arguments))
 }
 
 fn check(arguments: &[&str], needs: &[&str]) {
     let binary = Binary::new();
-    let enough = as_nobody(&binary.0, needs, arguments);
+    let enough = as_nobody(&binary.0, needs, SOME, arguments);
     assert!([0, 3].contains(&enough.code), "{arguments:?} with {needs:?}: {}", enough.stderr);
     for dropped in needs.iter().filter(|name| **name != "CAP_DAC_READ_SEARCH") {
         let left: Vec<_> = needs.iter().filter(|name| *name != dropped).copied().collect();
-        let refused = as_nobody(&binary.0, &left, arguments);
+        let refused = as_nobody(&binary.0, &left, PLENTY, arguments);
         assert_eq!(refused.code, 2, "{arguments:?} without {dropped}: {}", refused.stderr);
         assert!(refused.stderr.contains(dropped), "{arguments:?} without {dropped}: {}", refused.stderr);
         assert_eq!(refused.stderr.lines().count(), 1, "{}", refused.stderr);
@@ -76,7 +80,7 @@ fn a_vm_of_another_user_takes_one_that_is_named_when_it_is_met() {
     let without = [&TRACING[..], &LOOKING[..1]].concat();
     for arguments in [&["inspect", "--wait", "0s"][..], &["export", "--listen", "127.0.0.1:0"]] {
         let told = loop {
-            let told = as_nobody(&binary.0, &without, arguments);
+            let told = as_nobody(&binary.0, &without, SOME, arguments);
             if !told.stdout.contains("no VM runs") {
                 break told; // the VM begins while it is looked at
             }

@@ -9,11 +9,11 @@ mod seen;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
-use stealtrace_common::{event::Event, ring::Sighting};
+use stealtrace_common::{event::Event, ring::Sighting, target::PidNamespace};
 
 use self::{
     names::Names,
@@ -32,6 +32,9 @@ use crate::{
 
 /// More than the ring holds: what is older than the look is read, what comes meanwhile is not waited for.
 const MOST_EVENTS: usize = 100_000;
+
+/// The kernel side keeps what a backend does not see ending, and has room for some time.
+const FORGET: Duration = Duration::from_secs(60);
 
 /// What only has to be looked at now and then, where every event wakes us up.
 const TICK: Duration = Duration::from_millis(500);
@@ -53,6 +56,10 @@ pub(crate) struct Vcpus {
     /// Why open files cannot be looked at. Then what vCPUs do is all there is to see.
     pub(crate) no_iterator: Option<String>,
     pids: Vec<u32>,
+    /// Does the iterator show every process there is? Not from within a PID namespace.
+    sees_all: bool,
+    /// When the kernel side last forgot what ended.
+    forgot: Instant,
 }
 
 /// What events and descriptors tell.
@@ -66,9 +73,10 @@ struct Watched {
 impl Sink for Watched {
     fn event(&mut self, event: &Event) -> Result<Flow> {
         self.seen.event(event)?;
-        let Ruling { fired, told, .. } = self.engine.judge(event);
+        let Ruling { fired, told, vcpu } = self.engine.judge(event);
         self.accounts.learn(event, &fired, charge(event, &fired));
-        told.iter().for_each(|finding| self.accounts.keep_told(event.vcpu, finding));
+        let of_it = told.iter().filter(|finding| finding.vcpu == vcpu); // others are of one that was there before
+        of_it.for_each(|finding| self.accounts.keep_told(event.vcpu, finding));
         told.iter().try_for_each(&mut self.tell)?;
         Ok(Flow::Continue)
     }
@@ -113,7 +121,9 @@ impl Vcpus {
         }
         let watched =
             Watched { seen: Seen::default(), engine: Engine::default(), accounts: Accounts::default(), tell };
-        Ok(Self { live, watched, names: Names::default(), no_iterator, pids })
+        let sees_all = facts.own_namespace()? == PidNamespace::INITIAL;
+        let (names, forgot) = (Names::default(), Instant::now());
+        Ok(Self { live, watched, names, no_iterator, pids, sees_all, forgot })
     }
 
     /// Attach to a kvm that was loaded anew. What was found stays known.
@@ -180,6 +190,8 @@ impl Vcpus {
         if self.no_iterator.is_none() {
             self.watched.seen = Seen::default();
         }
+        let look_ns = now_ns()?;
+        let lost_before: u64 = self.live.backend.lost()?.values().sum();
         self.look_at_files()?;
         self.watched.seen.read_areas();
         self.look_at_files()?;
@@ -190,19 +202,24 @@ impl Vcpus {
             _ => self.pids.is_empty() || self.pids.contains(&last.now.holder_tgid),
         };
         names.begin_look();
+        let is_of_now = self.no_iterator.is_none();
         let lasts = seen.vcpus.values().filter(wanted);
         let mut quotas = Quotas::default();
-        let mut vcpus: Vec<_> = lasts.map(|last| row(last, now_ns, accounts, names, &mut quotas)).collect();
+        let mut vcpus: Vec<_> =
+            lasts.map(|last| row(last, now_ns, accounts, names, &mut quotas, is_of_now)).collect();
         number_vms(&mut vcpus);
         note_throttling(&mut vcpus, &quotas);
         vcpus.sort_by_key(|vcpu| (vcpu.pid, vcpu.vm, vcpu.id));
-        if self.no_iterator.is_none() {
-            accounts.keep(|address| seen.vcpus.contains_key(address));
-            let lives = |address| seen.vcpus.contains_key(&address);
-            engine.forget(&lives, &process::is_there).iter().try_for_each(tell)?;
+        let lost = self.live.backend.lost()?.values().sum();
+        let is_whole = is_of_now && lost == lost_before && self.sees_all;
+        let lives = |address| !is_whole || seen.vcpus.contains_key(&address);
+        accounts.keep(|address| lives(*address));
+        engine.forget(&lives, &process::is_there).iter().try_for_each(tell)?;
+        if is_whole && self.forgot.elapsed() >= FORGET {
+            self.forgot = Instant::now();
+            self.live.backend.forget(look_ns, &lives)?;
         }
         let unread = seen.vcpus.values().find_map(|last| last.unread.clone());
-        let lost = self.live.backend.lost()?.values().sum();
         let no_iterator = self.no_iterator.clone();
         Ok(Look { time_ns: now_ns, vcpus, unseen: Vec::new(), none: None, unread, no_iterator, lost })
     }
@@ -226,6 +243,7 @@ fn row(
     accounts: &mut Accounts,
     names: &mut Names,
     quotas: &mut Quotas,
+    is_of_now: bool,
 ) -> VcpuLook {
     let Last { now, area, charged_before_ns, .. } = last;
     let (pid, key) = (now.holder_tgid, now.vcpu);
@@ -240,7 +258,8 @@ fn row(
         charged_ns: *charged_before_ns..=now.last_steal_ns.saturating_add(ago_ns),
     };
     let account = accounts.of(key, now.vcpu_id);
-    let judgement = account.look(now.last_steal_ns, last.runner_tid().zip(run_delay_ns), sight);
+    let waits = last.runner_tid().zip(run_delay_ns).filter(|_| is_of_now); // else last_steal is of an event long ago
+    let judgement = account.look(now.time_ns, now.last_steal_ns, waits, sight);
     let vm = names.vm(now.vm, pid);
     let groups = runner.as_ref().map(|runner| &runner.groups).into_iter().chain([&vm.groups]);
     let of_vm = quotas.entry(pid).or_default();

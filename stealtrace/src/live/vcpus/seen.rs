@@ -105,6 +105,8 @@ impl Last {
         self.now = Sighting {
             area: if now.area == 0 { known_area } else { now.area },
             runner_tid: if now.runner_tid == 0 { before.runner_tid } else { now.runner_tid },
+            fd: before.fd,
+            owned: before.owned,
             ..now
         };
     }
