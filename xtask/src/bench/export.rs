@@ -1,7 +1,6 @@
 //! What it costs to leave export on, and to scrape it.
 
 use std::{
-    fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpStream,
     path::Path,
@@ -12,7 +11,12 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{Goal, Row, scale::Load, tax::first_number, watcher::Watching};
+use super::{
+    Goal, Row,
+    scale::Load,
+    tax::first_number,
+    watcher::{Watching, cpu_seconds},
+};
 use crate::process::{output, say};
 
 const ROUNDS: usize = 3;
@@ -58,13 +62,6 @@ impl Export {
         stream.read_to_string(&mut answer)?;
         Ok(answer)
     }
-
-    fn cpu_seconds(&self) -> Result<f64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.watching.0.id()))?;
-        let (_, rest) = stat.rsplit_once(") ").context("read export's CPU time")?;
-        let ticks = rest.split(' ').skip(11).take(2).map(str::parse::<f64>).sum::<Result<f64, _>>()?;
-        Ok(ticks / 100.0)
-    }
 }
 
 /// The tax on a hundred vCPUs that run beside nine hundred that do not; what export takes itself meanwhile.
@@ -80,9 +77,9 @@ fn beside_a_hundred(stealtrace: &Path) -> Result<(Row, Row)> {
         let unwatched = cost("3s")?;
         let export = Export::begin(stealtrace)?;
         taxes.push(cost("3s")? / unwatched);
-        let (cpu, start) = (export.cpu_seconds()?, Instant::now());
+        let (cpu, start) = (cpu_seconds(export.watching.0.id())?, Instant::now());
         cost(&format!("{}s", PAUSE.as_secs()))?;
-        shares.push((export.cpu_seconds()? - cpu) / start.elapsed().as_secs_f64() * 100.0);
+        shares.push((cpu_seconds(export.watching.0.id())? - cpu) / start.elapsed().as_secs_f64() * 100.0);
     }
     Ok((
         Row::of("export: 100 of 1000 vCPUs run", taxes, "x", Goal::AtMost(1.10)),
@@ -93,7 +90,7 @@ fn beside_a_hundred(stealtrace: &Path) -> Result<(Row, Row)> {
 fn memory(stealtrace: &Path) -> Result<(Row, Row)> {
     say("bench: export's memory");
     let with = |vcpus: usize| -> Result<f64> {
-        let _load = Load::idle(stealtrace, vcpus)?;
+        let _load = Load::running(stealtrace, vcpus)?;
         thread::sleep(Duration::from_secs(4)); // until they are there
         let export = Export::begin(stealtrace)?;
         export.scrape()?;
@@ -114,7 +111,7 @@ fn memory(stealtrace: &Path) -> Result<(Row, Row)> {
 
 fn scrapes(stealtrace: &Path) -> Result<[Row; 2]> {
     say("bench: scrapes of 4,096 vCPUs");
-    let _load = Load::idle(stealtrace, LARGE)?;
+    let _load = Load::running(stealtrace, LARGE)?;
     thread::sleep(Duration::from_secs(4)); // until they are there
     let export = Export::begin(stealtrace)?;
     let (mut times, mut sizes) = (Vec::new(), Vec::new());

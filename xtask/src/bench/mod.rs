@@ -8,6 +8,7 @@ mod scale;
 mod start;
 mod strace;
 mod tax;
+mod watch;
 mod watcher;
 
 use std::{path::Path, time::Instant};
@@ -61,13 +62,14 @@ impl Row {
 type Part = (&'static str, bool, fn(&Path) -> Result<Vec<Row>>);
 
 /// Every part, in the order of the table. To add one: write its file, add its module and its row.
-const PARTS: [Part; 8] = [
+const PARTS: [Part; 9] = [
     ("tax", true, tax::rows),
     ("start", true, start::rows),
     ("loss", true, loss::rows),
     ("scale", true, scale::rows),
     ("consumer", true, consumer::rows),
     ("export", true, export::rows),
+    ("watch", true, watch::rows),
     ("strace", false, strace::rows),
     ("count", false, count::rows),
 ];

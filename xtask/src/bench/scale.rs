@@ -71,8 +71,17 @@ pub(super) struct Load(Child);
 
 impl Load {
     pub(super) fn idle(stealtrace: &Path, vcpus: usize) -> Result<Self> {
+        Self::beside("get-regs", stealtrace, vcpus)
+    }
+
+    /// One vCPU that runs, and so many that do nothing.
+    pub(super) fn running(stealtrace: &Path, idle: usize) -> Result<Self> {
+        Self::beside("run", stealtrace, idle)
+    }
+
+    fn beside(work: &str, stealtrace: &Path, idle: usize) -> Result<Self> {
         let mut command = Command::new(stealtrace);
-        command.args(["load", "get-regs", "--duration", "1m", "--idle", &vcpus.to_string()]);
+        command.args(["load", work, "--duration", "2m", "--idle", &idle.to_string()]);
         Ok(Self(command.stdout(Stdio::null()).spawn().context("start a load")?))
     }
 }

@@ -87,6 +87,15 @@ impl Watcher {
     }
 }
 
+/// CPU time that a process used, its children not among it.
+pub(super) fn cpu_seconds(pid: u32) -> Result<f64> {
+    const TICKS_A_SECOND: f64 = 100.0; // USER_HZ, everywhere
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("read a process's CPU time")?;
+    let (_, rest) = stat.rsplit_once(") ").context("read a process's CPU time")?;
+    let ticks = rest.split(' ').skip(11).take(2).map(str::parse::<f64>).sum::<Result<f64, _>>()?;
+    Ok(ticks / TICKS_A_SECOND)
+}
+
 /// Ends, as by Ctrl-C, when dropped.
 pub(super) struct Watching(pub(super) Child);
 
