@@ -157,6 +157,7 @@ impl Watching {
             let mut key = None;
             let pause = next.saturating_duration_since(Instant::now());
             self.is_over = self.vcpus.rest_or(pause, async { key = keys.recv().await })?;
+            self.is_over |= keys.is_closed(); // the terminal is gone
             for event in key.into_iter().chain(std::iter::from_fn(|| keys.try_recv().ok())) {
                 self.hear(&event);
             }
