@@ -33,7 +33,7 @@ fn guest(folder: &Folder, name: &str, steal_ticks: u64) -> Peer {
     let mut exporter = Command::new(peer("node_exporter"));
     exporter.arg("--path.procfs").arg(&proc).arg("--path.sysfs").arg(folder.make(&format!("{name}/sys")));
     exporter.args(["--collector.disable-defaults", "--collector.cpu", "--collector.stat"]);
-    Peer::listening(exporter, |port| vec![format!("--web.listen-address=127.0.0.1:{port}")])
+    Peer::listening(exporter)
 }
 
 #[test]
@@ -42,11 +42,7 @@ fn a_guest_below_zero_calls_somebody_with_nothing_of_ours_installed() {
     let bad = guest(&folder, "bad", 1_844_674_407_370);
     let good = guest(&folder, "good", 4_711);
     let receiver = Receiver::new();
-    let config = format!(
-        "route: {{receiver: us, group_wait: 0s}}\nreceivers: [{{name: us, webhook_configs: [{{url: '{}'}}]}}]\n",
-        receiver.url()
-    );
-    let alertmanager = Peer::alertmanager(&folder, &config);
+    let alertmanager = Peer::alertmanager(&folder, &receiver);
     let prometheus = Prometheus::new(
         &folder,
         &[("guests", &[bad.address(), good.address()])],

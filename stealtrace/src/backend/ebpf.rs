@@ -181,7 +181,7 @@ impl EbpfBackend {
     pub fn lost(&self) -> Result<Lost> {
         let mut lost = Lost::from([("undecodable", self.undecodable)]);
         for one in &self.attached {
-            *lost.entry(one.target).or_default() += self.sum(one.probe, |counter| counter.lost)?;
+            *lost.entry(one.target).or_default() += self.loss(one.probe, one.target)?.lost;
         }
         Ok(lost)
     }
@@ -226,11 +226,6 @@ impl EbpfBackend {
             hits.1 += quiet.left;
         }
         Ok(hits)
-    }
-
-    fn sum(&self, probe: Probe, of: fn(&Counter) -> u64) -> Result<u64> {
-        let per_cpu = self.counters.get(&(probe as u32), 0).context("read the probes' counters")?;
-        Ok(per_cpu.iter().map(|pod| of(&pod.0)).sum())
     }
 
     fn loss(&self, probe: Probe, target: &str) -> Result<ProbeLoss> {

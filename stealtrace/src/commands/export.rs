@@ -7,25 +7,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use caps::Capability as Cap;
 use clap::Args;
-use stealtrace_common::target::Volume;
 use tokio::sync::mpsc;
 
 use super::{Run, Shared, options::parse_pause};
 use crate::{
-    backend::{BackendKind, Plan, Processes},
+    backend::BackendKind,
     exit::Exit,
-    kernel::{
-        Capability, KernelFacts, kvm_is_a_module, kvm_loading, perf_takes_sys_admin, reading_maps_takes_bpf,
-    },
+    kernel::{KernelFacts, kvm_is_a_module, kvm_loading, perf_takes_sys_admin, reading_maps_takes_bpf},
     live::vcpus::{Vcpus, vm_name},
     model::{Look, Scrape},
     os::{
         clock::{clock_ns, now_ns},
         interrupt::{Interrupt, ignore_hang_ups},
-        privileges, process,
+        privileges,
         talk::{remark, say},
     },
     publish::{
@@ -38,7 +35,6 @@ use crate::{
     report::metrics::{self, Exposition, Page, Series},
 };
 
-const RING_BYTES: u32 = 2 << 20;
 /// At least so often we see whether kvm was unloaded.
 const TURN: Duration = Duration::from_secs(1);
 /// At least so often we look at what lives.
@@ -84,24 +80,17 @@ impl Run for Export {
         let outlet = self.outlet()?;
         let mut log = Log::open(&shared.out, start_ns.saturating_sub(now_ns()?))?;
         let facts = KernelFacts::gather(&[]);
-        facts.require_traceable()?;
-        if !Capability::SysPtrace.is_held()? {
-            bail!("reading guests' memory needs CAP_SYS_PTRACE; run as root");
-        }
-        let plan = Plan::of(Processes::named(&self.pids), Volume::Edges, RING_BYTES);
         let loading = kvm_loading();
         let tell = Box::new(move |finding: &_| {
             log.finding(finding, vm_name(finding));
             Ok(())
         });
-        let mut vcpus = Vcpus::open(interrupt, &facts, plan.clone(), &plan, tell)?;
+        let vcpus = Vcpus::watch(interrupt, &facts, &self.pids, tell)?;
         let release = facts.release.clone();
         drop(facts); // type information is large and has served
-        vcpus.look()?;
         give_up_privileges(vcpus.live.backend.kind(), &release)?;
         let mut exporter = Exporter {
             vcpus,
-            plan,
             loading,
             start_ns,
             service: Service::new(),
@@ -109,7 +98,7 @@ impl Run for Export {
             lost: 0,
             is_unread: false,
         };
-        exporter.look().context("look again with fewer capabilities")?;
+        exporter.look().context("look with fewer capabilities")?;
         match outlet {
             Outlet::Http(server) => exporter.serve(server)?,
             Outlet::Textfile(file) => exporter.write(&file, &self)?,
@@ -153,7 +142,6 @@ fn give_up_privileges(kind: BackendKind, release: &str) -> Result<()> {
 
 struct Exporter {
     vcpus: Vcpus,
-    plan: Plan,
     /// Which loading of kvm the probes are attached to; None while it is not loaded.
     loading: Option<u64>,
     start_ns: u64,
@@ -249,7 +237,7 @@ impl Exporter {
 
     /// Have all processes that were named ended?
     fn nobody_is_left(&self) -> bool {
-        let over = process::all_ended(self.plan.processes.pids());
+        let over = self.vcpus.all_ended();
         if over {
             remark("every process that was named has ended");
         }
@@ -308,7 +296,7 @@ impl Exporter {
         if loading.is_some() {
             privileges::raise()?;
             let facts = KernelFacts::gather(&[]);
-            self.vcpus.attach_again(&self.plan, &facts).context("attach to the kvm that was loaded")?;
+            self.vcpus.attach_again(&facts).context("attach to the kvm that was loaded")?;
             self.loading = loading;
             self.service.status("watching");
             remark("kvm was loaded again");

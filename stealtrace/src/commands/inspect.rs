@@ -2,25 +2,21 @@
 
 use std::{thread, time::Duration};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
-use stealtrace_common::target::Volume;
 
 use super::{
     Run, Shared,
     options::{parse_pause, parse_time, that},
 };
 use crate::{
-    backend::{Plan, Processes, Task},
     exit::Exit,
-    kernel::{Capability, KernelFacts},
+    kernel::KernelFacts,
     live::vcpus::Vcpus,
     model::{Judgement, Look},
-    os::{interrupt::Interrupt, output::Output, process},
+    os::{interrupt::Interrupt, output::Output},
     report::{self, Format, Paint},
 };
-
-const RING_BYTES: u32 = 8 << 20;
 
 /// An update that has begun is over by then.
 const MOMENT: Duration = Duration::from_millis(50);
@@ -56,13 +52,7 @@ impl Run for Inspect {
     fn run(self, shared: &Shared) -> Result<Exit> {
         let interrupt = Interrupt::block()?;
         let facts = KernelFacts::gather(&[]);
-        facts.require_traceable()?;
-        if !Capability::SysPtrace.is_held()? {
-            bail!("reading guests' memory needs CAP_SYS_PTRACE; run as root");
-        }
-        let plan = Plan::of(Processes::named(&self.pids), Volume::All, RING_BYTES);
-        let files = Plan { task: Task::LookAtFiles, ..plan.clone() };
-        let vcpus = Vcpus::open(interrupt, &facts, files, &plan, Box::new(|_| Ok(())))?;
+        let vcpus = Vcpus::inspect(interrupt, &facts, &self.pids)?;
         drop(facts); // type information is large and has served
         self.inspect(vcpus, &shared.out)
     }
@@ -84,7 +74,7 @@ impl Inspect {
                 Some(pause) if !over && !out.is_over() => over = vcpus.rest(pause)?,
                 _ => return Ok(worst),
             }
-            if process::all_ended(&self.pids) {
+            if vcpus.all_ended() {
                 return Ok(worst);
             }
         }

@@ -15,24 +15,21 @@ use ratatui::{
         terminal,
     },
 };
-use stealtrace_common::target::Volume;
 use tokio::sync::mpsc;
 
 use super::{Run, Shared, options::parse_pause};
 use crate::{
-    backend::{Plan, Processes},
     exit::Exit,
-    kernel::{Capability, KernelFacts},
+    kernel::KernelFacts,
     live::vcpus::Vcpus,
     model::{Board, Line, Look, Thread, View},
-    os::{clock::now_ns, interrupt::Interrupt, process},
+    os::{clock::now_ns, interrupt::Interrupt},
     report::{
         Paint,
         board::{Details, Screen, Status},
     },
 };
 
-const RING_BYTES: u32 = 2 << 20;
 /// Columns of text that is no terminal's.
 const COLUMNS: u16 = 80;
 
@@ -70,16 +67,11 @@ impl Run for Watch {
         }
         let interrupt = Interrupt::block()?;
         let facts = KernelFacts::gather(&[]);
-        facts.require_traceable()?;
-        if !Capability::SysPtrace.is_held()? {
-            bail!("reading guests' memory needs CAP_SYS_PTRACE; run as root");
-        }
-        let plan = Plan::of(Processes::named(&self.pids), Volume::Edges, RING_BYTES);
-        let vcpus = Vcpus::open(interrupt, &facts, plan.clone(), &plan, Box::new(|_| Ok(())))?;
+        let vcpus = Vcpus::watch(interrupt, &facts, &self.pids, Box::new(|_| Ok(())))?;
         drop(facts); // type information is large and has served
         let view = View { by_vm: self.by_vm, ..View::default() };
         let table = Watching::new(vcpus, view, Paint::of(&shared.out));
-        if self.once { table.once(self.interval, &mut shared.out.clone()) } else { table.live(&self) }
+        if self.once { table.once(self.interval, &mut shared.out.clone()) } else { table.live(self.interval) }
     }
 }
 
@@ -136,17 +128,17 @@ impl Watching {
         Ok(Exit::Clean)
     }
 
-    fn live(mut self, Watch { interval, pids, .. }: &Watch) -> Result<Exit> {
+    fn live(mut self, interval: Duration) -> Result<Exit> {
         let mut terminal = ratatui::try_init().context("use the terminal")?;
-        let shown = self.show(&mut terminal, *interval, pids);
+        let shown = self.show(&mut terminal, interval);
         ratatui::try_restore().context("leave the terminal as it was")?;
         shown.map(|()| Exit::Clean)
     }
 
-    fn show(&mut self, terminal: &mut DefaultTerminal, interval: Duration, pids: &[u32]) -> Result<()> {
+    fn show(&mut self, terminal: &mut DefaultTerminal, interval: Duration) -> Result<()> {
         let mut keys = keys()?;
         let mut next = Instant::now();
-        while !self.is_over && !process::all_ended(pids) {
+        while !self.is_over && !self.vcpus.all_ended() {
             if next <= Instant::now() {
                 next = Instant::now() + interval;
                 if !self.is_frozen {
@@ -208,9 +200,7 @@ impl Watching {
         let none = || self.board.lines(&View::default()).is_empty().then_some("no VM runs");
         let note = look.and_then(|look| look.unread.as_deref().or(look.no_iterator.as_deref())).or_else(none);
         let status = Status {
-            order: self.view.order,
-            by_vm: self.view.by_vm,
-            filter: &self.view.filter,
+            view: &self.view,
             is_typing: matches!(self.mode, Mode::Filter),
             is_frozen: self.is_frozen,
             lost: look.map_or(0, |look| look.lost),

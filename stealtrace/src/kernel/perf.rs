@@ -9,8 +9,13 @@ use std::{
 /// Some distributions let nobody else than CAP_SYS_ADMIN have perf events, as long as this is above 2.
 #[must_use]
 pub fn perf_takes_sys_admin() -> bool {
-    let paranoid = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").ok();
-    paranoid.and_then(|text| text.trim().parse::<i32>().ok()).is_some_and(|paranoid| paranoid > 2)
+    paranoid().parse::<i32>().is_ok_and(|paranoid| paranoid > 2)
+}
+
+/// Empty if it is not known.
+fn paranoid() -> String {
+    let text = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap_or_default();
+    text.trim().to_owned()
 }
 
 /// Make a perf event that counts nothing, and drop it.
@@ -42,10 +47,9 @@ fn refusal(error: &io::Error) -> Result<(), String> {
     if error.kind() != io::ErrorKind::PermissionDenied {
         return Ok(());
     }
-    let paranoid = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap_or_default();
     Err(format!(
         "the kernel refuses perf events, which kprobes need: run with CAP_SYS_ADMIN, or with \
          kernel.perf_event_paranoid at 2 (it is {})",
-        paranoid.trim()
+        paranoid()
     ))
 }

@@ -13,7 +13,7 @@ use ratatui::{
 
 use super::{Paint, Tone, Units, inspect, text};
 use crate::{
-    model::{Line, Order, Thread, VcpuLook},
+    model::{Line, Order, Thread, VcpuLook, View},
     os::shown::shown,
 };
 
@@ -29,9 +29,7 @@ pub(crate) struct Screen<'a> {
 
 /// What the bottom line says.
 pub(crate) struct Status<'a> {
-    pub(crate) order: Order,
-    pub(crate) by_vm: bool,
-    pub(crate) filter: &'a str,
+    pub(crate) view: &'a View,
     /// Is the filter being typed?
     pub(crate) is_typing: bool,
     pub(crate) is_frozen: bool,
@@ -96,7 +94,8 @@ impl Screen<'_> {
     }
 
     fn bottom(&self) -> Text<'_> {
-        let Status { order, by_vm, filter, is_typing, is_frozen, lost, note } = &self.status;
+        let Status { view: View { order, by_vm, filter, .. }, is_typing, is_frozen, lost, note } =
+            &self.status;
         if *is_typing {
             return Text::from(format!("filter by name or pid: {}_", shown(filter)));
         }

@@ -3,10 +3,7 @@
 use serde_json::Value as Json;
 
 use super::{clock::Clock, json};
-use crate::{
-    model::{Finding, Value},
-    os::shown::shown,
-};
+use crate::{model::Finding, os::shown::shown};
 
 /// In words: the fields have the rest.
 pub(crate) fn message(finding: &Finding, domain: &str) -> String {
@@ -14,24 +11,18 @@ pub(crate) fn message(finding: &Finding, domain: &str) -> String {
     format!("{severity} {rule}: {}, vCPU {}: {}", shown(domain), vcpu.id, shown(what))
 }
 
-/// `STEALTRACE_RULE=…`: the finding's fields, each under its name.
+/// `STEALTRACE_RULE=…`: the finding's fields, each under its name in JSON; what is not known is left out.
 pub(crate) fn fields(finding: &Finding, domain: &str) -> Vec<(String, String)> {
-    let key = |name: &str| format!("STEALTRACE_{}", name.to_ascii_uppercase());
-    let mut fields = vec![(key("domain"), domain.to_owned())];
-    for (name, value) in finding.fields() {
-        match value {
-            Value::Text(text) => fields.push((key(name), text)),
-            Value::Number(number) => fields.push((key(name), number.to_string())),
-            Value::Ns(ns) => fields.push((key(&format!("{name}_ns")), ns.to_string())),
-            Value::SignedNs(ns) => fields.push((key(&format!("{name}_ns")), ns.to_string())),
-            Value::Unknown => {}
-            Value::Thread(thread) => {
-                fields.push((key(&format!("{name}_tid")), thread.tid.to_string()));
-                fields.push((key(name), thread.comm));
-            }
-        }
-    }
-    fields
+    let field = |(name, value): (String, Json)| {
+        let text = match value {
+            Json::Null => return None,
+            Json::String(text) => text,
+            number => number.to_string(),
+        };
+        Some((format!("STEALTRACE_{}", name.to_ascii_uppercase()), text))
+    };
+    let domain = ("domain".to_owned(), Json::from(domain));
+    [domain].into_iter().chain(json::finding_fields(finding)).filter_map(field).collect()
 }
 
 /// The same object as `trace --format json` prints, with UTC and the VM's name; times are of CLOCK_MONOTONIC.

@@ -169,10 +169,17 @@ pub(super) fn finding_object(finding: &Finding, clock: Clock) -> Json_ {
     if let Some(utc) = clock.utc(finding.time_ns) {
         object.insert("utc".to_owned(), utc.into());
     }
+    object.extend(finding_fields(finding));
+    Json_::Object(object)
+}
+
+/// A finding's own fields, by their names with units.
+pub(super) fn finding_fields(finding: &Finding) -> Object {
+    let mut object = Object::new();
     for (name, value) in finding.fields() {
         insert(&mut object, name, value);
     }
-    Json_::Object(object)
+    object
 }
 
 /// The unit is part of a number's name; a thread is a name and an id.

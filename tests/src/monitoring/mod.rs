@@ -78,18 +78,18 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// On a port of its own, told by these arguments.
+    /// On a port of its own, as `--web.listen-address` says.
     ///
     /// # Panics
     /// When it ends instead of listening.
     #[must_use]
-    pub fn listening(mut command: Command, arguments: fn(u16) -> Vec<String>) -> Self {
+    pub fn listening(mut command: Command) -> Self {
         let port = free_port();
         let log = env::temp_dir().join(format!("stealtrace-peer-{}-{port}", std::process::id()));
         let errors = File::create(&log).unwrap_or_else(|error| panic!("{}: {error}", log.display()));
-        command.args(arguments(port)).stdout(Stdio::null()).stderr(errors);
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let address = format!("127.0.0.1:{port}");
+        command.arg(format!("--web.listen-address={address}")).stdout(Stdio::null()).stderr(errors);
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         while TcpStream::connect(&address).is_err() {
             let ended = child.try_wait().ok().flatten();
             assert!(ended.is_none(), "{command:?} ended: {}", fs::read_to_string(&log).unwrap_or_default());
@@ -99,19 +99,21 @@ impl Peer {
         Self { child, address }
     }
 
-    /// Alertmanager with this configuration.
+    /// Alertmanager, which calls this one at once.
     ///
     /// # Panics
     /// When it does not start.
     #[must_use]
-    pub fn alertmanager(folder: &Folder, config: &str) -> Self {
+    pub fn alertmanager(folder: &Folder, receiver: &Receiver) -> Self {
         let data = folder.make("alertmanager");
         let file = data.join("config.yaml");
-        write(&file, config);
+        let route = "route: {receiver: us, group_wait: 0s}";
+        let webhook = format!("webhook_configs: [{{url: '{}'}}]", receiver.url());
+        write(&file, &format!("{route}\nreceivers: [{{name: us, {webhook}}}]\n"));
         let mut command = with_its_templates(&peer("alertmanager"));
         command.arg(format!("--config.file={}", file.display()));
         command.arg(format!("--storage.path={}", data.display())).arg("--cluster.listen-address=");
-        Self::listening(command, |port| vec![format!("--web.listen-address=127.0.0.1:{port}")])
+        Self::listening(command)
     }
 
     /// Host and port.
@@ -144,8 +146,7 @@ impl Prometheus {
         let mut command = Command::new(peer("prometheus"));
         command.arg(format!("--config.file={}", file.display()));
         command.arg(format!("--storage.tsdb.path={}", data.join("tsdb").display()));
-        let prometheus =
-            Self(Peer::listening(command, |port| vec![format!("--web.listen-address=127.0.0.1:{port}")]));
+        let prometheus = Self(Peer::listening(command));
         while !get(prometheus.0.address(), "/-/ready").contains("is Ready") {
             thread::sleep(Duration::from_millis(50));
         }

@@ -11,6 +11,7 @@ mod namespaces;
 mod output;
 mod privileges;
 mod recordings;
+mod service;
 mod verify;
 mod watch;
 

@@ -25,11 +25,7 @@ fn a_hand_over_calls_somebody_and_every_query_of_the_dashboard_is_answered() {
     let export = Export::begin(&[]);
     let folder = Folder::new("monitoring");
     let receiver = Receiver::new();
-    let config = format!(
-        "route: {{receiver: us, group_wait: 0s}}\nreceivers: [{{name: us, webhook_configs: [{{url: '{}'}}]}}]\n",
-        receiver.url()
-    );
-    let alertmanager = Peer::alertmanager(&folder, &config);
+    let alertmanager = Peer::alertmanager(&folder, &receiver);
     let alerts = (dist("alerts.yaml"), alertmanager.address());
     let jobs: [(&str, &[&str]); 1] = [("stealtrace", &[export.address()])];
     let prometheus = Prometheus::new(&folder, &jobs, Some((&alerts.0, alerts.1)));
@@ -70,7 +66,7 @@ fn node_exporter_takes_the_textfile() {
     let mut exporter = Command::new(peer("node_exporter"));
     exporter.args(["--collector.disable-defaults", "--collector.textfile"]);
     exporter.arg(format!("--collector.textfile.directory={}", files.display()));
-    let exporter = Peer::listening(exporter, |port| vec![format!("--web.listen-address=127.0.0.1:{port}")]);
+    let exporter = Peer::listening(exporter);
     let metrics = loop {
         let metrics = get(exporter.address(), "/metrics");
         if metrics.contains("stealtrace_attached 1") {

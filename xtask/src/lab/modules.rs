@@ -65,9 +65,9 @@ fn build(version: &Version, image: &Path, variants: &[Variant], into: &Path) -> 
     give_types(&source, image)?;
     for (name, patch) in variants {
         say(&format!("building kvm of {name} (about a minute)"));
-        apply(patch, &source, Direction::There)?;
+        apply(patch, &source, &[])?;
         make_modules(&source, release, &into.join(name))?;
-        apply(patch, &source, Direction::Back)?;
+        apply(patch, &source, &["--reverse"])?;
     }
     fs::remove_dir_all(source)?;
     fs::remove_dir_all(packages)?;
@@ -91,19 +91,10 @@ fn unpack_source(archive: &Path, into: &Path) -> Result<()> {
     run(Command::new("tar").arg("-xf").arg(archive).arg("-C").arg(into).args(excluded))
 }
 
-#[derive(Clone, Copy)]
-enum Direction {
-    There,
-    Back,
-}
-
-fn apply(patch: &str, source: &Path, direction: Direction) -> Result<()> {
-    let way: &[&str] = match direction {
-        Direction::There => &["--silent", "-p1"],
-        Direction::Back => &["--silent", "-p1", "--reverse"],
-    };
+fn apply(patch: &str, source: &Path, options: &[&str]) -> Result<()> {
     let mut child = Command::new("patch")
-        .args(way)
+        .args(["--silent", "-p1"])
+        .args(options)
         .current_dir(source)
         .stdin(Stdio::piped())
         .spawn()

@@ -12,8 +12,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
-use stealtrace_common::{event::Event, ring::Sighting, target::PidNamespace};
+use anyhow::{Result, bail};
+use stealtrace_common::{
+    event::Event,
+    ring::Sighting,
+    target::{PidNamespace, Volume},
+};
 
 use self::{
     names::Names,
@@ -21,10 +25,10 @@ use self::{
 };
 use super::{Live, Sink};
 use crate::{
-    backend::{EbpfBackend, Plan, Task},
+    backend::{EbpfBackend, Plan, Processes, Task},
     descriptors::{self, Descriptors},
     detect::{Engine, Ruling, steal_over_charge},
-    kernel::KernelFacts,
+    kernel::{Capability, KernelFacts},
     model::{Accounts, Charge, Finding, Look, RuleId, Severity, Sight, Thread, VcpuLook},
     os::{clock::now_ns, command::Orphaned, interrupt::Interrupt, process},
     pipeline::Flow,
@@ -32,6 +36,11 @@ use crate::{
 
 /// More than the ring holds: what is older than the look is read, what comes meanwhile is not waited for.
 const MOST_EVENTS: usize = 100_000;
+
+/// Of edges, and of the files that a look shows.
+const RING_BYTES: u32 = 2 << 20;
+/// Of everything that vCPUs do, where it has to stand in for these.
+const RING_BYTES_OF_ALL: u32 = 8 << 20;
 
 /// The kernel side keeps what a backend does not see ending, and has room for some time.
 const FORGET: Duration = Duration::from_secs(60);
@@ -55,7 +64,7 @@ pub(crate) struct Vcpus {
     names: Names,
     /// Why open files cannot be looked at. Then what vCPUs do is all there is to see.
     pub(crate) no_iterator: Option<String>,
-    pids: Vec<u32>,
+    plan: Plan,
     /// Does the iterator show every process there is? Not from within a PID namespace.
     sees_all: bool,
     /// When the kernel side last forgot what ended.
@@ -98,43 +107,59 @@ fn charge(event: &Event, fired: &[(RuleId, Severity)]) -> Charge {
 }
 
 impl Vcpus {
-    /// Attach. Where open files cannot be looked at, the probes of `instead` are all there is.
+    /// Watch vCPUs by edges and by looks, and tell what is found.
     ///
     /// # Errors
-    /// When this kernel cannot be traced so, or what the plan names is not there.
-    pub(crate) fn open(
-        interrupt: Interrupt,
-        facts: &KernelFacts,
-        plan: Plan,
-        instead: &Plan,
-        tell: Tell,
-    ) -> Result<Self> {
-        let pids = plan.processes.pids().to_vec();
-        let is_watched = matches!(plan.task, Task::Watch);
-        let mut live = Live::open(interrupt, facts, plan, (&[], Orphaned::Ends))?;
+    /// When this kernel cannot be traced so, a privilege is missing, or a process that is named is not there.
+    pub(crate) fn watch(interrupt: Interrupt, facts: &KernelFacts, pids: &[u32], tell: Tell) -> Result<Self> {
+        let plan = Plan::of(Processes::named(pids), Volume::Edges, RING_BYTES);
+        let mut vcpus = Self::open(interrupt, facts, plan, tell)?;
+        vcpus.live.tick = TICK; // edges wake us up
+        Ok(vcpus)
+    }
+
+    /// Only look at them. Where open files cannot be looked at, what vCPUs do is all there is to see, and all of it is.
+    ///
+    /// # Errors
+    /// The same.
+    pub(crate) fn inspect(interrupt: Interrupt, facts: &KernelFacts, pids: &[u32]) -> Result<Self> {
+        let plan = Plan::of(Processes::named(pids), Volume::All, RING_BYTES_OF_ALL);
+        let files = Plan { task: Task::LookAtFiles, ..plan.clone() };
+        let mut vcpus = Self::open(interrupt, facts, files, Box::new(|_| Ok(())))?;
+        if vcpus.no_iterator.is_some() {
+            vcpus.live.backend = EbpfBackend::attach(&plan, facts)?;
+        }
+        Ok(vcpus)
+    }
+
+    fn open(interrupt: Interrupt, facts: &KernelFacts, plan: Plan, tell: Tell) -> Result<Self> {
+        facts.require_traceable()?;
+        if !Capability::SysPtrace.is_held()? {
+            bail!("reading guests' memory needs CAP_SYS_PTRACE; run as root");
+        }
+        let mut live = Live::open(interrupt, facts, plan.clone(), (&[], Orphaned::Ends))?;
         let no_iterator = live.backend.look_at_files().err().map(|error| format!("{error:#}"));
-        if no_iterator.is_some() && !is_watched {
-            live.backend = EbpfBackend::attach(instead, facts)?;
-        }
-        if is_watched {
-            live.tick = TICK; // edges wake us up
-        }
         let watched =
             Watched { seen: Seen::default(), engine: Engine::default(), accounts: Accounts::default(), tell };
         let sees_all = facts.own_namespace()? == PidNamespace::INITIAL;
         let (names, forgot) = (Names::default(), Instant::now());
-        Ok(Self { live, watched, names, no_iterator, pids, sees_all, forgot })
+        Ok(Self { live, watched, names, no_iterator, plan, sees_all, forgot })
     }
 
     /// Attach to a kvm that was loaded anew. What was found stays known.
     ///
     /// # Errors
     /// When it cannot be traced.
-    pub(crate) fn attach_again(&mut self, plan: &Plan, facts: &KernelFacts) -> Result<()> {
-        self.live.backend = EbpfBackend::attach(plan, facts)?;
+    pub(crate) fn attach_again(&mut self, facts: &KernelFacts) -> Result<()> {
+        self.live.backend = EbpfBackend::attach(&self.plan, facts)?;
         self.no_iterator = self.live.backend.look_at_files().err().map(|error| format!("{error:#}"));
         self.watched.seen = Seen::default();
         Ok(())
+    }
+
+    /// Have all processes that were named ended?
+    pub(crate) fn all_ended(&self) -> bool {
+        process::all_ended(self.plan.processes.pids())
     }
 
     /// Wait, and learn what vCPUs do meanwhile; true if a signal ended it.
@@ -171,7 +196,8 @@ impl Vcpus {
 
     /// Those that have a descriptor and of which nothing was seen are told apart.
     pub(crate) fn look_closely(&mut self) -> Result<Look> {
-        let found = descriptors::look(&self.pids);
+        let pids = self.plan.processes.pids().to_vec();
+        let found = descriptors::look(&pids);
         let mut look = self.look_among(Some(&found))?;
         let Descriptors { vcpus, refused } = found;
         let known: BTreeSet<_> = look.vcpus.iter().map(|vcpu| (vcpu.pid, vcpu.id.to_string())).collect();
@@ -181,7 +207,7 @@ impl Vcpus {
             .filter(|vcpu| !known.contains(vcpu) && !self.watched.seen.holders.contains(vcpu))
             .collect();
         let is_empty = look.vcpus.is_empty() && look.unseen.is_empty();
-        look.none = is_empty.then(|| descriptors::no_vcpu(&self.pids, refused));
+        look.none = is_empty.then(|| descriptors::no_vcpu(&pids, refused));
         Ok(look)
     }
 
@@ -197,9 +223,10 @@ impl Vcpus {
         self.look_at_files()?;
         let now_ns = now_ns()?;
         let Self { watched: Watched { seen, accounts, engine, tell }, names, .. } = self;
+        let pids = self.plan.processes.pids();
         let wanted = |last: &&Last| match (&self.no_iterator, found) {
             (Some(_), Some(found)) => found.has(last.now.holder_tgid, last.now.vcpu_id),
-            _ => self.pids.is_empty() || self.pids.contains(&last.now.holder_tgid),
+            _ => pids.is_empty() || pids.contains(&last.now.holder_tgid),
         };
         names.begin_look();
         let is_of_now = self.no_iterator.is_none();
