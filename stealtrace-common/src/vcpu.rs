@@ -52,8 +52,8 @@ pub struct VcpuState {
     pub ioctl: u32,
     /// 1 if `update` is set since a thread last let go of the vCPU.
     pub updating: u32,
-    /// [`EnablingWrite`] seen since a thread last let go of the vCPU.
-    pub enabling_write: u32,
+    /// By whom, since a thread last let go of the vCPU.
+    pub enabling_write: EnablingWrite,
     /// Thread that made it; 0 if not seen.
     pub creator: u32,
     /// Thread that last issued KVM_RUN; 0 if not seen.
@@ -123,16 +123,18 @@ impl QuietVcpu {
     }
 }
 
-/// Who wrote what enables the source, as [`VcpuState::enabling_write`] keeps it.
-#[repr(u32)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EnablingWrite {
-    /// Not written.
-    None = 0,
-    /// By the guest's `wrmsr`.
-    Guest = 1,
-    /// By the VMM, through KVM_SET_MSRS.
-    Host = 2,
+/// Who wrote what enables the source. No enum: the verifier follows each of its values to the end of the program.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EnablingWrite(u32);
+
+impl EnablingWrite {
+    /// Nobody did.
+    pub const NONE: Self = Self(0);
+    /// The guest, by `wrmsr`.
+    pub const GUEST: Self = Self(1);
+    /// The VMM, through KVM_SET_MSRS.
+    pub const HOST: Self = Self(2);
 }
 
 /// The vCPU ioctl a thread is in.

@@ -9,7 +9,7 @@ use stealtrace_common::{
 
 use crate::{
     maps::given,
-    read::{Plain, field, run_delay_ns, user},
+    read::{Plain, field, run_delay_ns, user_or_zeros},
 };
 
 // SAFETY: integers without padding.
@@ -32,15 +32,11 @@ pub(crate) fn snapshot(vcpu: u64) -> Snapshot {
 /// The same, with what stands in the area of this value, if that can be read and nothing is known yet.
 #[inline(always)]
 pub(crate) fn with_area(now: &Snapshot, vcpu: u64, enabling: u64) -> Snapshot {
-    let mut now = *now;
-    if now.readable == 0
-        && let Some(area) = counter(vcpu, enabling)
-    {
-        now.steal_ns = area.steal_ns;
-        now.version = area.version;
-        now.readable = 1;
+    if now.readable != 0 {
+        return *now;
     }
-    now
+    let (Counter { steal_ns, version, .. }, readable) = counter(vcpu, enabling);
+    Snapshot { steal_ns, version, readable, ..*now }
 }
 
 /// What enables the source, and `last_steal`.
@@ -56,13 +52,13 @@ pub(crate) fn is_known() -> bool {
     given!(LAYOUT.vcpu_cached_area) != ABSENT
 }
 
-/// The guest's steal area, through the host address KVM cached for it, if that is for the address that enables the source.
+/// The guest's steal area, through the host address KVM cached for it, if that is for the address that enables the source;
+/// and 1 if it could be read, else 0.
 #[inline(always)]
-fn counter(vcpu: u64, enabling: u64) -> Option<Counter> {
-    match address(vcpu, enabling) {
-        0 => None,
-        address => user(address),
-    }
+fn counter(vcpu: u64, enabling: u64) -> (Counter, u32) {
+    const NOBODYS: u64 = u64::MAX; // refused without a fault
+    let address = address(vcpu, enabling);
+    user_or_zeros(if address == 0 { NOBODYS } else { address })
 }
 
 /// The host address KVM cached for the guest's steal area, if that is for the address that enables the source; else 0.

@@ -1,12 +1,14 @@
 //! Who the calling thread is, and whether it is one we watch.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_get_current_comm};
 use stealtrace_common::probe::Probe;
 
 use crate::{
     counters::count,
     maps::{TARGETS, given},
-    read,
+    read::{self, Plain},
 };
 
 /// The calling thread, by its numbers in stealtrace's PID namespace.
@@ -87,20 +89,24 @@ pub(crate) fn is_watched(caller: Caller) -> bool {
 /// The caller's name, as [`stealtrace_common::target::Target::comm`].
 #[inline(always)]
 fn comm_words() -> [u64; 2] {
-    let mut words = [0; 2];
-    put_comm(&raw mut words);
-    words
+    named()
 }
 
 /// The caller's name, zero-padded.
 #[inline(always)]
 pub(crate) fn comm() -> [u8; 16] {
-    let mut comm = [0; 16];
-    put_comm(&raw mut comm);
-    comm
+    named()
 }
 
-/// Write the caller's name there; nothing is written if it cannot be read.
+#[inline(always)]
+fn named<T: Plain>() -> T {
+    let mut name = MaybeUninit::<T>::uninit();
+    put_comm(name.as_mut_ptr());
+    // SAFETY: it was written, and any bytes will do.
+    unsafe { name.assume_init() }
+}
+
+/// Write the caller's name there; zeros if it cannot be read.
 #[inline(always)]
 pub(crate) fn put_comm<T>(to: *mut T) {
     const { assert!(size_of::<T>() == 16) };

@@ -15,7 +15,7 @@ use crate::{
     area,
     caller::{Caller, put_comm},
     counters::{count, lost},
-    maps::{EVENTS, given, only_edges},
+    maps::{EVENTS, given, only_edges, put},
 };
 
 /// `include/uapi/linux/bpf.h`
@@ -33,14 +33,6 @@ pub(crate) fn is_target_vcpu(vcpu_id: u32) -> bool {
 pub(crate) fn now_ns() -> u64 {
     // SAFETY: the helper has no arguments and always succeeds.
     unsafe { bpf_ktime_get_ns() }
-}
-
-/// Write fields of the event in place: the stack has no room for a second one.
-macro_rules! put {
-    ($event:expr, $($field:ident: $value:expr),+ $(,)?) => {
-        // SAFETY: the event is reserved ring memory, ours until it is submitted.
-        unsafe { $((&raw mut (*$event).$field).write($value);)+ }
-    };
 }
 
 /// Report that `kind` happened to the vCPU between two snapshots (the same one twice for a moment).
@@ -183,7 +175,7 @@ fn flags(kind: EventKind, state: &VcpuState, before: &Snapshot, after: &Snapshot
     if matches!(kind, EventKind::Update) && area::accumulates() {
         flags |= ACCUMULATES;
     }
-    if matches!(kind, EventKind::EnablingWrite) && state.enabling_write == EnablingWrite::Host as u32 {
+    if matches!(kind, EventKind::EnablingWrite) && state.enabling_write == EnablingWrite::HOST {
         flags |= HOST_INITIATED;
     }
     flags

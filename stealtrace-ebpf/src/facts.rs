@@ -104,20 +104,30 @@ pub(crate) fn opened_unseen(state: &VcpuState, after: &Snapshot) -> Snapshot {
     Snapshot { run_delay_ns: after.run_delay_ns, steal_ns, readable, ..state.open }
 }
 
+/// Note who wrote what enables the source. What comes back is the same, but any value to the verifier, which would follow
+/// each constant to the end of the program.
+#[inline(always)]
+pub(crate) fn written(state: &mut VcpuState, by: EnablingWrite) -> EnablingWrite {
+    let field = &raw mut state.enabling_write;
+    // SAFETY: a field of a valid record, written first.
+    unsafe {
+        field.write_volatile(by);
+        field.read_volatile()
+    }
+}
+
 /// A stay ended.
 #[inline(always)]
 pub(crate) fn left(state: &mut VcpuState, stay: &Stay<'_>) {
     if let Some(since_ns) = quiet::since_ns(stay.vcpu) {
         state.last_update_ns = since_ns;
     }
-    state.enabling_write = stay.enabling_write as u32;
-    if !matches!(stay.enabling_write, EnablingWrite::None) {
+    if stay.enabling_write != EnablingWrite::NONE {
         enabling_written(state, stay);
     }
     // Whoever enables steal time may set last_steal (Linux 3.1 to 4.3), but nothing is charged by that. A guest goes on
     // to run: then only the update itself can tell.
-    let copies =
-        matches!(stay.enabling_write, EnablingWrite::Host) || (area::accumulates() && state.updating == 0);
+    let copies = stay.enabling_write == EnablingWrite::HOST || (area::accumulates() && state.updating == 0);
     let enabling = copies && !area::is_enabled(stay.opened.enabling) && area::is_enabled(stay.after.enabling);
     if updated(stay.before, stay.after) && !enabling {
         consumed(state, stay);
@@ -129,7 +139,7 @@ pub(crate) fn left(state: &mut VcpuState, stay: &Stay<'_>) {
     if stay.counts {
         state.counter_time_ns = now_ns;
     }
-    state.enabling_write = EnablingWrite::None as u32;
+    state.enabling_write = EnablingWrite::NONE;
     state.updating = 0;
     quiet::settle(stay.vcpu, stay.caller, state);
 }
@@ -139,7 +149,7 @@ fn enabling_written(state: &mut VcpuState, stay: &Stay<'_>) {
     let before = stay.opened;
     emit(stay.probe, EventKind::EnablingWrite, stay.caller, stay.vcpu, stay.ioctl, state, before, stay.after);
     // A guest's write shares its stay with KVM's own updates, which change last_steal too.
-    let by_host = matches!(stay.enabling_write, EnablingWrite::Host);
+    let by_host = stay.enabling_write == EnablingWrite::HOST;
     if by_host && stay.after.last_steal_ns != before.last_steal_ns {
         state.last_steal_tid = stay.caller.tid;
     }

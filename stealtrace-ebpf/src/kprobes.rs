@@ -20,9 +20,6 @@ use crate::{
     quiet, read, x86_msr,
 };
 
-const HOST: u32 = EnablingWrite::Host as u32;
-const GUEST: u32 = EnablingWrite::Guest as u32;
-
 /// `kvm_vcpu_ioctl(struct file *filp, unsigned int ioctl, unsigned long arg)`
 #[kprobe]
 pub(crate) fn vcpu_ioctl(ctx: ProbeContext) -> u32 {
@@ -109,7 +106,7 @@ pub(crate) fn set_msr(ctx: ProbeContext) -> u32 {
     {
         quiet::enabling_written(vcpu);
         state.enabling_write =
-            if x86_msr::is_by_host(msr) { EnablingWrite::Host } else { EnablingWrite::Guest } as u32;
+            if x86_msr::is_by_host(msr) { EnablingWrite::HOST } else { EnablingWrite::GUEST };
     }
     0
 }
@@ -146,12 +143,8 @@ fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64) {
             state.ioctl = thread.ioctl;
         }
     }
-    let enabling_write = match state.enabling_write {
-        HOST => EnablingWrite::Host,
-        GUEST => EnablingWrite::Guest,
-        _ => EnablingWrite::None,
-    };
-    if matches!(enabling_write, EnablingWrite::Host) {
+    let enabling_write = state.enabling_write;
+    if enabling_write == EnablingWrite::HOST {
         opened.run_delay_ns = after.run_delay_ns; // it may have waited since its entry, which edges do not look at
     }
     let mut before = opened;
@@ -161,7 +154,7 @@ fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64) {
     if state.updating != 0 {
         before = state.update;
     }
-    if matches!(enabling_write, EnablingWrite::Host) {
+    if enabling_write == EnablingWrite::HOST {
         opened.run_delay_ns = before.run_delay_ns;
     }
     let stay = Stay {
@@ -184,7 +177,7 @@ fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64) {
 fn forget(state: &mut VcpuState, now: &Snapshot) {
     state.open = *now;
     state.open_time_ns = now_ns();
-    state.enabling_write = EnablingWrite::None as u32;
+    state.enabling_write = EnablingWrite::NONE;
     state.updating = 0;
 }
 

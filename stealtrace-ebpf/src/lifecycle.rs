@@ -1,5 +1,7 @@
 //! vCPUs and threads that come and go, whatever the backend: the only place that adds to or removes from VCPUS.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{EbpfContext, macros::raw_tracepoint, programs::RawTracePointContext};
 use aya_log_ebpf::debug;
 use stealtrace_common::{
@@ -24,7 +26,13 @@ const NO_MORE: u32 = u32::MAX;
 pub(crate) fn begin(probe: Probe, caller: Caller, vcpu: u64) -> Option<&'static mut VcpuState> {
     quiet::clear(vcpu);
     let (vm, vcpu_id) = read::identity(vcpu);
-    let state = VcpuState { generation: now_ns(), vm, vcpu_id, vm_tgid: caller.tgid, ..VcpuState::default() };
+    let mut place = MaybeUninit::uninit();
+    let state: &mut VcpuState = read::zeroed(&mut place);
+    state.generation = now_ns();
+    state.vm = vm;
+    state.vcpu_id = vcpu_id;
+    state.vm_tgid = caller.tgid;
+    let state: &VcpuState = state;
     if VCPUS.insert(vcpu, state, 0).is_err() {
         lost(probe);
         return None;
@@ -58,8 +66,12 @@ pub(crate) fn vcpu_state(probe: Probe, caller: Caller, vcpu: u64) -> Option<&'st
 #[inline(always)]
 pub(crate) fn thread(probe: Probe, caller: Caller) -> Option<&'static mut ThreadState> {
     let key = caller.key();
-    if THREADS.get_ptr_mut(key).is_none() && THREADS.insert(key, ThreadState::default(), 0).is_err() {
-        lost(probe);
+    if THREADS.get_ptr_mut(key).is_none() {
+        let mut place = MaybeUninit::uninit();
+        let nothing: &ThreadState = read::zeroed(&mut place);
+        if THREADS.insert(key, nothing, 0).is_err() {
+            lost(probe);
+        }
     }
     // SAFETY: the entry is this thread's own.
     THREADS.get_ptr_mut(key).map(|thread| unsafe { &mut *thread })

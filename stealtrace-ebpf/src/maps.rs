@@ -78,6 +78,16 @@ macro_rules! given {
 }
 pub(crate) use given;
 
+/// Write fields in place: the stack has no room for a second record. Each by itself: neighbours that are zero would
+/// become a call of memset, which the verifier follows byte by byte.
+macro_rules! put {
+    ($record:expr, $($field:ident: $value:expr),+ $(,)?) => {
+        // SAFETY: a valid record in a map, or ring memory that is reserved and not yet submitted.
+        unsafe { $((&raw mut (*$record).$field).write_volatile($value);)+ }
+    };
+}
+pub(crate) use put;
+
 /// Is only reported what can change a judgement?
 #[inline(always)]
 pub(crate) fn only_edges() -> bool {

@@ -12,7 +12,7 @@ use crate::{
     area,
     caller::Caller,
     emit::now_ns,
-    maps::{QUIET, given},
+    maps::{QUIET, given, put},
     read,
 };
 
@@ -179,6 +179,18 @@ fn jiffies() -> u64 {
 #[inline(always)]
 pub(crate) fn clear(vcpu: u64) {
     if let Some(slot) = find(vcpu) {
-        *slot = QuietVcpu { entered: slot.entered, left: slot.left, ..QuietVcpu::default() };
+        put! {
+            slot,
+            vcpu: 0,
+            enabling: 0,
+            last_steal_ns: 0,
+            since_ns: 0,
+            looked_jiffies: 0,
+            tid: 0,
+            runner: 0,
+            ioctl: 0,
+            enabling_written: 0,
+            mingled: 0,
+        }
     }
 }

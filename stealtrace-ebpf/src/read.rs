@@ -4,7 +4,10 @@
 use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_kernel, bpf_probe_read_user};
-use stealtrace_common::target::{OUTSIDE, PidNamespace};
+use stealtrace_common::{
+    target::{OUTSIDE, PidNamespace},
+    vcpu::{ThreadState, VcpuState},
+};
 
 use crate::maps::given;
 
@@ -29,10 +32,14 @@ unsafe impl Plain for u8 {}
 unsafe impl Plain for u32 {}
 // SAFETY: integers.
 unsafe impl Plain for u64 {}
-// SAFETY: integers.
-unsafe impl<const N: usize> Plain for [u64; N] {}
+// SAFETY: as plain as what it consists of.
+unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
 // SAFETY: integers without padding.
 unsafe impl Plain for FdTable {}
+// SAFETY: integers without padding.
+unsafe impl Plain for VcpuState {}
+// SAFETY: integers without padding.
+unsafe impl Plain for ThreadState {}
 
 /// The value of a kernel field; 0 if it cannot be read.
 #[inline(always)]
@@ -56,6 +63,32 @@ pub(crate) fn user<T: Plain>(address: u64) -> Option<T> {
             bpf_probe_read_user(value.as_mut_ptr().cast(), size_of::<T>() as u32, address as *const c_void);
         if result == 0 { Some(value.assume_init()) } else { None }
     }
+}
+
+/// The same, zeros if it cannot be read, and 1 if it can, else 0: by arithmetic, since the verifier follows each branch to
+/// the end of the program.
+#[inline(always)]
+pub(crate) fn user_or_zeros<T: Plain>(address: u64) -> (T, u32) {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: as in `field`.
+    unsafe {
+        let result =
+            bpf_probe_read_user(value.as_mut_ptr().cast(), size_of::<T>() as u32, address as *const c_void);
+        (value.assume_init(), ((result >> 63) + 1) as u32)
+    }
+}
+
+/// All zeros. Not by memset, which the verifier follows byte by byte.
+#[inline(always)]
+pub(crate) fn zeroed<T: Plain>(place: &mut MaybeUninit<T>) -> &mut T {
+    const { assert!(size_of::<T>().is_multiple_of(8) && align_of::<T>() == 8) };
+    let words = place.as_mut_ptr().cast::<u64>();
+    for i in 0..size_of::<T>() / 8 {
+        // SAFETY: within the place, which has whole words.
+        unsafe { words.add(i).write_volatile(0) };
+    }
+    // SAFETY: it was written, and any bytes will do.
+    unsafe { place.assume_init_mut() }
 }
 
 /// `current`.

@@ -91,7 +91,6 @@ fn enter([fd, ioctl, argument]: [u64; 3]) {
         } else if vcpu != 0 {
             entered_vcpu(caller, thread);
         }
-        // Last: the verifier follows each of its many ends to the end of the program.
         thread.enabling_position = if ioctl == KVM_SET_MSRS { x86_msr::position(argument) } else { 0 };
     }
 }
@@ -169,16 +168,16 @@ fn report_changes(caller: Caller, thread: &ThreadState, ret: i64) {
     }
     opened.run_delay_ns = thread.entered.run_delay_ns;
     let mut before = opened;
-    let enabling_write = enabling_write(thread, ret, &before, &after);
+    let enabling_write = facts::written(state, enabling_write(thread, ret, &before, &after));
     let is_run = thread.ioctl == KVM_RUN;
     if by_caller(&before, &after) {
         // An update, and a write that copies, leave the caller's run_delay of that moment in last_steal.
         before.run_delay_ns = after.last_steal_ns;
-        if matches!(enabling_write, EnablingWrite::Host) {
+        if enabling_write == EnablingWrite::HOST {
             opened.run_delay_ns = after.last_steal_ns;
         }
-    } else if matches!(enabling_write, EnablingWrite::None | EnablingWrite::Host) {
-        if !is_run && matches!(enabling_write, EnablingWrite::None) && state.open_time_ns != 0 {
+    } else if enabling_write != EnablingWrite::GUEST {
+        if !is_run && enabling_write == EnablingWrite::NONE && state.open_time_ns != 0 {
             return; // whatever changed, another thread did it, and shows when that one lets go
         }
         before = after;
@@ -209,11 +208,11 @@ fn report_changes(caller: Caller, thread: &ThreadState, ret: i64) {
 #[inline(always)]
 fn enabling_write(thread: &ThreadState, ret: i64, before: &Snapshot, after: &Snapshot) -> EnablingWrite {
     if thread.enabling_position != 0 && ret >= i64::from(thread.enabling_position) {
-        EnablingWrite::Host
+        EnablingWrite::HOST
     } else if thread.ioctl == KVM_RUN && before.enabling != after.enabling {
-        EnablingWrite::Guest
+        EnablingWrite::GUEST
     } else {
-        EnablingWrite::None
+        EnablingWrite::NONE
     }
 }
 
