@@ -57,7 +57,7 @@ impl EbpfBackend {
         let kind = choose(plan.wanted, facts)?;
         let kvm_vcpu_ioctl = facts.symbols.address("kvm_vcpu_ioctl");
         let namespace = facts.own_namespace()?;
-        let layout = LayoutPod(types.layout(kvm_vcpu_ioctl, namespace)?);
+        let layout = LayoutPod(types.layout(kvm_vcpu_ioctl)?);
         let namespace = find_namespace(namespace, layout, plan)?;
         let mut ebpf = load(layout, plan, namespace)?;
         let logger = EbpfLogger::init(&mut ebpf).context("start the kernel side's log")?;

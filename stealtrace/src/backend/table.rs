@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use stealtrace_common::probe::{Attachment, Probe, ProbeRow, Set, probes};
 
 use super::Task;
-use crate::kernel::{KernelFacts, KernelTypes};
+use crate::kernel::KernelFacts;
 
 /// A way to see what KVM does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -107,7 +107,7 @@ pub fn guard_problem(facts: &KernelFacts) -> Option<String> {
     const NO_AREA: &str =
         "this kernel does not keep the host address of the guest's area (Linux 5.16 and later do)";
     let no_probe = probes(Set::Guard).find_map(|row| place(row, facts).err());
-    let shows_area = facts.types.as_ref().is_ok_and(KernelTypes::shows_steal_area);
+    let shows_area = facts.types.as_ref().is_ok_and(|types| types.shows_steal_area);
     no_probe.or_else(|| (!shows_area).then(|| NO_AREA.to_owned()))
 }
 

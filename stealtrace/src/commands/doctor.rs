@@ -66,7 +66,7 @@ fn checks(facts: &KernelFacts, usable: &Result<String, String>) -> Vec<Check> {
 /// The backend `auto` takes, or why there is none. Its probes are attached for a moment, to this process alone.
 fn usable(facts: &KernelFacts) -> Result<String, String> {
     let attempt = || -> Result<String> {
-        facts.require_traceable()?.layout(None, PidNamespace::INITIAL)?;
+        facts.require_traceable()?.layout(None)?;
         let plan = Plan::of(Processes::These(vec![std::process::id()]), Volume::Edges, RING_BYTES);
         let mut backend = EbpfBackend::attach(&plan, facts)?;
         backend.detach();
@@ -147,7 +147,7 @@ fn kvm(facts: &KernelFacts) -> Result<String, String> {
 fn btf(facts: &KernelFacts) -> Result<String, String> {
     match &facts.types {
         Err(error) => Err(format!("{error:#}")),
-        Ok(types) => match types.layout(None, PidNamespace::INITIAL) {
+        Ok(types) => match types.layout(None) {
             Err(error) => Err(format!("{error:#}")),
             Ok(_) if std::path::Path::new(KVM_BTF).exists() => {
                 Ok("kernel and kvm module, every field found".to_owned())

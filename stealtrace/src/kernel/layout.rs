@@ -10,7 +10,7 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use btf_rs::{Backend, Btf, BtfType, Member, Type};
 use stealtrace_common::{
     layout::{ABSENT, Layout},
@@ -18,24 +18,56 @@ use stealtrace_common::{
     target::PidNamespace,
 };
 
+use super::Era;
+
 /// BTF of the kernel image.
 pub const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
 /// BTF of kvm where it is a module.
 pub const KVM_BTF: &str = "/sys/kernel/btf/kvm";
 
-/// Type information of the running kernel and, where kvm is a module, of kvm.
+/// What the types of the running kernel say. The types themselves take megabytes, and are let go of.
 pub struct KernelTypes {
+    /// Which steal-time code they are of.
+    pub era: Era,
+    /// Is it known where the guest's area lies in the host's memory?
+    pub shows_steal_area: bool,
+    /// But for the address of a function.
+    layout: Result<Layout>,
+}
+
+impl KernelTypes {
+    /// Read /sys/kernel/btf, for a stealtrace in this PID namespace.
+    ///
+    /// # Errors
+    /// When the kernel carries no type information, or it cannot be parsed.
+    pub fn read(namespace: PidNamespace) -> Result<Self> {
+        let types = Types::read()?;
+        Ok(Self {
+            era: types.era(),
+            shows_steal_area: types.cached_area().is_ok_and(|at| at != ABSENT),
+            layout: types.layout(namespace),
+        })
+    }
+
+    /// The layout of everything the probes read.
+    ///
+    /// # Errors
+    /// Names the first required field this kernel lacks or keeps in another size.
+    pub fn layout(&self, kvm_vcpu_ioctl: Option<u64>) -> Result<Layout> {
+        let layout = self.layout.as_ref().map_err(|error| anyhow!("{error:#}"))?;
+        Ok(Layout { kvm_vcpu_ioctl: kvm_vcpu_ioctl.unwrap_or(0), ..*layout })
+    }
+}
+
+/// Type information of the running kernel and, where kvm is a module, of kvm.
+struct Types {
     btf: Btf,
     /// Structures found so far: looking for a name passes over every type of the kernel.
     structures: RefCell<HashMap<String, Option<Type>>>,
 }
 
-impl KernelTypes {
-    /// Read it from /sys/kernel/btf.
-    ///
-    /// # Errors
-    /// When the kernel carries none, or it cannot be parsed.
-    pub fn read() -> Result<Self> {
+impl Types {
+    fn read() -> Result<Self> {
         let vmlinux = mapped(VMLINUX_BTF).with_context(|| {
             format!("read {VMLINUX_BTF} (needs a kernel built with CONFIG_DEBUG_INFO_BTF)")
         })?;
@@ -47,11 +79,7 @@ impl KernelTypes {
         Ok(Self { btf, structures: RefCell::default() })
     }
 
-    /// The layout of everything the probes read, by a stealtrace in this PID namespace.
-    ///
-    /// # Errors
-    /// Names the first required field this kernel lacks or keeps in another size.
-    pub fn layout(&self, kvm_vcpu_ioctl: Option<u64>, namespace: PidNamespace) -> Result<Layout> {
+    fn layout(&self, namespace: PidNamespace) -> Result<Layout> {
         let fields = Source::HERE.fields();
         let enabling = self.required("kvm_vcpu", fields.enabling, 8)?;
         let max_fds = self.required("fdtable", "max_fds", 4)?;
@@ -86,7 +114,7 @@ impl KernelTypes {
             task_signal: self.required("task_struct", "signal", 8)?,
             signal_live: self.required("signal_struct", "live", 4)?,
             kvm_mm: self.required("kvm", "mm", 8)?,
-            kvm_vcpu_ioctl: kvm_vcpu_ioctl.unwrap_or(0),
+            kvm_vcpu_ioctl: 0,
         })
     }
 
@@ -95,12 +123,6 @@ impl KernelTypes {
         let found = self.find(structure, path)?;
         let (offset, _) = found.with_context(|| format!("this kernel has no field {structure}.{path}"))?;
         Ok(offset)
-    }
-
-    /// Is it known where the guest's area lies in the host's memory?
-    #[must_use]
-    pub fn shows_steal_area(&self) -> bool {
-        self.cached_area().is_ok_and(|at| at != ABSENT)
     }
 
     /// Where the host address of the guest's area is cached, if it is where the probes look for it.
@@ -130,10 +152,16 @@ impl KernelTypes {
         Ok(())
     }
 
-    /// Does this structure have a member at this path?
-    #[must_use]
-    pub fn has(&self, structure: &str, path: &str) -> bool {
-        matches!(self.find(structure, path), Ok(Some(_)))
+    fn era(&self) -> Era {
+        let fields = Source::HERE.fields();
+        let has = |path| matches!(self.find("kvm_vcpu", path), Ok(Some(_)));
+        if has(fields.accumulated) {
+            Era::Accumulating
+        } else if has(fields.last_steal) {
+            Era::Recording
+        } else {
+            Era::Unknown
+        }
     }
 
     fn required(&self, structure: &str, path: &str, size: usize) -> Result<u32> {

@@ -7,10 +7,10 @@ mod namespace;
 mod perf;
 mod symbols;
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, thread};
 
 use anyhow::{Result, anyhow, bail};
-use stealtrace_common::{source::Source, target::PidNamespace};
+use stealtrace_common::target::PidNamespace;
 
 pub use capabilities::{Capability, missing_capabilities};
 pub use layout::{KVM_BTF, KernelTypes, VMLINUX_BTF};
@@ -93,7 +93,13 @@ impl KernelFacts {
     /// Look at the running kernel; these functions may be probed beside our own.
     #[must_use]
     pub fn gather(functions: &[String]) -> Self {
-        let (symbols, no_symbols) = match Symbols::read(functions) {
+        let pid_namespace = namespace::pid_namespace();
+        let namespace = *pid_namespace.as_ref().unwrap_or(&PidNamespace::INITIAL);
+        let (symbols, types) = thread::scope(|scope| {
+            let types = scope.spawn(|| KernelTypes::read(namespace));
+            (Symbols::read(functions), types.join())
+        });
+        let (symbols, no_symbols) = match symbols {
             Ok(symbols) => (symbols, None),
             Err(error) => (Symbols::default(), Some(format!("{error:#}"))),
         };
@@ -102,14 +108,14 @@ impl KernelFacts {
             release: read_trimmed("/proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".to_owned()),
             kvm: kvm_presence(&symbols),
             vendor: vendor_module(),
-            types: KernelTypes::read(),
+            types: types.unwrap_or_else(|_| Err(anyhow!("reading the kernel's types panicked"))),
             syscall_events: perf.is_ok()
                 && ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
                     .iter()
                     .any(|tracefs| Path::new(tracefs).join("events/syscalls/sys_enter_ioctl/id").exists()),
             no_kprobes: no_kprobes(perf),
             lockdown: lockdown(),
-            pid_namespace: namespace::pid_namespace(),
+            pid_namespace,
             symbols,
             no_symbols,
         }
@@ -118,12 +124,7 @@ impl KernelFacts {
     /// Which steal-time code this looks like.
     #[must_use]
     pub fn era(&self) -> Era {
-        match &self.types {
-            Err(_) => Era::Unknown,
-            Ok(types) if types.has("kvm_vcpu", Source::HERE.fields().accumulated) => Era::Accumulating,
-            Ok(types) if types.has("kvm_vcpu", Source::HERE.fields().last_steal) => Era::Recording,
-            Ok(_) => Era::Unknown,
-        }
+        self.types.as_ref().map_or(Era::Unknown, |types| types.era)
     }
 
     /// In whose numbers threads and processes are told.
