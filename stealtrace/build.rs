@@ -7,6 +7,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use object::{
+    build::elf::{Builder, SectionData},
+    elf::SHT_STRTAB,
+};
 
 /// Written by `cargo xtask setup`: `cargo=`, `rustc=`, `linker=`, one a line.
 const TOOLCHAIN: &str = "target/ebpf-toolchain";
@@ -35,10 +39,28 @@ fn build() -> Result<()> {
     }
     let object = PathBuf::from(env::var("OUT_DIR")?).join("stealtrace.o");
     let made = target_dir.join(TARGET).join("release/stealtrace");
-    fs::copy(&made, &object).with_context(|| format!("copy {}", made.display()))?;
+    let bytes = fs::read(&made).with_context(|| format!("read {}", made.display()))?;
+    fs::write(&object, without_dwarf(&bytes)?).with_context(|| format!("write {}", object.display()))?;
     println!("cargo::rustc-env=STEALTRACE_OBJECT={}", object.display());
     println!("cargo::rustc-env=STEALTRACE_COMMIT={}", commit(root));
     Ok(())
+}
+
+/// What the kernel is not given: three quarters of the object. BTF stays.
+fn without_dwarf(object: &[u8]) -> Result<Vec<u8>> {
+    let mut builder = Builder::read(object)?;
+    for section in &mut builder.sections {
+        let name = section.name.to_string();
+        section.delete = name.starts_with(".debug_") || name.starts_with(".rel.debug_");
+    }
+    builder.delete_orphans();
+    let names = builder.sections.add(); // LLVM keeps them among the symbols' names
+    names.name = ".shstrtab".into();
+    names.sh_type = SHT_STRTAB;
+    names.data = SectionData::SectionString;
+    let mut bytes = Vec::new();
+    builder.write(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Commit and its day: the same however often it is built. Whoever builds without git says it, or it is not known.
@@ -79,7 +101,14 @@ impl Toolchain {
     /// What aya-build does, for any cargo and rustc: a stable one is told to accept `-Z build-std`.
     fn cargo(&self, root: &Path, target_dir: &Path) -> Command {
         let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
+        // Paths as seen from where it is built, which BTF names: the same on every machine.
+        let same = |folder: &Path, name: &str| format!("--remap-path-prefix={}={name}", folder.display());
+        let home = env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")).unwrap_or_default();
+        let home = env::var_os("CARGO_HOME").map_or(home, PathBuf::from);
         let flags = [
+            same(&home, "/cargo"),
+            same(root, ".."),
+            same(&root.join("stealtrace-ebpf"), "."),
             format!("--cfg=bpf_target_arch=\"{arch}\""),
             "-Cdebuginfo=2".to_owned(),
             "-Clink-arg=--btf".to_owned(),

@@ -1,8 +1,8 @@
 //! The static release binary: one file, no libraries, for the lab guest and for any host.
 
-use std::{path::PathBuf, process::Command};
+use std::{env, path::PathBuf, process::Command};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     cache,
@@ -21,9 +21,21 @@ fn static_build(what: &[&str]) -> Result<Command> {
     command
         .args(["build", "--quiet", "--release", "--locked", "--target", TARGET])
         .args(what)
-        .env("RUSTFLAGS", "-Ctarget-feature=+crt-static")
+        .env(
+            "RUSTFLAGS",
+            format!("-Ctarget-feature=+crt-static --remap-path-prefix={}=/cargo", home()?.display()),
+        )
         .current_dir(cache::root()?);
     Ok(command)
+}
+
+/// Where cargo keeps what it fetched. Its path is in what is built, and no two machines have the same.
+fn home() -> Result<PathBuf> {
+    let default = || env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"));
+    env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(default)
+        .context("neither CARGO_HOME nor HOME is set")
 }
 
 /// The program that plays a Linux guest's life in the lab guest.
