@@ -22,4 +22,4 @@ pub mod report;
 pub mod verify;
 pub mod vmm;
 
-pub use commands::main;
+pub use commands::{command, main};

@@ -1,10 +1,10 @@
 //! `stealtrace completions`: what a shell completes.
 
 use anyhow::Result;
-use clap::{Args, CommandFactory as _};
+use clap::Args;
 use clap_complete::{Shell, generate};
 
-use super::{Cli, Run, Shared};
+use super::{Run, Shared, command};
 use crate::exit::Exit;
 
 /// Print what a shell needs to complete stealtrace's command line
@@ -25,7 +25,7 @@ const HELP: &str = help!(
 
 impl Run for Completions {
     fn run(self, shared: &Shared) -> Result<Exit> {
-        generate(self.shell, &mut Cli::command(), "stealtrace", &mut shared.out.clone());
+        generate(self.shell, &mut command(), "stealtrace", &mut shared.out.clone());
         Ok(Exit::Clean)
     }
 }

@@ -30,7 +30,7 @@ use std::{
 };
 
 use anyhow::{Result, bail};
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 
 use crate::{
     exit::Exit,
@@ -130,6 +130,12 @@ Exit codes:
   2  could not run, or bad usage
   3  inconclusive: events were lost, a file was cut off or damaged, the traced command failed,
      or verify was interrupted";
+
+/// The command line, for who describes it.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
 
 /// Parse, do, say what went wrong in one line.
 pub fn main() -> ExitCode {
