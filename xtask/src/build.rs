@@ -1,24 +1,62 @@
 //! The static release binary: one file, no libraries, for the lab guest and for any host.
 
-use std::{env, path::PathBuf, process::Command};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
-    cache,
-    process::{run, say},
+    cache, peers,
+    process::{output, run, say},
 };
 
 pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// What builds it.
+/// What builds it. The binary carries the list of what it is made of, for `cargo audit bin`.
 pub(crate) fn command() -> Result<Command> {
-    static_build(&["--package", "stealtrace"])
+    let mut cargo = Command::new(peers::find("cargo-auditable")?);
+    cargo.arg("auditable");
+    static_build(cargo, &["--package", "stealtrace"])
 }
 
-fn static_build(what: &[&str]) -> Result<Command> {
-    let mut command = Command::new("cargo");
-    command
+/// Build it once more, in another folder, from the files that git knows; where it is. What it depends on is taken as it
+/// was built before.
+pub(crate) fn into(other: &Path) -> Result<PathBuf> {
+    let (root, target) = (cache::root()?, cache::target()?);
+    let _absent = fs::remove_dir_all(other);
+    let files = output(Command::new("git").args(["ls-files", "-z"]).current_dir(&root))?;
+    for file in files.split_terminator('\0').map(Path::new) {
+        copy(&root.join(file), &other.join(file))?;
+    }
+    copy(&root.join(TOOLCHAIN), &other.join(TOOLCHAIN))?;
+    for built in ["release", TARGET] {
+        run(Command::new("cp")
+            .args(["--archive", "--reflink=auto"])
+            .arg(target.join(built))
+            .arg(other.join("target")))?;
+    }
+    let commit = output(Command::new(dist()?).arg("--version"))?;
+    let commit = commit.split(['(', ')']).nth(1).context("a version without a commit")?.to_owned();
+    let mut cargo = command()?;
+    cargo.env("STEALTRACE_COMMIT", commit).env("CARGO_TARGET_DIR", other.join("target"));
+    run(cargo.current_dir(other))?;
+    Ok(other.join("target").join(TARGET).join("release/stealtrace"))
+}
+
+/// Which toolchain builds the kernel side.
+pub(crate) const TOOLCHAIN: &str = "target/ebpf-toolchain";
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to.parent().unwrap_or(to))?;
+    fs::copy(from, to).with_context(|| format!("copy {}", from.display()))?;
+    Ok(())
+}
+
+fn static_build(mut cargo: Command, what: &[&str]) -> Result<Command> {
+    cargo
         .args(["build", "--quiet", "--release", "--locked", "--target", TARGET])
         .args(what)
         .env(
@@ -26,7 +64,7 @@ fn static_build(what: &[&str]) -> Result<Command> {
             format!("-Ctarget-feature=+crt-static --remap-path-prefix={}=/cargo", home()?.display()),
         )
         .current_dir(cache::root()?);
-    Ok(command)
+    Ok(cargo)
 }
 
 /// Where cargo keeps what it fetched. Its path is in what is built, and no two machines have the same.
@@ -40,7 +78,7 @@ fn home() -> Result<PathBuf> {
 
 /// The program that plays a Linux guest's life in the lab guest.
 pub(crate) fn life() -> Result<PathBuf> {
-    run(&mut static_build(&["--package", "stealtrace-tests", "--bin", "life"])?)?;
+    run(&mut static_build(Command::new("cargo"), &["--package", "stealtrace-tests", "--bin", "life"])?)?;
     Ok(cache::target()?.join(TARGET).join("release/life"))
 }
 

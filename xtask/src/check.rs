@@ -16,7 +16,8 @@ use crate::{
     build, cache,
     lab::slot,
     ledger::Ledger,
-    process::{run, say},
+    peers,
+    process::{output, run, say},
     setup,
 };
 
@@ -44,6 +45,7 @@ pub(crate) fn check() -> Result<u8> {
         ),
         ("static binary", build::command()?),
     ])?;
+    run.step("licences and sources", &mut deny()?)?;
     let binary = build::dist()?;
     run.step("command line", &mut run.outside(&binary, "cli")?)?;
     run.step("files", &mut run.outside(&binary, "analyze")?)?;
@@ -53,12 +55,12 @@ pub(crate) fn check() -> Result<u8> {
     let (native, skipped) = run.native(&binary)?;
     let emulated = EMULATED.map(|(name, test)| Ok((name, run.outside(&binary, test)?)));
     let alerts = Ok(("alerts", run.outside(&binary, "alerts")?));
-    run.beside(emulated.into_iter().chain(native.map(Ok)).chain([alerts]).collect::<Result<_>>()?)?;
+    let (packages, unpacked) = run.packages(&binary)?;
+    let others = native.map(Ok).into_iter().chain(packages.map(Ok)).chain([alerts]);
+    run.beside(emulated.into_iter().chain(others).collect::<Result<_>>()?)?;
     run.ledger.told()?.iter().for_each(|line| say(line));
     say(&format!("everything that can run here passed in {} s", start.elapsed().as_secs()));
-    if let Some(reason) = skipped {
-        say(&format!("NOT RUN: native tests: {reason}"));
-    }
+    [skipped, unpacked].iter().flatten().for_each(|what| say(&format!("NOT RUN: {what}")));
     Ok(0)
 }
 
@@ -99,16 +101,25 @@ impl Run {
     /// Tests that trace this very machine, or the reason why they cannot run here.
     fn native(&self, binary: &Path) -> Result<(Option<Part>, Option<String>)> {
         if !Path::new("/dev/kvm").exists() {
-            return Ok((None, Some("this machine has no /dev/kvm".to_owned())));
+            return Ok((None, Some("native tests: this machine has no /dev/kvm".to_owned())));
         }
         let doctor = Command::new(binary).arg("doctor").output()?;
         if !doctor.status.success() {
-            let reason = "stealtrace cannot trace this machine; `stealtrace doctor` says why";
+            let reason = "native tests: stealtrace cannot trace this machine; `stealtrace doctor` says why";
             return Ok((None, Some(reason.to_owned())));
         }
         let mut native = self.outside(binary, "native")?;
         native.args(["--", "--test-threads=1"]); // each sees all that runs on the machine
         Ok((Some(("native", native)), None))
+    }
+
+    /// Tests that install packages in systems of their own, or the reason why this machine has none.
+    fn packages(&self, binary: &Path) -> Result<(Option<Part>, Option<String>)> {
+        let tried = output(Command::new(peers::find("debian")?).arg("/").arg("true"));
+        match tried {
+            Ok(_) => Ok((Some(("packages", self.outside(binary, "packages")?)), None)),
+            Err(error) => Ok((None, Some(format!("packages: no system of their own here: {error:#}")))),
+        }
     }
 
     /// Beside each other; what each prints is shown when it ends.
@@ -150,6 +161,14 @@ impl Run {
             .current_dir(cache::root()?);
         Ok(command)
     }
+}
+
+/// Of everything that stealtrace is built from.
+fn deny() -> Result<Command> {
+    let mut deny = Command::new(peers::find("cargo-deny")?);
+    deny.args(["--offline", "--config", ".cargo/deny.toml", "check", "--hide-inclusion-graph"]);
+    deny.args(["licenses", "bans", "sources"]).current_dir(cache::root()?);
+    Ok(deny)
 }
 
 fn cargo() -> Command {

@@ -103,7 +103,7 @@ impl Archive {
             fs::create_dir_all(folder.join(lists))?;
         }
         let list = folder.join("sources.list");
-        fs::write(&list, sources(&release)?)?;
+        fs::write(&list, sources_with_backports(&release)?)?;
         let folder = folder.display();
         let options = [
             format!("Dir::Etc::SourceList={}", list.display()),
@@ -161,25 +161,38 @@ pub(crate) fn require_apt() -> Result<()> {
 }
 
 /// The system's release: `bookworm`.
-fn release() -> Result<String> {
+pub(crate) fn release() -> Result<String> {
     let about = fs::read_to_string("/etc/os-release").context("read /etc/os-release")?;
     let codename = about.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
     Ok(codename.context("/etc/os-release names no release")?.trim_matches('"').to_owned())
 }
 
-/// The system's sources of its release, and their mirror's backports.
-fn sources(release: &str) -> Result<String> {
+/// The system's sources of its release, as lines of a `sources.list`.
+pub(crate) fn sources() -> Result<String> {
+    Ok(own_sources(&release()?)?.iter().map(|source| line(source)).collect())
+}
+
+/// These, and their mirror's backports.
+fn sources_with_backports(release: &str) -> Result<String> {
+    let own = own_sources(release)?;
+    let backports = own.iter().filter_map(|source| {
+        let [uri, name, component] = source.split(' ').collect::<Vec<_>>()[..] else { return None };
+        (name == release).then(|| format!("{uri} {release}-backports {component}"))
+    });
+    Ok(own.iter().cloned().chain(backports).map(|source| line(&source)).collect())
+}
+
+/// `URI bookworm-updates main`
+fn own_sources(release: &str) -> Result<Vec<String>> {
     let format = "$(REPO_URI) $(CODENAME) $(COMPONENT)";
     let known =
         output(Command::new("apt-get").args(["indextargets", "--format", format, "Created-By: Packages"]))?;
-    let own =
-        known.lines().filter(|line| line.split(' ').nth(1).is_some_and(|name| name.starts_with(release)));
-    let backports = known.lines().filter_map(|line| {
-        let [uri, name, component] = line.split(' ').collect::<Vec<_>>()[..] else { return None };
-        (name == release).then(|| format!("{uri} {release}-backports {component}"))
-    });
-    let lines = own.map(str::to_owned).chain(backports);
-    Ok(lines.map(|line| format!("deb [signed-by={KEYRING}] {line}\n")).collect())
+    let is_own = |line: &&str| line.split(' ').nth(1).is_some_and(|name| name.starts_with(release));
+    Ok(known.lines().filter(is_own).map(str::to_owned).collect())
+}
+
+fn line(source: &str) -> String {
+    format!("deb [signed-by={KEYRING}] {source}\n")
 }
 
 /// Of `debian-archive-keyring`.

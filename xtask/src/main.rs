@@ -9,6 +9,7 @@ mod demo;
 mod fuzz;
 mod lab;
 mod ledger;
+mod package;
 mod peers;
 mod process;
 mod setup;
@@ -54,6 +55,15 @@ enum Verb {
     },
     /// Build the static binary that runs on any x86-64 host
     Dist,
+    /// Make what hosts install, from the static binary
+    Package {
+        /// Only these kinds
+        #[arg(value_name = "KIND", value_parser = PossibleValuesParser::new(package::kinds()))]
+        kinds: Vec<String>,
+        /// Build and pack once more, elsewhere: the same bytes must come out
+        #[arg(long)]
+        twice: bool,
+    },
     /// Say where a program is that tests let stealtrace meet (prometheus, promtool, ...); fetch it if need be
     Peer {
         /// Its name
@@ -85,6 +95,12 @@ fn run(verb: Verb) -> Result<u8> {
         Verb::Dist => {
             let binary = build::dist()?;
             process::say(&format!("{} runs on any x86-64 host", binary.display()));
+        }
+        Verb::Package { kinds, twice } => {
+            let make = if twice { package::twice } else { package::package };
+            for package in make(&kinds)? {
+                writeln!(io::stdout(), "{}", package.display()).context("print")?;
+            }
         }
         Verb::Peer { name } => {
             writeln!(io::stdout(), "{}", peers::find(&name)?.display()).context("print")?;

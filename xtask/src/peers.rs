@@ -1,7 +1,8 @@
-//! Programs of others that tests let stealtrace meet, in the cache and not installed, so that no service of theirs starts
-//! here. To add one: a row.
+//! Programs of others that packages are made with or that tests let stealtrace meet, in the cache and not installed, so
+//! that no service of theirs starts here. To add one: a row.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -19,6 +20,11 @@ enum From {
     Debian(&'static str, &'static str),
     /// A package of Python's index; the program is a Python that has it.
     Python(&'static str),
+    /// The version of a crate, which has the program's name.
+    Crate(&'static str),
+    /// A Debian of its own with these packages; the program, `enter FOLDER COMMAND`, runs a command there as root, with
+    /// the folder at /mnt. What it changes elsewhere is gone when it ends.
+    System(&'static [&'static str]),
 }
 
 const PEERS: &[(&str, From)] = &[
@@ -28,6 +34,13 @@ const PEERS: &[(&str, From)] = &[
     ("systemd-analyze", From::Debian("systemd", "usr/bin/systemd-analyze")),
     ("node_exporter", From::Debian("prometheus-node-exporter", "usr/bin/prometheus-node-exporter")),
     ("duckdb", From::Python("duckdb==2.0.1")),
+    ("cargo-auditable", From::Crate("0.7.7")),
+    ("cargo-deb", From::Crate("3.8.0")),
+    ("cargo-deny", From::Crate("0.20.2")),
+    ("cargo-generate-rpm", From::Crate("0.21.1")),
+    ("mmdebstrap", From::Debian("mmdebstrap", "usr/bin/mmdebstrap")),
+    ("debian", From::System(&[])),
+    ("packaging", From::System(&["lintian", "rpmlint", "rpm", "buildah"])),
 ];
 
 /// Where it is; fetched if need be.
@@ -36,14 +49,18 @@ pub(crate) fn find(name: &str) -> Result<PathBuf> {
     let row = PEERS.iter().find(|(program, _)| *program == name);
     let (_, from) = row.with_context(|| format!("no program {name}; there are {}", names()))?;
     let (package, file) = match from {
-        From::Debian(package, file) => (*package, *file),
-        From::Python(package) => (*package, "python"),
+        From::Debian(package, file) => ((*package).to_owned(), (*file).to_owned()),
+        From::Python(package) => ((*package).to_owned(), "python".to_owned()),
+        From::Crate(version) => (format!("{name}-{version}"), format!("bin/{name}")),
+        From::System(_) => (format!("system-{name}"), "enter".to_owned()),
     };
     let folder = cache::made(&format!("peers/{package}"), |into| {
         say(&format!("fetching {package}"));
         match from {
-            From::Debian(..) => unpack(package, into),
-            From::Python(_) => with_python(package, into),
+            From::Debian(..) => unpack(&package, into),
+            From::Python(_) => with_python(&package, into),
+            From::Crate(version) => install(name, version, into),
+            From::System(packages) => bootstrap(packages, into),
         }
     })?;
     Ok(folder.join(file))
@@ -66,3 +83,45 @@ fn with_python(package: &str, into: &Path) -> Result<()> {
         .arg(package))?;
     cache::script(&into.join("python"), PYTHON)
 }
+
+/// Optimised as little as it can be: it takes longer to build than it will ever run.
+fn install(program: &str, version: &str, into: &Path) -> Result<()> {
+    run(Command::new("cargo")
+        .args(["install", program, "--quiet", "--locked", "--debug", "--version", version, "--root"])
+        .arg(into)
+        .env("CARGO_PROFILE_DEV_DEBUG", "0")
+        .env_remove("CARGO_TARGET_DIR")
+        .current_dir("/"))
+}
+
+/// Debian's essential packages and these, by the system's own sources.
+fn bootstrap(packages: &[&str], into: &Path) -> Result<()> {
+    for folder in ["root", "over"] {
+        fs::create_dir_all(into.join(folder))?;
+    }
+    let sources = into.join("sources.list");
+    fs::write(&sources, debian::sources()?)?;
+    let mut command = Command::new(find("mmdebstrap")?);
+    command.args(["--quiet", "--variant=essential", "--include", &packages.join(",")]);
+    run(command.arg(debian::release()?).arg(into.join("root")).arg(&sources))?;
+    cache::script(&into.join("enter"), ENTER)
+}
+
+/// The system lies below a file system in memory, in a mount namespace that ends with the command.
+const ENTER: &str = r#"#!/bin/sh
+set -e
+here=$(dirname "$(readlink -f "$0")")
+folder=$(readlink -f "$1")
+shift
+[ "$(id -u)" = 0 ] || user=--map-root-user
+exec unshare $user --mount --pid --fork --kill-child sh -ec '
+here=$1 folder=$2
+shift 2
+mount -t tmpfs none "$here/over"
+mkdir "$here/over/upper" "$here/over/work" "$here/over/all"
+mount -t overlay -o "lowerdir=$here/root,upperdir=$here/over/upper,workdir=$here/over/work" none "$here/over/all"
+mount -t proc proc "$here/over/all/proc"
+mount --bind "$folder" "$here/over/all/mnt"
+exec chroot "$here/over/all" env -i HOME=/root LC_ALL=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"
+' enter "$here" "$folder" "$@"
+"#;

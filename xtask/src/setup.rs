@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::{
-    cache, debian,
+    build, cache, debian,
     lab::Qemu,
     process::{output, run, say, which},
 };
@@ -188,7 +188,7 @@ fn install_linker(llvm: u32, into: &Path) -> Result<()> {
 
 /// For stealtrace's build script.
 fn remember(toolchain: &Toolchain, linker: &Path) -> Result<()> {
-    let file = cache::root()?.join("target/ebpf-toolchain");
+    let file = cache::root()?.join(build::TOOLCHAIN);
     let text = format!(
         "cargo={}\nrustc={}\nlinker={}\n",
         toolchain.cargo.display(),
