@@ -22,6 +22,7 @@ use crate::{
     os::{
         clock::{clock_ns, now_ns},
         interrupt::{Interrupt, ignore_hang_ups},
+        memory::give_back_large,
         privileges,
         talk::{remark, say},
     },
@@ -76,6 +77,7 @@ impl Run for Export {
     fn run(self, shared: &Shared) -> Result<Exit> {
         let start_ns = clock_ns(libc::CLOCK_REALTIME)?;
         ignore_hang_ups();
+        give_back_large();
         let interrupt = Interrupt::block()?;
         let outlet = self.outlet()?;
         let mut log = Log::open(&shared.out, start_ns.saturating_sub(now_ns()?))?;

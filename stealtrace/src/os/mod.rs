@@ -4,6 +4,7 @@ pub mod clock;
 pub mod command;
 pub mod interrupt;
 pub mod late_file;
+pub(crate) mod memory;
 pub mod out_of_memory;
 pub mod output;
 pub(crate) mod privileges;

@@ -64,22 +64,27 @@ impl Export {
     }
 }
 
-/// The tax on a hundred vCPUs that run beside nine hundred that do not; what export takes itself meanwhile.
+/// The tax on a hundred vCPUs that run beside nine hundred that do not; what export takes itself while they are there.
 fn beside_a_hundred(stealtrace: &Path) -> Result<(Row, Row)> {
     say("bench: export beside 1,000 vCPUs of which 100 run");
-    let cost = |duration: &str| -> Result<f64> {
+    let load = |duration: u64| {
         let mut load = Command::new(stealtrace);
-        load.args(["load", "run", "--vcpus", "100", "--idle", "900", "--duration", duration]);
-        first_number(&output(&mut load)?)
+        load.args(["load", "run", "--vcpus", "100", "--idle", "900", "--duration", &format!("{duration}s")]);
+        load
     };
+    let cost = || first_number(&output(&mut load(5))?);
     let (mut taxes, mut shares) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        let unwatched = cost("3s")?;
+        let unwatched = cost()?;
         let export = Export::begin(stealtrace)?;
-        taxes.push(cost("3s")? / unwatched);
+        taxes.push(cost()? / unwatched);
+        let beside =
+            Watching(load(PAUSE.as_secs() + 10).stdout(Stdio::null()).spawn().context("start a load")?);
+        thread::sleep(Duration::from_secs(5)); // until they are there
         let (cpu, start) = (cpu_seconds(export.watching.0.id())?, Instant::now());
-        cost(&format!("{}s", PAUSE.as_secs()))?;
+        thread::sleep(PAUSE);
         shares.push((cpu_seconds(export.watching.0.id())? - cpu) / start.elapsed().as_secs_f64() * 100.0);
+        drop(beside);
     }
     Ok((
         Row::of("export: 100 of 1000 vCPUs run", taxes, "x", Goal::AtMost(1.10)),
