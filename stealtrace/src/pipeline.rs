@@ -130,7 +130,7 @@ impl Pipeline {
     /// When the output cannot be written.
     pub fn event(&mut self, event: &Event) -> io::Result<Flow> {
         let ruling = self.engine.judge(event);
-        if !self.findings_only {
+        if !self.findings_only || self.reporter.draws() {
             self.reporter.event(event, &ruling)?;
         }
         let Ruling { told, .. } = ruling;

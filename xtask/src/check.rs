@@ -55,8 +55,8 @@ pub(crate) fn check() -> Result<u8> {
     let (native, skipped) = run.native(&binary)?;
     let emulated = EMULATED.map(|(name, test)| Ok((name, run.outside(&binary, test)?)));
     let alerts = Ok(("alerts", run.outside(&binary, "alerts")?));
-    let (packages, unpacked) = run.packages(&binary)?;
-    let others = native.map(Ok).into_iter().chain(packages.map(Ok)).chain([alerts]);
+    let (systems, unpacked) = run.in_systems(&binary)?;
+    let others = native.into_iter().chain(systems).map(Ok).chain([alerts]);
     run.beside(emulated.into_iter().chain(others).collect::<Result<_>>()?)?;
     run.ledger.told()?.iter().for_each(|line| say(line));
     say(&format!("everything that can run here passed in {} s", start.elapsed().as_secs()));
@@ -113,13 +113,15 @@ impl Run {
         Ok((Some(("native", native)), None))
     }
 
-    /// Tests that install packages in systems of their own, or the reason why this machine has none.
-    fn packages(&self, binary: &Path) -> Result<(Option<Part>, Option<String>)> {
-        let tried = output(Command::new(peers::find("debian")?).arg("/").arg("true"));
-        match tried {
-            Ok(_) => Ok((Some(("packages", self.outside(binary, "packages")?)), None)),
-            Err(error) => Ok((None, Some(format!("packages: no system of their own here: {error:#}")))),
+    /// Tests that take systems of their own, or the reason why this machine has none.
+    fn in_systems(&self, binary: &Path) -> Result<(Vec<Part>, Option<String>)> {
+        const PARTS: [&str; 2] = ["packages", "pictures"];
+        if let Err(error) = output(Command::new(peers::find("debian")?).arg("/").arg("true")) {
+            let reason = format!("{}: no system of their own here: {error:#}", PARTS.join(", "));
+            return Ok((Vec::new(), Some(reason)));
         }
+        let parts = PARTS.map(|test| Ok((test, self.outside(binary, test)?)));
+        Ok((parts.into_iter().collect::<Result<_>>()?, None))
     }
 
     /// Beside each other; what each prints is shown when it ends.

@@ -23,7 +23,7 @@ enum From {
     /// The version of a crate, which has the program's name.
     Crate(&'static str),
     /// A Debian of its own with these packages; the program, `enter FOLDER COMMAND`, runs a command there as root, with
-    /// the folder at /mnt. What it changes elsewhere is gone when it ends.
+    /// the folder at /mnt and without network. What it changes elsewhere is gone when it ends.
     System(&'static [&'static str]),
 }
 
@@ -40,6 +40,7 @@ const PEERS: &[(&str, From)] = &[
     ("cargo-generate-rpm", From::Crate("0.21.1")),
     ("mmdebstrap", From::Debian("mmdebstrap", "usr/bin/mmdebstrap")),
     ("debian", From::System(&[])),
+    ("chromium", From::System(&["chromium", "fonts-dejavu-core"])),
     ("packaging", From::System(&["lintian", "rpmlint", "rpm", "buildah"])),
 ];
 
@@ -107,14 +108,14 @@ fn bootstrap(packages: &[&str], into: &Path) -> Result<()> {
     cache::script(&into.join("enter"), ENTER)
 }
 
-/// The system lies below a file system in memory, in a mount namespace that ends with the command.
+/// The system lies below a file system in memory, in a mount namespace that ends with the command, and has no network.
 const ENTER: &str = r#"#!/bin/sh
 set -e
 here=$(dirname "$(readlink -f "$0")")
 folder=$(readlink -f "$1")
 shift
 [ "$(id -u)" = 0 ] || user=--map-root-user
-exec unshare $user --mount --pid --fork --kill-child sh -ec '
+exec unshare $user --mount --net --pid --fork --kill-child sh -ec '
 here=$1 folder=$2
 shift 2
 mount -t tmpfs none "$here/over"

@@ -28,7 +28,7 @@ impl VcpuKey {
 }
 
 /// How a vCPU is shown: process, which of its VMs, and vCPU id in that.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VcpuName {
     /// Process of the VM.
     pub pid: u32,

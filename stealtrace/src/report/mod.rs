@@ -11,6 +11,7 @@ pub(crate) mod journal;
 mod json;
 pub(crate) mod metrics;
 mod paint;
+mod picture;
 pub(crate) mod rules;
 mod text;
 mod units;
@@ -99,6 +100,11 @@ formats! {
         scenarios: Some(verify::json::list),
         states: Some(States::Json),
     };
+    /// One page with pictures.
+    Html => Shows {
+        run: Some(|style, clock, out| Box::new(picture::Html::new(clock, style.units, out))),
+        ..NOTHING
+    };
     /// One JUnit XML document.
     Junit => Shows { verdicts: Some(|out| Box::new(verify::junit::Junit(out))), ..NOTHING };
     /// Test Anything Protocol, version 13.
@@ -129,6 +135,11 @@ impl Format {
 
 /// Prints a run as it happens.
 pub trait Reporter {
+    /// Does it look at events where only findings are wanted?
+    fn draws(&self) -> bool {
+        false
+    }
+
     /// Where and how what follows was made; logs do not tell.
     ///
     /// # Errors

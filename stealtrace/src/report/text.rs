@@ -187,7 +187,7 @@ fn evidence(finding: &Finding, units: Units) -> String {
     fields.join(" ")
 }
 
-fn show(value: &Value, units: Units) -> String {
+pub(super) fn show(value: &Value, units: Units) -> String {
     match value {
         Value::Text(text) => shown(text).into_owned(),
         Value::Number(number) => number.to_string(),
@@ -215,7 +215,7 @@ fn vcpu_table(summary: &Summary) -> comfy_table::Table {
     table
 }
 
-fn thread(thread: Option<&Thread>) -> String {
+pub(super) fn thread(thread: Option<&Thread>) -> String {
     thread.map_or_else(|| "?".to_owned(), Thread::to_string)
 }
 
@@ -224,7 +224,7 @@ fn ioctls(vcpu: &VcpuSummary) -> String {
     counts.join("\n")
 }
 
-fn outcome(summary: &Summary) -> String {
+pub(super) fn outcome(summary: &Summary) -> String {
     let found: u64 = summary.findings.values().sum();
     let time = match summary.duration_ns {
         0 => String::new(),

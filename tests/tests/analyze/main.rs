@@ -2,6 +2,7 @@
 //! `UPDATE_GOLDEN=1` writes them anew; read the difference before you keep it.
 
 mod logs;
+mod pictures;
 mod recordings;
 mod stored;
 

@@ -27,6 +27,23 @@ fn a_hand_off_is_one_finding_with_both_threads_and_the_guests_counter() {
 }
 
 #[test]
+fn a_trace_ends_with_a_page_and_text_beside_it() {
+    let result = traced(&["--format", "html"], "run-hand-off-down");
+    assert_eq!(result.code, 1, "{}", result.stderr);
+    assert!(result.stdout.starts_with("<!DOCTYPE html>") && result.stdout.ends_with("</html>"));
+    assert!(result.stdout.contains("the hand-off that this update consumed"), "{}", result.stdout);
+    assert!(result.stderr.contains("error: steal-underflow × 1"), "{}", result.stderr);
+}
+
+#[test]
+fn a_page_of_edges_shows_what_is_not_known() {
+    let result = traced(&["--format", "html", "--findings-only"], "run-hand-off-down");
+    assert_eq!(result.code, 1, "{}", result.stderr);
+    assert!(result.stdout.contains("dotted lines are not"), "{}", result.stdout);
+    assert!(result.stdout.contains("class=\"line last-steal gaps\""), "{}", result.stdout);
+}
+
+#[test]
 fn one_thread_alone_is_silent() {
     let result = traced(&["--format", "json"], "same-thread");
     assert_eq!(result.code, 0, "{}{}", result.stdout, result.stderr);

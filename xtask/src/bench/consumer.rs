@@ -33,6 +33,7 @@ pub(super) fn rows(stealtrace: &Path) -> Result<Vec<Row>> {
         ("to findings", &["--findings-only"][..], Goal::AtLeast(2.0)),
         ("to JSON", &["--format", "json"], Goal::AtLeast(1.0)),
         ("to text", &[], Goal::None),
+        ("to a page", &["--format", "html", "--quiet"], Goal::AtLeast(1.0 / 3.0)),
     ] {
         let mut speeds = Vec::new();
         for _ in 0..ROUNDS {

@@ -1,0 +1,136 @@
+//! HTML: a run as one page with a picture of each vCPU that matters. Nothing is printed before the end.
+
+mod axes;
+mod bars;
+mod lanes;
+mod page;
+mod series;
+mod track;
+
+use std::{
+    collections::HashMap,
+    io::{self, Write},
+};
+
+use stealtrace_common::event::Event;
+
+use self::track::Track;
+use super::{Clock, Reporter, Units, text};
+use crate::{
+    detect::Ruling,
+    model::{Finding, Summary, VcpuName},
+    os::talk::remark,
+    record::Header,
+};
+
+/// vCPUs that are remembered; those with findings have pictures.
+const MOST_VCPUS: usize = 4096;
+
+pub(crate) struct Html<W> {
+    out: W,
+    units: Units,
+    seen: Seen,
+}
+
+/// What the page will show.
+struct Seen {
+    header: Header,
+    clock: Clock,
+    tracks: HashMap<VcpuName, Track>,
+    /// Findings that no event shows.
+    loose: Vec<Finding>,
+    notes: Vec<String>,
+    events: u64,
+    /// From the first event to the last.
+    span: Option<(u64, u64)>,
+    /// Does no event say when?
+    is_order: bool,
+    /// Events of vCPUs for which there was no room.
+    left_out: u64,
+}
+
+impl<W: Write> Html<W> {
+    pub(crate) fn new(clock: Clock, units: Units, out: W) -> Self {
+        let seen = Seen {
+            header: Header::of_log(),
+            clock,
+            tracks: HashMap::new(),
+            loose: Vec::new(),
+            notes: Vec::new(),
+            events: 0,
+            span: None,
+            is_order: false,
+            left_out: 0,
+        };
+        Self { out, units, seen }
+    }
+}
+
+impl Seen {
+    /// Where an event lies on the time axis; logs without times have the order of their lines.
+    fn place(&mut self, time_ns: u64) -> u64 {
+        self.is_order = time_ns == 0;
+        let x = if self.is_order { self.events } else { time_ns };
+        let (first, _) = *self.span.get_or_insert((x, x));
+        self.span = Some((first.min(x), x.max(first)));
+        x
+    }
+
+    fn track(&mut self, name: VcpuName) -> Option<&mut Track> {
+        if !self.tracks.contains_key(&name) && self.tracks.len() >= MOST_VCPUS {
+            self.left_out += 1;
+            return None;
+        }
+        Some(self.tracks.entry(name).or_insert_with(|| Track::new(name)))
+    }
+}
+
+impl<W: Write> Reporter for Html<W> {
+    fn draws(&self) -> bool {
+        true
+    }
+
+    fn begin(&mut self, header: &Header) -> io::Result<()> {
+        self.seen.header = header.clone();
+        Ok(())
+    }
+
+    fn event(&mut self, event: &Event, ruling: &Ruling) -> io::Result<()> {
+        self.seen.events += 1;
+        let x = self.seen.place(event.time_ns);
+        if event.vcpu != 0
+            && let Some(track) = self.seen.track(ruling.vcpu)
+        {
+            track.learn(event, x);
+        }
+        Ok(())
+    }
+
+    fn finding(&mut self, finding: &Finding) -> io::Result<()> {
+        let x = if self.seen.is_order { self.seen.events } else { finding.time_ns };
+        if finding.vcpu.vm == 0 {
+            self.seen.loose.push(finding.clone());
+        } else if let Some(track) = self.seen.track(finding.vcpu) {
+            track.find(finding, x);
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, note: &str) -> io::Result<()> {
+        self.seen.notes.push(note.to_owned());
+        Ok(())
+    }
+
+    fn summary(&mut self, summary: &Summary) -> io::Result<()> {
+        self.out.write_all(page::page(&self.seen, summary, self.units).into_string().as_bytes())?;
+        for ((rule, severity), count) in &summary.findings {
+            remark(&format!("{severity}: {rule} × {count}"));
+        }
+        remark(&text::outcome(summary));
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
