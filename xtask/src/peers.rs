@@ -34,6 +34,7 @@ const PEERS: &[(&str, From)] = &[
     ("systemd-analyze", From::Debian("systemd", "usr/bin/systemd-analyze")),
     ("node_exporter", From::Debian("prometheus-node-exporter", "usr/bin/prometheus-node-exporter")),
     ("duckdb", From::Python("duckdb==2.0.1")),
+    ("perfetto", From::Python("perfetto==0.59.1")),
     ("cargo-auditable", From::Crate("0.7.7")),
     ("cargo-deb", From::Crate("3.8.0")),
     ("cargo-deny", From::Crate("0.20.2")),

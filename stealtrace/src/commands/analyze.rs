@@ -48,7 +48,7 @@ impl Run for Analyze {
         let options = AnalyzeOptions {
             kind: self.kind,
             selection: self.view.selection(),
-            style: self.view.style(self.calls, &shared.out),
+            style: self.view.style(self.calls, &shared.out)?,
             fail_on: self.view.fail_on,
             filter: self.only.filter(),
             file: self.file,

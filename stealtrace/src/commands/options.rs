@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use anyhow::{Result, ensure};
 use clap::{
     Args, ValueEnum,
     builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser},
@@ -68,8 +69,12 @@ impl View {
         if self.ns { Units::Plain } else { Units::Human }
     }
 
-    pub(super) fn style(&self, calls: bool, out: &Output) -> Style {
-        Style { format: self.format, calls, paint: Paint::of(out), units: self.units(), utc: self.utc }
+    pub(super) fn style(&self, calls: bool, out: &Output) -> Result<Style> {
+        ensure!(
+            !(self.format.is_binary() && out.is_terminal()),
+            "this format is not for a terminal; use --output FILE"
+        );
+        Ok(Style { format: self.format, calls, paint: Paint::of(out), units: self.units(), utc: self.utc })
     }
 }
 

@@ -97,6 +97,7 @@ impl Run for Trace {
         let interrupt = Interrupt::block()?;
         let functions = self.functions();
         let facts = KernelFacts::gather(&functions);
+        let style = self.view.style(self.calls, &shared.out)?;
         let plan = self.plan(functions.clone(), shared.verbose);
         let mut live = Live::open(interrupt, &facts, plan, (&self.command, Orphaned::Ends))?;
         say_what_calls_cannot_show(&functions, live.backend.kind(), &facts);
@@ -105,7 +106,6 @@ impl Run for Trace {
         live.release()?;
         let recording =
             self.record.clone().zip(record).map(|(path, file)| Recording::begin(path, file, &header));
-        let style = self.view.style(self.calls, &shared.out);
         let reporter = report::reporter(style, &header, BufWriter::new(shared.out.clone()));
         let mut pipeline = Pipeline::new(&self.view.selection(), reporter);
         pipeline.begin(&header).context("write the trace")?;

@@ -11,6 +11,7 @@ pub(crate) mod journal;
 mod json;
 pub(crate) mod metrics;
 mod paint;
+mod perfetto;
 mod picture;
 pub(crate) mod rules;
 mod text;
@@ -33,7 +34,7 @@ use crate::{
     backend::BackendKind,
     detect::Ruling,
     model::{Finding, Summary},
-    os::output::Output,
+    os::{output::Output, talk::remark},
     record::Header,
     vmm::scenario::Scenario,
 };
@@ -105,6 +106,8 @@ formats! {
         run: Some(|style, clock, out| Box::new(picture::Html::new(clock, style.units, out))),
         ..NOTHING
     };
+    /// A binary trace for Perfetto's user interface.
+    Perfetto => Shows { run: Some(|_, _, out| Box::new(perfetto::Perfetto::new(out))), ..NOTHING };
     /// One JUnit XML document.
     Junit => Shows { verdicts: Some(|out| Box::new(verify::junit::Junit(out))), ..NOTHING };
     /// Test Anything Protocol, version 13.
@@ -115,6 +118,11 @@ impl Format {
     /// Can it show a run?
     pub(crate) fn shows_runs(self) -> bool {
         self.shows().run.is_some()
+    }
+
+    /// Is it none for people's eyes?
+    pub(crate) const fn is_binary(self) -> bool {
+        matches!(self, Self::Perfetto)
     }
 
     /// Verdicts?
@@ -177,6 +185,14 @@ pub trait Reporter {
     /// # Errors
     /// When the output cannot be written.
     fn flush(&mut self) -> io::Result<()>;
+}
+
+/// What was found, beside a picture of it.
+fn beside(summary: &Summary) {
+    for ((rule, severity), count) in &summary.findings {
+        remark(&format!("{severity}: {rule} × {count}"));
+    }
+    remark(&text::outcome(summary));
 }
 
 /// How to show a run.

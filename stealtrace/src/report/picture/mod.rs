@@ -15,11 +15,10 @@ use std::{
 use stealtrace_common::event::Event;
 
 use self::track::Track;
-use super::{Clock, Reporter, Units, text};
+use super::{Clock, Reporter, Units};
 use crate::{
     detect::Ruling,
     model::{Finding, Summary, VcpuName},
-    os::talk::remark,
     record::Header,
 };
 
@@ -123,10 +122,7 @@ impl<W: Write> Reporter for Html<W> {
 
     fn summary(&mut self, summary: &Summary) -> io::Result<()> {
         self.out.write_all(page::page(&self.seen, summary, self.units).into_string().as_bytes())?;
-        for ((rule, severity), count) in &summary.findings {
-            remark(&format!("{severity}: {rule} × {count}"));
-        }
-        remark(&text::outcome(summary));
+        super::beside(summary);
         Ok(())
     }
 
