@@ -38,7 +38,11 @@ enum Verb {
     /// Install what is missing: eBPF toolchain, bpf-linker, QEMU, kernel build tools
     Setup,
     /// Boot a kernel that has the bug of 2015 and one that has not, and watch both
-    Demo,
+    Demo {
+        /// Make README's picture anew, too
+        #[arg(long)]
+        picture: bool,
+    },
     /// Run every check and test
     Test,
     /// Measure what watching costs
@@ -88,7 +92,7 @@ fn run(verb: Verb) -> Result<u8> {
     setup::setup()?;
     match verb {
         Verb::Setup => process::say("nothing is missing"),
-        Verb::Demo => demo::demo()?,
+        Verb::Demo { picture } => demo::demo(picture)?,
         Verb::Test => return check::check(),
         Verb::Bench { parts } => bench::bench(&parts)?,
         Verb::Fuzz { inputs } => fuzz::fuzz(inputs)?,

@@ -184,12 +184,29 @@ fn run_delay(track: &Track, canvas: Canvas, place: Place) -> Markup {
             (line("last-steal", &last_steal, canvas, scale, "last_steal: up to where KVM has charged"))
             @for (n, points) in &threads {
                 (line(&format!("thread s{}", n % STYLES), points, canvas, scale, &track.threads[*n].to_string()))
-                @if let Some(end) = points.iter().rev().find(|point| canvas.window.has(point.x)) {
-                    text.letter x=(px(canvas.window.x(end.x) + 3.0)) y=(px(scale.y(end.y) - 4.0)) { (letter(*n)) }
-                }
+            }
+            @for (n, x, y) in labels(&threads, canvas.window, scale) {
+                @let side = if x > (LEFT + RIGHT) / 2.0 { "end" } else { "start" };
+                text.letter x=(px(x)) y=(px(y)) text-anchor=(side) { (letter(n)) " " (track.threads[n]) }
             }
         }
     }
+}
+
+/// Where the names of lines stand: above their ends, and above each other.
+fn labels(threads: &[(usize, Vec<Point>)], window: Window, scale: Scale) -> Vec<(usize, f64, f64)> {
+    const HIGH: f64 = 13.0;
+    const LONG: f64 = 140.0;
+    let mut labels: Vec<(usize, f64, f64)> = Vec::new();
+    for (n, points) in threads {
+        let Some(end) = points.iter().rev().find(|point| window.has(point.x)) else { continue };
+        let (x, mut y) = (window.x(end.x), scale.y(end.y) - 5.0);
+        while labels.iter().any(|(_, other, height)| (x - other).abs() < LONG && (y - height).abs() < HIGH) {
+            y -= HIGH;
+        }
+        labels.push((*n, x, y));
+    }
+    labels
 }
 
 /// Who was in KVM_RUN; other threads' ioctls as ticks below, restores as filled ones.
