@@ -149,7 +149,7 @@ pub(crate) fn settle(vcpu: u64, caller: Caller, state: &VcpuState) {
         last_steal_ns: state.open.last_steal_ns,
         since_ns: 0,
         looked_jiffies: 0,
-        tid: thread(state),
+        tid: thread(state, caller),
         runner: state.runner,
         ioctl: state.ioctl,
         enabling_written: 0,
@@ -158,11 +158,15 @@ pub(crate) fn settle(vcpu: u64, caller: Caller, state: &VcpuState) {
     };
 }
 
-/// The thread of which there is nothing to tell; 0 if none.
+/// The thread of which there is nothing to tell; 0 if none. Who made a vCPU that was there before us is not known: whoever
+/// was told of does nothing new.
 #[inline(always)]
-fn thread(state: &VcpuState) -> u32 {
+fn thread(state: &VcpuState, caller: Caller) -> u32 {
+    if state.runner == 0 {
+        return if state.creator == 0 { caller.tid } else { state.creator };
+    }
     if !area::is_enabled(state.open.enabling) {
-        return if state.runner == 0 { state.creator } else { state.runner };
+        return state.runner;
     }
     let read = state.steal_last_known != 0 || !area::is_known();
     if read && state.last_steal_tid == state.runner { state.runner } else { 0 }

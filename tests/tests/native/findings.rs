@@ -44,6 +44,24 @@ fn a_page_of_edges_shows_what_is_not_known() {
 }
 
 #[test]
+fn what_an_unknown_thread_does_again_and_again_is_told_once() {
+    let mut load = stealtrace()
+        .args(["load", "get-regs", "--duration", "1m"])
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("starts");
+    let pid = load.id().to_string();
+    while !run(stealtrace().args(["inspect", "--pid", &pid])).stdout.contains(&pid) {}
+    let trace = ["trace", "--findings-only", "--format", "json", "--duration", "300ms", "--pid", &pid];
+    let traced = run(stealtrace().args(trace));
+    load.kill().and_then(|()| load.wait()).expect("ended");
+    let lines = json_lines(&traced.stdout);
+    let [seen, told] =
+        [&summary(&lines)["probes"][1]["hits"], &summary(&lines)["events"]].map(|n| n.as_u64());
+    assert!(seen > Some(500) && told < Some(20), "{}", traced.stdout);
+}
+
+#[test]
 fn one_thread_alone_is_silent() {
     let result = traced(&["--format", "json"], "same-thread");
     assert_eq!(result.code, 0, "{}{}", result.stdout, result.stderr);
