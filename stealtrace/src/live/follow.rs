@@ -69,8 +69,10 @@ impl Live {
         let deadline = time.map(|time| Instant::now() + time);
         while !self.interrupted {
             let drained = tokio::select! {
+                biased; // the ring may never be empty
                 () = until(deadline) => return Ok(()),
                 () = &mut call => return Ok(()),
+                _ = child.recv() => Drained::Empty,
                 ready = ring.readable() => {
                     let mut ready = ready.context("wait for events")?;
                     let drained = self.drain(sink)?;
@@ -80,7 +82,6 @@ impl Live {
                     drained
                 }
                 _ = tick.tick() => self.drain(sink)?,
-                _ = child.recv() => Drained::Empty,
             };
             if drained == Drained::Enough || self.is_over()? {
                 return Ok(());
