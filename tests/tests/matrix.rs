@@ -60,8 +60,15 @@ fn assert_exactly_as_expected(kernel: &Value, verdict: &Value) {
 /// A kernel that does everything wrong passes nothing.
 #[test]
 fn every_scenario_can_fail() {
-    let (result, kernels) = lab_verify(&["broken-6.12", "--", "--no-trace", "--rounds", "50"], "broken");
+    let page = env::temp_dir().join(format!("stealtrace-broken-{}.html", process::id()));
+    let shown = page.display().to_string();
+    let arguments = ["broken-6.12", "--html", &shown, "--", "--no-trace", "--rounds", "50"];
+    let (result, kernels) = lab_verify(&arguments, "broken");
     assert_eq!(result.code, 1, "{}{}", result.stdout, result.stderr);
+    let html = fs::read_to_string(&page).expect("a page");
+    fs::remove_file(page).expect("removable");
+    assert!(html.matches("<td class=\"bad\">").count() >= 23, "{html}");
+    assert!(html.contains("<th>broken-6.12</th>") && html.contains("the guest saw: "), "{html}");
     let verdicts = list(&list(&kernels[0], "passes")[0], "verdicts");
     assert!(verdicts.len() >= 23);
     for verdict in verdicts {

@@ -101,9 +101,10 @@ formats! {
         scenarios: Some(verify::json::list),
         states: Some(States::Json),
     };
-    /// One page with pictures.
+    /// One page, of a run with pictures.
     Html => Shows {
         run: Some(|style, clock, out| Box::new(picture::Html::new(clock, style.units, out))),
+        verdicts: Some(|out| Box::new(verify::page::Page(out))),
         ..NOTHING
     };
     /// A binary trace for Perfetto's user interface.

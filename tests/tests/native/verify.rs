@@ -7,6 +7,26 @@ use serde_json::Value;
 use stealtrace_tests::{Run, json_lines, run, stealtrace, summary};
 
 #[test]
+fn a_page_says_what_the_guest_saw_and_what_the_witness_says() {
+    let page = run(stealtrace().args([
+        "verify",
+        "--format",
+        "html",
+        "same-thread",
+        "restore-by-main-thread",
+        "run-hand-off-down",
+    ]));
+    assert_eq!(page.code, 0, "{}", page.stderr);
+    assert!(page.stdout.contains("<h1>This kernel is fixed"), "{}", page.stdout);
+    assert_eq!(page.stdout.matches("class=\"verdict passed\"").count(), 3, "{}", page.stdout);
+    assert_eq!(page.stdout.matches("<dd>says the same</dd>").count(), 3, "{}", page.stdout);
+    let failed =
+        run(stealtrace().args(["verify", "--format", "html", "--expect", "sound", "run-hand-off-down"]));
+    assert_eq!(failed.code, 1, "{}", failed.stderr);
+    assert!(failed.stdout.contains("<details class=\"verdict failed\" open>"), "{}", failed.stdout);
+}
+
+#[test]
 fn this_kernel_passes_verify_and_both_witnesses_agree() {
     let result = run(stealtrace().args(["verify", "--expect", "fixed", "--format", "json"]));
     assert_eq!(result.code, 0, "{}{}", result.stdout, result.stderr);

@@ -30,7 +30,7 @@ fn matrix(rows: &[Row]) -> Table {
 }
 
 /// In the order of the first kernel that played them.
-fn scenarios(rows: &[Row]) -> Vec<&str> {
+pub(super) fn scenarios(rows: &[Row]) -> Vec<&str> {
     let mut ids: Vec<&str> = Vec::new();
     for verdict in passes(rows).flat_map(|pass| &pass.verdicts) {
         let id = verdict["scenario"].as_str().unwrap_or_default();
@@ -46,7 +46,7 @@ fn passes(rows: &[Row]) -> impl Iterator<Item = &Pass> {
 }
 
 /// What was observed, once if all backends' runs agree; `!` where it is not as expected.
-fn cell(row: &Row, scenario: &str) -> String {
+pub(super) fn cell(row: &Row, scenario: &str) -> String {
     let Ok(passes) = &row.passes else { return "?".to_owned() };
     let mut seen: Vec<String> = Vec::new();
     for pass in passes {
@@ -70,7 +70,7 @@ fn word(verdict: &Value) -> String {
     }
 }
 
-fn lines(row: &Row) -> Vec<String> {
+pub(super) fn lines(row: &Row) -> Vec<String> {
     let name = &row.name;
     match &row.passes {
         Err(why) => vec![format!("{name}: the lab failed: {why}")],

@@ -8,6 +8,7 @@ mod kernels;
 mod matrix;
 mod modules;
 mod package;
+mod page;
 mod play;
 mod progress;
 mod qemu;

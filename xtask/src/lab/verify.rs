@@ -18,6 +18,7 @@ use super::{
     kernels::KERNELS,
     matrix,
     package::{self, KernelFiles},
+    page,
     play::{Booted, play},
     qemu::{Boot, Machine},
     row::{Pass, Row},
@@ -51,6 +52,9 @@ pub(crate) struct Verify {
     /// Also write every verdict to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// And the matrix to this one, as a page whose cells open
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// More options for `stealtrace verify`
     #[arg(last = true, value_name = "ARG")]
     arguments: Vec<String>,
@@ -87,10 +91,17 @@ pub(crate) fn verify(options: &Verify) -> Result<u8> {
         .collect();
     if let Some(file) = &options.json {
         let json = json!(rows.iter().map(Row::to_json).collect::<Vec<_>>());
-        std::fs::write(file, format!("{json:#}\n")).with_context(|| format!("write {}", file.display()))?;
+        write(file, &format!("{json:#}\n"))?;
+    }
+    if let Some(file) = &options.html {
+        write(file, &page::page(&rows))?;
     }
     matrix::print(&rows)?;
     Ok(rows.iter().map(Row::code).max().unwrap_or(0))
+}
+
+fn write(file: &Path, text: &str) -> Result<()> {
+    std::fs::write(file, text).with_context(|| format!("write {}", file.display()))
 }
 
 /// The better backend, and tracepoints, which the better one hides; unless the user has chosen.

@@ -7,6 +7,8 @@ mod page;
 mod series;
 mod track;
 
+pub(super) use self::page::{STYLE, capital};
+
 use std::{
     collections::HashMap,
     io::{self, Write},

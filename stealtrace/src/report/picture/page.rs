@@ -140,7 +140,7 @@ fn severity_class(severity: Severity) -> &'static str {
     }
 }
 
-fn capital(text: &str) -> String {
+pub(in crate::report) fn capital(text: &str) -> String {
     let mut letters = text.chars();
     letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
 }
@@ -327,4 +327,4 @@ fn quoted(word: &str) -> String {
     }
 }
 
-const STYLE: &str = include_str!("style.css");
+pub(in crate::report) const STYLE: &str = include_str!("style.css");

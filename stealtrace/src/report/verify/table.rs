@@ -70,7 +70,7 @@ const fn tone(status: Status) -> Tone {
     }
 }
 
-fn outcome(verified: &Verified) -> String {
+pub(super) fn outcome(verified: &Verified) -> String {
     let counts = [Status::Passed, Status::Failed, Status::Skipped, Status::Inconclusive]
         .map(|status| (verified.count(status), status))
         .into_iter()

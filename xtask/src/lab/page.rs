@@ -1,0 +1,85 @@
+//! The matrix of `lab verify` as a page: each cell opens on what the guest saw and what the witnesses say.
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+use serde_json::Value;
+
+use super::{
+    matrix::{cell, lines, scenarios},
+    row::{Pass, Row},
+};
+
+pub(super) fn page(rows: &[Row]) -> String {
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { "stealtrace: which kernels' steal time can be trusted" }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                h1 { "Which kernels' steal time can be trusted" }
+                ul { @for line in rows.iter().flat_map(lines) { li { (line) } } }
+                div.scroll { table {
+                    tr { th { "scenario" } @for row in rows { th { (row.name) } } }
+                    @for scenario in scenarios(rows) {
+                        tr { th title=(property(rows, scenario)) { (scenario) } @for row in rows { (opening(row, scenario)) } }
+                    }
+                } }
+            }
+        }
+    };
+    page.into_string()
+}
+
+fn property<'a>(rows: &'a [Row], scenario: &str) -> &'a str {
+    let passes = rows.iter().filter_map(|row| row.passes.as_ref().ok()).flatten();
+    let verdict = passes.flat_map(|pass| &pass.verdicts).find(|verdict| verdict["scenario"] == scenario);
+    verdict.and_then(|verdict| verdict["property"].as_str()).unwrap_or_default()
+}
+
+/// What was observed; on a click how, by each backend.
+fn opening(row: &Row, scenario: &str) -> Markup {
+    let word = cell(row, scenario);
+    let class = if word.starts_with('!') {
+        "bad"
+    } else if word == "sound" {
+        "good"
+    } else {
+        ""
+    };
+    html! {
+        td class=(class) { details {
+            summary { (word) }
+            @for pass in row.passes.iter().flatten() {
+                @if let Some(verdict) = pass.verdicts.iter().find(|verdict| verdict["scenario"] == scenario) {
+                    (told(pass, verdict))
+                }
+            }
+        } }
+    }
+}
+
+fn told(pass: &Pass, verdict: &Value) -> Markup {
+    let text = |name: &str| verdict[name].as_str().unwrap_or("?").to_owned();
+    let agree = match verdict["witnesses_agree"].as_bool() {
+        Some(true) => "says the same",
+        Some(false) => "says something else",
+        None => "has nothing to compare",
+    };
+    html! {
+        p { b { (pass.backend().unwrap_or("no second witness")) } br;
+            "the guest saw: " (text("guest_saw")) br;
+            "the second witness " (agree) br;
+            (text("status")) ": " (text("why")) }
+    }
+}
+
+const STYLE: &str = "
+:root { color-scheme: light dark; }
+body { font: 14px/1.4 system-ui, sans-serif; margin: 20px; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; }
+th, td { text-align: left; vertical-align: top; padding: 4px 10px; border-bottom: 1px solid #8884; }
+.good summary { color: #2e8b57; } .bad summary { color: #c8372d; font-weight: 700; } details p { max-width: 30em; }
+";
