@@ -32,7 +32,7 @@ pub use self::{paint::Paint, units::Units};
 use self::clock::Clock;
 use crate::{
     backend::BackendKind,
-    detect::Ruling,
+    detect::{Ruling, steal_backwards, steal_over_charge, steal_underflow},
     model::{Finding, Summary},
     os::{output::Output, talk::remark},
     record::Header,
@@ -186,6 +186,11 @@ pub trait Reporter {
     /// # Errors
     /// When the output cannot be written.
     fn flush(&mut self) -> io::Result<()>;
+}
+
+/// Does it say what an update made of what an act (a restore, a hand-off) had put into last_steal?
+fn is_of_consumed(finding: &Finding) -> bool {
+    [steal_underflow::RULE.id, steal_over_charge::RULE.id, steal_backwards::RULE.id].contains(&finding.rule)
 }
 
 /// What was found, beside a picture of it.

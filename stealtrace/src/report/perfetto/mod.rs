@@ -18,7 +18,7 @@ use self::proto::{
     Clock, ClockSnapshot, CounterDescriptor, DebugAnnotation, ProcessDescriptor, ThreadDescriptor, Trace,
     TracePacket, TrackDescriptor, TrackEvent,
 };
-use super::Reporter;
+use super::{Reporter, is_of_consumed};
 use crate::{
     detect::Ruling,
     ioctl,
@@ -253,9 +253,8 @@ impl<W: Write> Reporter for Perfetto<W> {
 
     fn finding(&mut self, finding: &Finding) -> io::Result<()> {
         let track = self.vcpu(finding.vcpu)?;
-        let consumed =
-            matches!(finding.rule.as_str(), "steal-underflow" | "steal-over-charge" | "steal-backwards");
-        let act = self.vcpus.get(&finding.vcpu).and_then(|known| known.act).filter(|_| consumed);
+        let act =
+            self.vcpus.get(&finding.vcpu).and_then(|known| known.act).filter(|_| is_of_consumed(finding));
         let instant = TrackEvent {
             r#type: Some(proto::INSTANT),
             name: Some(finding.rule.to_string()),

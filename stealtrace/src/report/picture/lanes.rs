@@ -7,7 +7,11 @@ use super::{
     series::{Point, Series},
     track::{Act, Mark, Stay, Track},
 };
-use crate::{ioctl, os::shown::shown as harmless, report::units};
+use crate::{
+    ioctl,
+    os::shown::shown as harmless,
+    report::{is_of_consumed, units},
+};
 
 /// Lines that differ; the letter and the dashes tell them apart where colours do not.
 const STYLES: usize = 8;
@@ -259,8 +263,7 @@ fn flag(n: usize, mark: &Mark, canvas: Canvas, axis: f64) -> Markup {
 
 /// From the act to the update that consumed it.
 fn arrow(mark: &Mark, canvas: Canvas, layout: &Layout) -> Markup {
-    let consumed =
-        matches!(mark.finding.rule.as_str(), "steal-underflow" | "steal-over-charge" | "steal-backwards");
+    let consumed = is_of_consumed(&mark.finding);
     let Some(Act { x, is_restore, .. }) = mark.act.filter(|act| consumed && canvas.window.has(act.x)) else {
         return html! {};
     };

@@ -7,7 +7,7 @@ mod page;
 mod series;
 mod track;
 
-pub(super) use self::page::{STYLE, capital};
+pub(super) use self::page::{capital, frame};
 
 use std::{
     collections::HashMap,

@@ -12,9 +12,10 @@ use super::{
     track::Track,
 };
 use crate::{
+    detect::steal_underflow,
     model::{Finding, Severity, Summary, Value},
     os::shown::shown,
-    report::{Units, text, units},
+    report::{Units, is_of_consumed, text, units},
 };
 
 /// vCPUs that have a picture, and those without findings that have a line.
@@ -31,27 +32,36 @@ pub(super) fn page(seen: &Seen, summary: &Summary, units: Units) -> Markup {
     let found = tracks.partition_point(|track| track.found > 0);
     let (found, sound) = tracks.split_at(found);
     let canvas = canvas(seen, summary, found);
+    let title = format!("stealtrace: {}", headline(seen, summary, found));
+    frame(
+        &title,
+        &html! {
+            (verdict(seen, summary, found, units))
+            (facts(seen, summary))
+            @for track in found.iter().take(MOST_PICTURES) { (section(track, canvas, units)) }
+            @if found.len() > MOST_PICTURES {
+                p.note { "and " (found.len() - MOST_PICTURES) " more vCPUs with findings: the table below" }
+            }
+            (loose(seen, units))
+            (without_findings(sound, canvas))
+            (table(seen, summary))
+            (how(seen))
+        },
+    )
+}
+
+/// One file that needs no other.
+pub(in crate::report) fn frame(title: &str, body: &Markup) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
-                title { "stealtrace: " (headline(seen, summary, found)) }
+                title { (title) }
                 style { (PreEscaped(STYLE)) }
             }
-            body {
-                (verdict(seen, summary, found, units))
-                (facts(seen, summary))
-                @for track in found.iter().take(MOST_PICTURES) { (section(track, canvas, units)) }
-                @if found.len() > MOST_PICTURES {
-                    p.note { "and " (found.len() - MOST_PICTURES) " more vCPUs with findings: the table below" }
-                }
-                (loose(seen, units))
-                (without_findings(sound, canvas))
-                (table(seen, summary))
-                (how(seen))
-            }
+            body { (body) }
         }
     }
 }
@@ -81,11 +91,7 @@ fn first_of_worst<'a>(seen: &'a Seen, found: &[&'a Track]) -> Option<&'a Finding
 
 /// An underflow says more than the counter that it leaves behind.
 fn weight(finding: &Finding) -> u8 {
-    match finding.rule.as_str() {
-        "steal-underflow" => 2,
-        "steal-backwards" | "steal-over-charge" => 1,
-        _ => 0,
-    }
+    u8::from(is_of_consumed(finding)) + u8::from(finding.rule == steal_underflow::RULE.id)
 }
 
 fn headline(seen: &Seen, summary: &Summary, found: &[&Track]) -> String {
@@ -327,4 +333,4 @@ fn quoted(word: &str) -> String {
     }
 }
 
-pub(in crate::report) const STYLE: &str = include_str!("style.css");
+const STYLE: &str = include_str!("style.css");

@@ -2,12 +2,12 @@
 
 use std::io::{self, Write};
 
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, html};
 
 use super::{VerifyReporter, class_sentence, not_played, table::outcome, witness_sentence};
 use crate::{
     os::shown::shown,
-    report::picture::{STYLE, capital},
+    report::picture::{capital, frame},
     verify::{Agreement, Status, Verdict, Verified},
 };
 
@@ -24,26 +24,18 @@ fn page(verified: &Verified) -> Markup {
     let class = class_sentence(verified).unwrap_or_else(|| "nothing was decided".to_owned());
     let bad = verified.count(Status::Failed) > 0;
     let sure = verified.class().is_some();
-    html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { "stealtrace verify: " (class) }
-                style { (PreEscaped(STYLE)) }
+    frame(
+        &format!("stealtrace verify: {class}"),
+        &html! {
+            header class=(if bad { "error" } else if sure { "ok" } else { "warning" }) {
+                h1 { (capital(&class)) }
+                p { (outcome(verified)) }
+                @if let Some(missing) = not_played(verified) { p { (missing) } }
+                p { (shown(&witness_sentence(verified))) }
             }
-            body {
-                header class=(if bad { "error" } else if sure { "ok" } else { "warning" }) {
-                    h1 { (capital(&class)) }
-                    p { (outcome(verified)) }
-                    @if let Some(missing) = not_played(verified) { p { (missing) } }
-                    p { (shown(&witness_sentence(verified))) }
-                }
-                @for verdict in &verified.verdicts { (scenario(verdict, verified)) }
-            }
-        }
-    }
+            @for verdict in &verified.verdicts { (scenario(verdict, verified)) }
+        },
+    )
 }
 
 /// A line that opens.
