@@ -162,11 +162,12 @@ pub(crate) fn settle(vcpu: u64, caller: Caller, state: &VcpuState) {
 /// was told of does nothing new.
 #[inline(always)]
 fn thread(state: &VcpuState, caller: Caller) -> u32 {
-    if state.runner == 0 {
-        return if state.creator == 0 { caller.tid } else { state.creator };
-    }
-    if !area::is_enabled(state.open.enabling) {
-        return state.runner;
+    let is_enabled = area::is_enabled(state.open.enabling);
+    match (state.runner, state.creator) {
+        (0, 0) if !is_enabled || !area::accumulates() => return caller.tid, // only running it could update
+        (0, creator) if !is_enabled => return creator,
+        (runner, _) if !is_enabled => return runner,
+        _ => {}
     }
     let read = state.steal_last_known != 0 || !area::is_known();
     if read && state.last_steal_tid == state.runner { state.runner } else { 0 }
