@@ -1,6 +1,7 @@
 //! Perfetto: a trace for its user interface, written as it happens. A process for each VMM, with a track for each thread
 //! (its ioctls, what it waited) and for each vCPU (the guest's counter, last_steal, findings).
 
+mod annotations;
 mod proto;
 
 use std::{
@@ -14,15 +15,16 @@ use stealtrace_common::{
     kvm::KVM_RUN,
 };
 
+use self::annotations::annotations;
 use self::proto::{
-    Clock, ClockSnapshot, CounterDescriptor, DebugAnnotation, ProcessDescriptor, ThreadDescriptor, Trace,
-    TracePacket, TrackDescriptor, TrackEvent,
+    Clock, ClockSnapshot, CounterDescriptor, ProcessDescriptor, ThreadDescriptor, Trace, TracePacket,
+    TrackDescriptor, TrackEvent,
 };
 use super::{Reporter, is_of_consumed};
 use crate::{
     detect::Ruling,
     ioctl,
-    model::{Finding, Summary, Thread, Value, VcpuName},
+    model::{Finding, Summary, Thread, VcpuName},
     record::Header,
 };
 
@@ -281,24 +283,5 @@ impl<W: Write> Reporter for Perfetto<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
-    }
-}
-
-/// A field with its value, named as in JSON.
-fn annotations((name, value): &(&'static str, Value)) -> Vec<DebugAnnotation> {
-    let named = |suffix: &str| DebugAnnotation {
-        name: Some(format!("{name}{suffix}")),
-        ..DebugAnnotation::default()
-    };
-    match value {
-        Value::Text(text) => vec![DebugAnnotation { string_value: Some(text.clone()), ..named("") }],
-        Value::Number(number) => vec![DebugAnnotation { uint_value: Some(*number), ..named("") }],
-        Value::Ns(ns) => vec![DebugAnnotation { uint_value: Some(*ns), ..named("_ns") }],
-        Value::SignedNs(ns) => vec![DebugAnnotation { int_value: Some(*ns), ..named("_ns") }],
-        Value::Thread(Thread { tid, comm }) => vec![
-            DebugAnnotation { string_value: Some(comm.clone()), ..named("") },
-            DebugAnnotation { uint_value: Some((*tid).into()), ..named("_tid") },
-        ],
-        Value::Unknown => Vec::new(),
     }
 }

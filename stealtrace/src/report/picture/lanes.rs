@@ -4,14 +4,11 @@ use maud::{Markup, html};
 
 use super::{
     axes::{LEFT, RIGHT, Scale, WIDTH, Window, short},
-    series::{Point, Series},
+    lines::{between, labels, line, px, shown, steps},
+    series::Point,
     track::{Act, Mark, Stay, Track},
 };
-use crate::{
-    ioctl,
-    os::shown::shown as harmless,
-    report::{is_of_consumed, units},
-};
+use crate::{ioctl, os::shown::shown as harmless, report::is_of_consumed};
 
 /// Lines that differ; the letter and the dashes tell them apart where colours do not.
 const STYLES: usize = 8;
@@ -197,22 +194,6 @@ fn run_delay(track: &Track, canvas: Canvas, place: Place) -> Markup {
     }
 }
 
-/// Where the names of lines stand: above their ends, and above each other.
-fn labels(threads: &[(usize, Vec<Point>)], window: Window, scale: Scale) -> Vec<(usize, f64, f64)> {
-    const HIGH: f64 = 13.0;
-    const LONG: f64 = 140.0;
-    let mut labels: Vec<(usize, f64, f64)> = Vec::new();
-    for (n, points) in threads {
-        let Some(end) = points.iter().rev().find(|point| window.has(point.x)) else { continue };
-        let (x, mut y) = (window.x(end.x), scale.y(end.y) - 5.0);
-        while labels.iter().any(|(_, other, height)| (x - other).abs() < LONG && (y - height).abs() < HIGH) {
-            y -= HIGH;
-        }
-        labels.push((*n, x, y));
-    }
-    labels
-}
-
 /// Who was in KVM_RUN; other threads' ioctls as ticks below, restores as filled ones.
 fn owner(track: &Track, canvas: Canvas, place: Place) -> Markup {
     let Canvas { window, .. } = canvas;
@@ -277,46 +258,6 @@ fn arrow(mark: &Mark, canvas: Canvas, layout: &Layout) -> Markup {
     }
 }
 
-/// A line; points and a dotted line where it is not known what was between.
-fn line(class: &str, points: &[Point], canvas: Canvas, scale: Scale, title: &str) -> Markup {
-    let window = canvas.window;
-    html! {
-        path class=(format!("line {class} {}", if canvas.gaps { "gaps" } else { "" }))
-            d=(steps(points, window, scale)) { title { (title) } }
-        @if canvas.gaps {
-            @for point in points.iter().filter(|point| window.has(point.x)) {
-                circle class=(format!("dot {class}")) cx=(px(window.x(point.x))) cy=(px(scale.y(point.y))) r="2" {}
-            }
-        }
-    }
-}
-
-/// Values stay until the next one.
-fn steps(points: &[Point], window: Window, scale: Scale) -> String {
-    let mut path = String::new();
-    for (n, point) in points.iter().enumerate() {
-        let (x, y) = (px(window.x(point.x)), px(scale.y(point.y)));
-        path += &if n == 0 { format!("M{x} {y}") } else { format!("H{x}V{y}") };
-    }
-    path
-}
-
-/// The area between two lines.
-fn between(one: &[Point], other: &[Point], window: Window, scale: Scale) -> String {
-    let (Some(_), Some(last)) = (one.first(), other.last()) else { return String::new() };
-    let mut path = steps(one, window, scale);
-    path += &format!("H{}V{}", px(window.x(last.x)), px(scale.y(last.y)));
-    for points in other.windows(2).rev() {
-        path += &format!("V{}H{}", px(scale.y(points[0].y)), px(window.x(points[0].x)));
-    }
-    path + "Z"
-}
-
-/// A sound counter and what was waited are drawn from the same points.
-fn shown(series: &Series, canvas: Canvas) -> Vec<Point> {
-    series.within(canvas.window.from, canvas.window.to, canvas.points)
-}
-
 /// Of what lies closer than a screen shows, one piece.
 fn joined(stays: &[Stay], window: Window) -> Vec<Stay> {
     let least = window.length() / 1000;
@@ -347,22 +288,4 @@ fn apart(ioctls: &[super::track::Ioctl], window: Window) -> Vec<super::track::Io
 /// A thread's letter: A to Z.
 pub(super) fn letter(thread: usize) -> String {
     char::from_u32(u32::from(b'A') + thread as u32 % 26).map(String::from).unwrap_or_default()
-}
-
-/// To a tenth.
-fn px(at: f64) -> String {
-    let text = format!("{at:.1}");
-    text.strip_suffix(".0").map_or(text.clone(), str::to_owned)
-}
-
-/// A vCPU without findings: its counter, a line high.
-pub(super) fn small(track: &Track, canvas: Canvas) -> Markup {
-    let points = shown(&track.steal, canvas);
-    let scale = Scale::of([&points[..]], 2.0, 20.0);
-    html! {
-        svg.small viewBox="0 0 1000 24" preserveAspectRatio="none" role="img" aria-label=(format!("vCPU {}", track.name)) {
-            @if let Some(scale) = scale { path.line.steal d=(steps(&points, canvas.window, scale)) {} }
-        }
-        @if let Some(last) = points.last() { span { "steal " (units::exact(last.y.unsigned_abs())) } }
-    }
 }

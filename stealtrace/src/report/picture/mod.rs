@@ -2,7 +2,9 @@
 
 mod axes;
 mod bars;
+mod closing;
 mod lanes;
+mod lines;
 mod page;
 mod series;
 mod track;
