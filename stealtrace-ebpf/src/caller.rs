@@ -83,23 +83,12 @@ pub(crate) fn is_watched(caller: Caller) -> bool {
         return false;
     }
     let name = given!(TARGET.comm);
-    name[0] == 0 || comm_words() == name
+    name[0] == 0 || comm::<[u64; 2]>() == name
 }
 
-/// The caller's name, as [`stealtrace_common::target::Target::comm`].
+/// The caller's name, zero-padded: as bytes, or as words like [`stealtrace_common::target::Target::comm`].
 #[inline(always)]
-fn comm_words() -> [u64; 2] {
-    named()
-}
-
-/// The caller's name, zero-padded.
-#[inline(always)]
-pub(crate) fn comm() -> [u8; 16] {
-    named()
-}
-
-#[inline(always)]
-fn named<T: Plain>() -> T {
+pub(crate) fn comm<T: Plain>() -> T {
     let mut name = MaybeUninit::<T>::uninit();
     put_comm(name.as_mut_ptr());
     // SAFETY: it was written, and any bytes will do.

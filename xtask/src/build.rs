@@ -24,7 +24,7 @@ pub(crate) fn command() -> Result<Command> {
 
 /// Build it once more, in another folder, from the files that git knows; where it is. What it depends on is taken as it
 /// was built before.
-pub(crate) fn into(other: &Path) -> Result<PathBuf> {
+pub(crate) fn again(binary: &Path, other: &Path) -> Result<PathBuf> {
     let (root, target) = (cache::root()?, cache::target()?);
     let _absent = fs::remove_dir_all(other);
     let files = output(Command::new("git").args(["ls-files", "-z"]).current_dir(&root))?;
@@ -38,7 +38,7 @@ pub(crate) fn into(other: &Path) -> Result<PathBuf> {
             .arg(target.join(built))
             .arg(other.join("target")))?;
     }
-    let commit = output(Command::new(dist()?).arg("--version"))?;
+    let commit = output(Command::new(binary).arg("--version"))?;
     let commit = commit.split(['(', ')']).nth(1).context("a version without a commit")?.to_owned();
     let mut cargo = command()?;
     cargo.env("STEALTRACE_COMMIT", commit).env("CARGO_TARGET_DIR", other.join("target"));
@@ -49,7 +49,8 @@ pub(crate) fn into(other: &Path) -> Result<PathBuf> {
 /// Which toolchain builds the kernel side.
 pub(crate) const TOOLCHAIN: &str = "target/ebpf-toolchain";
 
-fn copy(from: &Path, to: &Path) -> Result<()> {
+/// Copy a file to a folder that need not be there.
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to.parent().unwrap_or(to))?;
     fs::copy(from, to).with_context(|| format!("copy {}", from.display()))?;
     Ok(())

@@ -88,9 +88,7 @@ impl Run for Export {
             Ok(())
         });
         let vcpus = Vcpus::watch(interrupt, &facts, &self.pids, tell)?;
-        let release = facts.release.clone();
-        drop(facts); // type information is large and has served
-        give_up_privileges(vcpus.live.backend.kind(), &release)?;
+        give_up_privileges(vcpus.live.backend.kind(), &facts.release)?;
         let mut exporter = Exporter {
             vcpus,
             loading,

@@ -77,7 +77,6 @@ impl Run for Guard {
         let interrupt = Interrupt::block()?;
         let command = (&*self.command, Orphaned::RunsOn);
         let mut live = Live::open(interrupt, &facts, self.plan(shared.verbose), command)?;
-        drop(facts); // type information is large and has served
         live.release()?;
         let verb = if self.dry_run { "watching, nothing is written" } else { "guarding" };
         let until = if self.command.is_empty() { "Ctrl-C ends it" } else { "until the command ends" };

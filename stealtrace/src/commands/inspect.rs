@@ -53,7 +53,6 @@ impl Run for Inspect {
         let interrupt = Interrupt::block()?;
         let facts = KernelFacts::gather(&[]);
         let vcpus = Vcpus::inspect(interrupt, &facts, &self.pids)?;
-        drop(facts); // type information is large and has served
         self.inspect(vcpus, &shared.out)
     }
 }

@@ -102,7 +102,6 @@ impl Run for Trace {
         let mut live = Live::open(interrupt, &facts, plan, (&self.command, Orphaned::Ends))?;
         say_what_calls_cannot_show(&functions, live.backend.kind(), &facts);
         let header = self.header(&live, &functions, &facts)?;
-        drop(facts); // type information is large and has served
         live.release()?;
         let recording =
             self.record.clone().zip(record).map(|(path, file)| Recording::begin(path, file, &header));

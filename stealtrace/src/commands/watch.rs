@@ -68,7 +68,6 @@ impl Run for Watch {
         let interrupt = Interrupt::block()?;
         let facts = KernelFacts::gather(&[]);
         let vcpus = Vcpus::watch(interrupt, &facts, &self.pids, Box::new(|_| Ok(())))?;
-        drop(facts); // type information is large and has served
         let view = View { by_vm: self.by_vm, ..View::default() };
         let table = Watching::new(vcpus, view, Paint::of(&shared.out));
         if self.once { table.once(self.interval, &mut shared.out.clone()) } else { table.live(self.interval) }

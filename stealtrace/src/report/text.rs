@@ -198,10 +198,15 @@ pub(super) fn show(value: &Value, units: Units) -> String {
     }
 }
 
-fn vcpu_table(summary: &Summary) -> comfy_table::Table {
-    let [ioctls_title, updates_title] =
+/// Of the columns that say what was seen of a vCPU.
+pub(super) const fn titles(summary: &Summary) -> [&'static str; 6] {
+    let [ioctls, updates] =
         if summary.edges { ["ioctls reported", "updates known"] } else { ["ioctls by thread", "updates"] };
-    let mut table = table(["vCPU", "creator", "runner", ioctls_title, updates_title, "findings"]);
+    ["vCPU", "creator", "runner", ioctls, updates, "findings"]
+}
+
+fn vcpu_table(summary: &Summary) -> comfy_table::Table {
+    let mut table = table(titles(summary));
     for vcpu in &summary.vcpus {
         table.add_row([
             vcpu.name.to_string(),

@@ -41,25 +41,27 @@ pub(crate) fn kinds() -> Vec<&'static str> {
 
 /// Make these, or all; where they are.
 pub(crate) fn package(kinds: &[String]) -> Result<Vec<PathBuf>> {
-    pack(kinds, cache::target()?.join("package"), &build::dist()?)
+    pack_into("package", kinds, &build::dist()?)
 }
 
 /// Make them once more from a build in another folder: it must be the same bytes.
 pub(crate) fn twice(kinds: &[String]) -> Result<Vec<PathBuf>> {
-    let first = package(kinds)?;
+    const AGAIN: &str = "package-again";
+    let binary = build::dist()?;
+    let first = pack_into("package", kinds, &binary)?;
     say("building and packing once more");
-    let into = cache::target()?.join("package-again");
     let elsewhere = cache::target()?.join("elsewhere");
-    for (one, other) in first.iter().zip(pack(kinds, into.clone(), &build::into(&elsewhere)?)?) {
+    for (one, other) in first.iter().zip(pack_into(AGAIN, kinds, &build::again(&binary, &elsewhere)?)?) {
         let same = fs::read(one)? == fs::read(&other)?;
         ensure!(same, "{} and {} differ", one.display(), other.display());
     }
-    fs::remove_dir_all(into)?;
+    fs::remove_dir_all(cache::target()?.join(AGAIN))?;
     fs::remove_dir_all(elsewhere)?;
     Ok(first)
 }
 
-fn pack(kinds: &[String], into: PathBuf, binary: &Path) -> Result<Vec<PathBuf>> {
+fn pack_into(folder: &str, kinds: &[String], binary: &Path) -> Result<Vec<PathBuf>> {
+    let into = cache::target()?.join(folder);
     fs::create_dir_all(&into)?;
     let goods = Goods {
         tree: cache::target()?.join(build::TARGET).join("release/package"),

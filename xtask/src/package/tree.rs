@@ -2,10 +2,11 @@
 
 use std::{fs, path::Path, process::Command};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::{Goods, git};
 use crate::{
+    build::copy,
     cache,
     process::{output, run},
 };
@@ -46,11 +47,6 @@ pub(super) fn lay_out(goods: &Goods, binary: &Path) -> Result<()> {
     }
     manual(goods)?;
     changelogs(goods)
-}
-
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    fs::copy(from, to).with_context(|| format!("copy {}", from.display()))?;
-    Ok(())
 }
 
 /// Pages are written by a program that the binary does without.

@@ -5,7 +5,7 @@ mod annotations;
 mod proto;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     io::{self, Write},
 };
 
@@ -33,7 +33,7 @@ pub(crate) struct Perfetto<W> {
     /// Tracks by what they are of; their numbers count from 1.
     tracks: HashMap<Of, u64>,
     /// Threads whose last slice is open.
-    open: HashMap<u64, bool>,
+    open: BTreeSet<u64>,
     /// Of each vCPU: who runs it, and the flow that its last act began.
     vcpus: HashMap<VcpuName, Known>,
     flows: u64,
@@ -64,7 +64,7 @@ impl<W: Write> Perfetto<W> {
         Self {
             out,
             tracks: HashMap::new(),
-            open: HashMap::new(),
+            open: BTreeSet::new(),
             vcpus: HashMap::new(),
             flows: 0,
             last_ns: 0,
@@ -151,7 +151,7 @@ impl<W: Write> Perfetto<W> {
     /// An ioctl lasts until the thread's next one: when it returns is not reported.
     fn ioctl(&mut self, event: &Event, track: u64, flow_ids: Vec<u64>) -> io::Result<()> {
         self.end(event.time_ns, track)?;
-        self.open.insert(track, true);
+        self.open.insert(track);
         let begin = TrackEvent {
             r#type: Some(proto::SLICE_BEGIN),
             name: Some(ioctl::name(event.ioctl).into_owned()),
@@ -163,7 +163,7 @@ impl<W: Write> Perfetto<W> {
     }
 
     fn end(&mut self, at_ns: u64, track: u64) -> io::Result<()> {
-        if self.open.insert(track, false) == Some(true) {
+        if self.open.remove(&track) {
             self.tell(at_ns, track, TrackEvent { r#type: Some(proto::SLICE_END), ..TrackEvent::default() })?;
         }
         Ok(())
@@ -273,9 +273,8 @@ impl<W: Write> Reporter for Perfetto<W> {
     }
 
     fn summary(&mut self, summary: &Summary) -> io::Result<()> {
-        let open: Vec<_> = self.open.iter().filter(|(_, open)| **open).map(|(track, _)| *track).collect();
-        for track in open {
-            self.end(self.last_ns, track)?;
+        while let Some(track) = self.open.first() {
+            self.end(self.last_ns, *track)?;
         }
         super::beside(summary);
         Ok(())

@@ -35,8 +35,6 @@ pub(super) fn without_findings(sound: &[&Track], canvas: Canvas) -> Markup {
 }
 
 pub(super) fn table(seen: &Seen, summary: &Summary) -> Markup {
-    let [ioctls, updates] =
-        if summary.edges { ["ioctls reported", "updates known"] } else { ["ioctls by thread", "updates"] };
     html! {
         @if !summary.vcpus.is_empty() {
             h2 { "All vCPUs" }
@@ -44,7 +42,7 @@ pub(super) fn table(seen: &Seen, summary: &Summary) -> Markup {
                 summary { (count(summary.vcpus.len(), "vCPU")) @if summary.unlisted > 0 { ", and " (summary.unlisted) " that ended before" } }
                 div.scroll {
                     table {
-                        tr { th { "vCPU" } th { "creator" } th { "runner" } th { (ioctls) } th { (updates) } th { "findings" } }
+                        tr { @for title in text::titles(summary) { th { (title) } } }
                         @for vcpu in summary.vcpus.iter().take(1000) {
                             tr {
                                 td { (vcpu.name) }

@@ -10,8 +10,6 @@ use super::{
 };
 use crate::{ioctl, os::shown::shown as harmless, report::is_of_consumed};
 
-/// Lines that differ; the letter and the dashes tell them apart where colours do not.
-const STYLES: usize = 8;
 /// Where flags stand.
 const FLAGS: f64 = 26.0;
 /// How high a lane is, if it has something to show; and if not.
@@ -184,7 +182,7 @@ fn run_delay(track: &Track, canvas: Canvas, place: Place) -> Markup {
         @if let Some(scale) = scale {
             (line("last-steal", &last_steal, canvas, scale, "last_steal: up to where KVM has charged"))
             @for (n, points) in &threads {
-                (line(&format!("thread s{}", n % STYLES), points, canvas, scale, &track.threads[*n].to_string()))
+                (line(&format!("thread {}", style(*n)), points, canvas, scale, &track.threads[*n].to_string()))
             }
             @for (n, x, y) in labels(&threads, canvas.window, scale) {
                 @let side = if x > (LEFT + RIGHT) / 2.0 { "end" } else { "start" };
@@ -202,7 +200,7 @@ fn owner(track: &Track, canvas: Canvas, place: Place) -> Markup {
         (lane(&["who runs it"], place))
         @for stay in joined(&track.stays, window) {
             @let (from, to) = (window.x(stay.from), window.x(stay.to));
-            @let style = stay.thread.map_or("several".to_owned(), |n| format!("s{}", n % STYLES));
+            @let style = stay.thread.map_or("several".to_owned(), style);
             @let name = stay.thread.map_or("several threads".to_owned(), |n| track.threads[n].to_string());
             rect class=(format!("stay {style}")) x=(px(from)) y=(top + 3.0) width=(px((to - from).max(1.5)))
                 height=(height - 12.0) {
@@ -288,4 +286,10 @@ fn apart(ioctls: &[super::track::Ioctl], window: Window) -> Vec<super::track::Io
 /// A thread's letter: A to Z.
 pub(super) fn letter(thread: usize) -> String {
     char::from_u32(u32::from(b'A') + thread as u32 % 26).map(String::from).unwrap_or_default()
+}
+
+/// How its line looks: the letter and the dashes tell lines apart where colours do not.
+pub(super) fn style(thread: usize) -> String {
+    const STYLES: usize = 8;
+    format!("s{}", thread % STYLES)
 }

@@ -74,8 +74,8 @@ impl Seen {
     fn place(&mut self, time_ns: u64) -> u64 {
         self.is_order = time_ns == 0;
         let x = if self.is_order { self.events } else { time_ns };
-        let (first, _) = *self.span.get_or_insert((x, x));
-        self.span = Some((first.min(x), x.max(first)));
+        let (first, last) = self.span.unwrap_or((x, x));
+        self.span = Some((first.min(x), last.max(x)));
         x
     }
 

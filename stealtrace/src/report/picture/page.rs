@@ -9,7 +9,7 @@ use super::{
     axes::Window,
     bars::bars,
     closing::{how, table, without_findings},
-    lanes::{Canvas, letter, picture},
+    lanes::{Canvas, letter, picture, style},
     track::Track,
 };
 use crate::{
@@ -32,11 +32,12 @@ pub(super) fn page(seen: &Seen, summary: &Summary, units: Units) -> Markup {
     let found = tracks.partition_point(|track| track.found > 0);
     let (found, sound) = tracks.split_at(found);
     let canvas = canvas(seen, summary, found);
-    let title = format!("stealtrace: {}", headline(seen, summary, found));
+    let worst = first_of_worst(seen, found);
+    let headline = headline(worst, summary);
     frame(
-        &title,
+        &format!("stealtrace: {headline}"),
         &html! {
-            (verdict(seen, summary, found, units))
+            (verdict(seen, summary, worst, &headline, units))
             (facts(seen, summary))
             @for track in found.iter().take(MOST_PICTURES) { (section(track, canvas, units)) }
             @if found.len() > MOST_PICTURES {
@@ -86,16 +87,17 @@ fn canvas(seen: &Seen, summary: &Summary, found: &[&Track]) -> Canvas {
 /// The worst of all findings, the first of its kind.
 fn first_of_worst<'a>(seen: &'a Seen, found: &[&'a Track]) -> Option<&'a Finding> {
     let all = found.iter().flat_map(|track| track.marks.iter().map(|mark| &mark.finding)).chain(&seen.loose);
-    all.min_by_key(|finding| (Reverse(finding.severity), Reverse(weight(finding)), finding.time_ns))
+    all.min_by_key(|finding| rank(finding))
 }
 
-/// An underflow says more than the counter that it leaves behind.
-fn weight(finding: &Finding) -> u8 {
-    u8::from(is_of_consumed(finding)) + u8::from(finding.rule == steal_underflow::RULE.id)
+/// The worst come first; an underflow says more than the counter that it leaves behind.
+fn rank(finding: &Finding) -> impl Ord + use<> {
+    let weight = u8::from(is_of_consumed(finding)) + u8::from(finding.rule == steal_underflow::RULE.id);
+    (Reverse(finding.severity), Reverse(weight), finding.time_ns)
 }
 
-fn headline(seen: &Seen, summary: &Summary, found: &[&Track]) -> String {
-    match first_of_worst(seen, found) {
+fn headline(worst: Option<&Finding>, summary: &Summary) -> String {
+    match worst {
         Some(finding) if finding.severity == Severity::Error => {
             format!("the steal time of {} is wrong", of_whom(finding))
         }
@@ -109,13 +111,11 @@ fn of_whom(finding: &Finding) -> String {
     if finding.vcpu.vm == 0 { "the guest".to_owned() } else { format!("vCPU {}", finding.vcpu) }
 }
 
-fn verdict(seen: &Seen, summary: &Summary, found: &[&Track], units: Units) -> Markup {
-    let worst = first_of_worst(seen, found);
-    let class = worst.map_or("ok", |finding| severity_class(finding.severity));
-    let headline = headline(seen, summary, found);
+fn verdict(seen: &Seen, summary: &Summary, worst: Option<&Finding>, headline: &str, units: Units) -> Markup {
+    let class = worst.map_or("ok".to_owned(), |finding| finding.severity.to_string());
     html! {
         header class=(class) {
-            h1 { (capital(&headline)) }
+            h1 { (capital(headline)) }
             @if let Some(finding) = worst {
                 p { (shown(&finding.what)) @if finding.vcpu.vm != 0 && finding.time_ns != 0 {
                     ", first " (units::seconds(seen.clock.since_start(finding.time_ns))) " after the start" } "." }
@@ -136,14 +136,6 @@ fn numbers(finding: &Finding, units: Units) -> String {
         .map(|(name, value)| format!("{}: {}", name.replace('_', " "), text::show(value, units)))
         .collect();
     shown.join(" · ")
-}
-
-fn severity_class(severity: Severity) -> &'static str {
-    match severity {
-        Severity::Error => "error",
-        Severity::Warning => "warning",
-        Severity::Notice => "notice",
-    }
 }
 
 pub(in crate::report) fn capital(text: &str) -> String {
@@ -198,10 +190,7 @@ fn close_up(track: &Track, canvas: Canvas) -> Option<Window> {
     if canvas.is_order {
         return None; // what lies near in a log need not be near in time
     }
-    let mark = track
-        .marks
-        .iter()
-        .min_by_key(|mark| (Reverse(mark.finding.severity), Reverse(weight(&mark.finding)), mark.x))?;
+    let mark = track.marks.iter().min_by_key(|mark| rank(&mark.finding))?;
     let from = mark.act.map_or(mark.x, |act| act.x);
     let margin = (mark.x - from).max(canvas.window.length() / 400).max(1);
     let window = Window {
@@ -218,7 +207,7 @@ fn legend(track: &Track) -> Markup {
             span { i.k.waited {} "what its runners waited" }
             span { i.k.last-steal {} "last_steal" }
             @for (n, thread) in track.threads.iter().enumerate() {
-                span { i class=(format!("k s{}", n % 8)) {} b { (letter(n)) } " " (thread) }
+                span { i class=(format!("k {}", style(n))) {} b { (letter(n)) } " " (thread) }
             }
             @if !track.restores.is_empty() { span { "▲ steal time restored" } }
             @if !track.ioctls.is_empty() { span { "| ioctl of another thread" } }
@@ -233,7 +222,7 @@ fn told(findings: &[&Finding], units: Units) -> Markup {
             table {
                 tr { th { "" } th { "finding" } th { "by" } th { "what" } th { "evidence" } }
                 @for (n, finding) in findings.iter().enumerate() {
-                    tr class=(severity_class(finding.severity)) {
+                    tr class=(finding.severity) {
                         td { (n + 1) }
                         td { strong { (finding.severity) } br; (finding.rule) }
                         td { (finding.caller) br; (crate::ioctl::name(finding.ioctl)) }
