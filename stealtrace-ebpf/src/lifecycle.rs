@@ -66,15 +66,17 @@ pub(crate) fn vcpu_state(probe: Probe, caller: Caller, vcpu: u64) -> Option<&'st
 #[inline(always)]
 pub(crate) fn thread(probe: Probe, caller: Caller) -> Option<&'static mut ThreadState> {
     let key = caller.key();
-    if THREADS.get_ptr_mut(key).is_none() {
+    let mut found = THREADS.get_ptr_mut(key);
+    if found.is_none() {
         let mut place = MaybeUninit::uninit();
         let nothing: &ThreadState = read::zeroed(&mut place);
         if THREADS.insert(key, nothing, 0).is_err() {
             lost(probe);
         }
+        found = THREADS.get_ptr_mut(key);
     }
     // SAFETY: the entry is this thread's own.
-    THREADS.get_ptr_mut(key).map(|thread| unsafe { &mut *thread })
+    found.map(|thread| unsafe { &mut *thread })
 }
 
 /// What is known of this vCPU.
