@@ -4,6 +4,7 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, ErrorKind, Write},
+    os::fd::{AsRawFd, RawFd},
     path::{Path, PathBuf},
 };
 
@@ -50,6 +51,12 @@ impl LateFile {
 fn is_taken(file: &File) -> Result<bool> {
     let is_file = file.metadata().context("look at what is to be written")?.is_file();
     Ok(is_file && matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
+impl AsRawFd for LateFile {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
 }
 
 impl Write for LateFile {

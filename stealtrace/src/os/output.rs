@@ -7,6 +7,7 @@ use std::{
     env,
     io::{self, ErrorKind, IsTerminal as _, Write},
     mem,
+    os::fd::{AsRawFd as _, RawFd},
     path::Path,
     rc::Rc,
 };
@@ -23,6 +24,8 @@ pub struct Output(Rc<RefCell<Inner>>);
 struct Inner {
     name: String,
     to: Box<dyn Write>,
+    /// Where that ends; None if nobody reads it.
+    descriptor: Option<RawFd>,
     state: State,
     is_terminal: bool,
     is_colored: bool,
@@ -64,10 +67,15 @@ impl Output {
     /// When the file cannot be written.
     pub fn open(file: Option<&Path>, color: Color) -> Result<Self> {
         Ok(match file {
-            Some(file) => Self::to(file.display().to_string(), Box::new(LateFile::open(file)?), false, color),
+            Some(name) => {
+                let file = LateFile::open(name)?;
+                let descriptor = Some(file.as_raw_fd());
+                Self::to(name.display().to_string(), Box::new(file), descriptor, false, color)
+            }
             None => {
-                let is_terminal = io::stdout().is_terminal();
-                Self::to("standard output".to_owned(), Box::new(io::stdout()), is_terminal, color)
+                let stdout = io::stdout();
+                let (descriptor, is_terminal) = (Some(stdout.as_raw_fd()), stdout.is_terminal());
+                Self::to("standard output".to_owned(), Box::new(stdout), descriptor, is_terminal, color)
             }
         })
     }
@@ -75,12 +83,19 @@ impl Output {
     /// Nowhere: for whoever only asks what results there are.
     #[must_use]
     pub fn nowhere() -> Self {
-        Self::to("nowhere".to_owned(), Box::new(io::sink()), false, Color::Never)
+        Self::to("nowhere".to_owned(), Box::new(io::sink()), None, false, Color::Never)
     }
 
-    fn to(name: String, to: Box<dyn Write>, is_terminal: bool, color: Color) -> Self {
+    fn to(
+        name: String,
+        to: Box<dyn Write>,
+        descriptor: Option<RawFd>,
+        is_terminal: bool,
+        color: Color,
+    ) -> Self {
         let is_colored = color.is_wanted(is_terminal);
-        Self(Rc::new(RefCell::new(Inner { name, to, state: State::Open, is_terminal, is_colored })))
+        let state = State::Open;
+        Self(Rc::new(RefCell::new(Inner { name, to, descriptor, state, is_terminal, is_colored })))
     }
 
     /// Does somebody look at it as it is written?
@@ -99,6 +114,17 @@ impl Output {
     #[must_use]
     pub fn is_over(&self) -> bool {
         !matches!(self.0.borrow().state, State::Open)
+    }
+
+    /// Would a line that is written now wait for a reader that does not read? A pipe says that it takes more while it has
+    /// room for `PIPE_BUF` bytes.
+    #[must_use]
+    pub fn would_wait(&self) -> bool {
+        self.0.borrow().descriptor.is_some_and(|descriptor| {
+            let mut asked = libc::pollfd { fd: descriptor, events: libc::POLLOUT, revents: 0 };
+            // SAFETY: one record of our own; it returns at once.
+            unsafe { libc::poll(&raw mut asked, 1, 0) == 0 }
+        })
     }
 
     /// Could everything be written that anybody wanted to read?
@@ -159,7 +185,7 @@ mod tests {
     }
 
     fn after_a_write(error: ErrorKind) -> Output {
-        let out = Output::to("f".to_owned(), Box::new(Failing(error)), false, Color::Auto);
+        let out = Output::to("f".to_owned(), Box::new(Failing(error)), None, false, Color::Auto);
         assert!(!out.is_over());
         writeln!(out.clone(), "a result").unwrap();
         assert!(out.is_over());

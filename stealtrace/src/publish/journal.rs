@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use log::{Level, Record};
+use serde_json::Value as Json;
 use systemd_journal_logger::{JournalLog, connected_to_journal};
 
 use crate::{
@@ -26,8 +27,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 pub(crate) struct Log {
     to: To,
     utc_offset_ns: u64,
-    /// Has it been said that they do not get there?
-    is_refused: bool,
+    /// Findings that did not get there since one did.
+    unwritten: u64,
 }
 
 enum To {
@@ -42,27 +43,41 @@ impl Log {
     /// When the journal cannot be reached.
     pub(crate) fn open(out: &Output, utc_offset_ns: u64) -> Result<Self> {
         let to = if connected_to_journal() { To::Journal(Journal::open()?) } else { To::Lines(out.clone()) };
-        Ok(Self { to, utc_offset_ns, is_refused: false })
+        Ok(Self { to, utc_offset_ns, unwritten: 0 })
     }
 
     /// One more finding, of a VM of this name.
     pub(crate) fn finding(&mut self, finding: &Finding, domain: String) {
         let written = match &mut self.to {
             To::Journal(journal) => journal.take(finding.clone(), domain),
-            To::Lines(out) => {
-                let line = journal::object(finding, &domain, self.utc_offset_ns);
-                let written = writeln!(out, "{line}").and_then(|()| out.flush());
-                let is_refused = out.is_over().then(|| io::Error::other("nothing more can be written"));
-                written.and(is_refused.map_or(Ok(()), Err))
-            }
+            To::Lines(out) => write_line(out, &journal::object(finding, &domain, self.utc_offset_ns)),
         };
-        match &written {
-            Err(error) if !self.is_refused => {
-                say(&format!("findings cannot be logged: {error}; metrics go on counting them"));
+        match written {
+            Err(error) => {
+                if self.unwritten == 0 {
+                    say(&format!("findings cannot be logged: {error}; metrics go on counting them"));
+                }
+                self.unwritten += 1;
             }
-            _ => {}
+            Ok(()) if self.unwritten > 0 => {
+                say(&format!("findings are logged again; {} were not", self.unwritten));
+                self.unwritten = 0;
+            }
+            Ok(()) => {}
         }
-        self.is_refused = written.is_err();
+    }
+}
+
+/// Unless that would take until somebody reads.
+fn write_line(out: &mut Output, line: &Json) -> io::Result<()> {
+    if out.would_wait() {
+        return Err(io::Error::other("nobody reads them"));
+    }
+    writeln!(out, "{line}")?;
+    out.flush()?;
+    match out.is_over() {
+        true => Err(io::Error::other("nothing more can be written")),
+        false => Ok(()),
     }
 }
 

@@ -5,7 +5,10 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    os::unix::{ffi::OsStrExt as _, process::CommandExt as _},
+    os::{
+        fd::AsRawFd as _,
+        unix::{ffi::OsStrExt as _, process::CommandExt as _},
+    },
     process::{Child, Stdio},
 };
 
@@ -132,6 +135,29 @@ fn a_hand_over_is_counted_and_logged_with_both_threads() {
     let finding = finding.expect("logged");
     assert_eq!((&finding["caller"], &finding["last_steal_of"]), (&"vcpu0-new".into(), &"vcpu0-old".into()));
     assert!(finding["utc"].is_string() && finding["domain"].is_string(), "{finding}");
+}
+
+#[test]
+fn a_reader_that_stalls_holds_up_nothing_and_what_it_missed_is_counted() {
+    let mut export = Export::begin(&[]);
+    let lines = export.child.as_mut().and_then(|child| child.stdout.take()).expect("piped");
+    // SAFETY: it only changes how much our own pipe holds.
+    let holds = unsafe { libc::fcntl(lines.as_raw_fd(), libc::F_SETPIPE_SZ, 4096) };
+    assert_eq!(holds, 4096, "a finding or two");
+    hand_over();
+    hand_over();
+    let metrics = export.metrics();
+    let found: f64 = metrics.of("stealtrace_findings_total").map(|(_, value)| value).sum();
+    assert!(found > 2.5, "tracing goes on: {}", metrics.0);
+    let mut lines = BufReader::new(lines).lines();
+    let first = lines.next().expect("a line").expect("text");
+    assert!(first.starts_with('{') && first.ends_with('}'), "{first}");
+    hand_over();
+    let again = lines.next().expect("a line").expect("text");
+    assert!(again.starts_with('{') && again.ends_with('}'), "{again}");
+    let ended = export.end();
+    assert!(ended.stderr.contains("findings cannot be logged: nobody reads them"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("findings are logged again; "), "{}", ended.stderr);
 }
 
 #[test]
