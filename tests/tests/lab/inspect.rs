@@ -4,7 +4,7 @@ use stealtrace_tests::json_lines;
 
 use super::{Class, Kernel, Step};
 
-pub(crate) static STEPS: &[&Step] = &[&INSPECTED, &WITHOUT_ADDRESSES, &POISONED];
+pub(crate) static STEPS: &[&Step] = &[&INSPECTED, &WITHOUT_ADDRESSES, &THROTTLED, &POISONED];
 
 /// One vCPU that runs and two that do nothing.
 const VCPUS: &str = "\
@@ -63,6 +63,49 @@ fn inspect_says_which_vcpus_it_has_not_seen_yet() {
         assert_eq!(running["runner"], "vcpu0", "{look}");
         assert!(running["steal_ns"].is_u64() && running["judgement"] != "poisoned", "{look}");
     }
+}
+
+/// A VM with a twentieth of a CPU, and one beside it without a limit.
+static THROTTLED: Step = Step::once(
+    "throttled",
+    "\
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+echo +cpu > /sys/fs/cgroup/cgroup.subtree_control
+mkdir /sys/fs/cgroup/tenant /sys/fs/cgroup/tenant/vm
+echo '5000 100000' > /sys/fs/cgroup/tenant/cpu.max
+sh -c 'echo $$ > /sys/fs/cgroup/tenant/vm/cgroup.procs; exec stealtrace load run --duration 10m' > /dev/null &
+limited=$!
+stealtrace load run --duration 10m > /dev/null &
+free=$!
+until grep -q 'nr_throttled [1-9]' /sys/fs/cgroup/tenant/cpu.stat; do sleep 0.1; done
+echo $limited $free
+stealtrace inspect --wait 100ms --format json
+stealtrace inspect --wait 100ms >&2
+kill $limited $free
+wait
+rmdir /sys/fs/cgroup/tenant/vm /sys/fs/cgroup/tenant
+umount /sys/fs/cgroup",
+);
+
+#[test]
+fn a_quota_of_a_group_above_the_vms_own_is_told_beside_its_steal_time() {
+    let step = THROTTLED.alone();
+    let (pids, looks) = step.stdout.split_once('\n').expect("two processes and a look");
+    let [limited, free] =
+        pids.split(' ').map(|pid| pid.parse().expect("a process")).collect::<Vec<u64>>()[..]
+    else {
+        panic!("{pids}")
+    };
+    let look = &json_lines(looks)[0];
+    let throttled = |pid: u64| {
+        let vcpus = look["vcpus"].as_array().expect("a list");
+        let vcpu = vcpus.iter().find(|vcpu| vcpu["pid"] == pid).expect("its vCPU");
+        (vcpu["throttled_times"].as_u64(), vcpu["throttled_ns"].as_u64())
+    };
+    let (times, time_ns) = throttled(limited);
+    assert!(times.is_some_and(|times| times > 0) && time_ns.is_some_and(|ns| ns > 0), "{look}");
+    assert!(throttled(free).0.unwrap_or(0) == 0, "{look}");
+    assert_eq!(step.stderr.matches("quota").count(), 1, "{}", step.stderr);
 }
 
 /// A counter that was poisoned before: seen, and re-based on request.
