@@ -112,3 +112,41 @@ fn a_proc_of_another_pid_namespace_is_exit_2() {
         assert!((result.stdout + &result.stderr).contains("mount -t proc"), "{command}");
     }
 }
+
+/// A root with nothing but the binary, as in the container image, with what its documentation mounts there.
+const IMAGE: &str = r#"
+mount -t tmpfs none "$1"
+mkdir -p "$1/usr/bin" "$1/proc" "$1/sys" "$1/dev"
+cp "$2" "$1/usr/bin/stealtrace"
+mount --rbind /proc "$1/proc"
+mount --rbind /sys "$1/sys"
+touch "$1/dev/kvm"
+mount --bind /dev/kvm "$1/dev/kvm"
+root=$1
+shift 2
+exec chroot "$root" /usr/bin/stealtrace "$@"
+"#;
+
+#[test]
+fn the_binary_alone_in_a_container_traces_and_verifies_the_host() {
+    let root = scratch("image");
+    fs::create_dir(&root).expect("a folder");
+    let contained = |arguments: &[&str]| {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-ec", IMAGE, "image"]).arg(&root);
+        run(command.arg(stealtrace().get_program()).args(arguments))
+    };
+    let vm = three_vcpus();
+    let traced = contained(&["trace", "--format", "json", "--findings-only", "--duration", "2s"]);
+    let looked = contained(&["inspect", "--format", "json"]);
+    let pid = vm.id();
+    drop(vm);
+    let verified = contained(&["verify", "--format", "json", "run-hand-off-down", "same-thread"]);
+    fs::remove_dir(root).expect("an empty folder");
+    let lines = json_lines(&traced.stdout);
+    let vcpus =
+        summary(&lines)["vcpus"].as_array().unwrap_or_else(|| panic!("{}{}", traced.stdout, traced.stderr));
+    assert!(vcpus.iter().any(|vcpu| vcpu["vm_pid"] == pid), "{}", traced.stdout);
+    assert!(looked.stdout.contains(&format!("\"vm_pid\":{pid},")), "{}{}", looked.stdout, looked.stderr);
+    assert_eq!(verified.code, 0, "{}{}", verified.stdout, verified.stderr);
+}
