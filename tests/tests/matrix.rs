@@ -20,8 +20,12 @@ fn list<'a>(of: &'a Value, name: &str) -> &'a [Value] {
 
 #[test]
 fn every_kernel_is_what_the_table_says_and_both_witnesses_agree() {
-    let (result, kernels) = lab_verify(&[], "matrix");
+    let page = env::temp_dir().join(format!("stealtrace-matrix-{}.html", process::id()));
+    let (result, kernels) = lab_verify(&["--html", &page.display().to_string()], "matrix");
     assert_eq!(result.code, 0, "{}{}", result.stdout, result.stderr);
+    let html = fs::read_to_string(&page).expect("a page");
+    fs::remove_file(page).expect("removable");
+    assert!(html.contains("<h2>replug on unfixed-6.12</h2>"), "{html}");
     let names: Vec<_> = kernels.iter().map(|kernel| kernel["kernel"].as_str().unwrap_or("?")).collect();
     assert_eq!(names, ["stock-6.1", "unfixed-6.1", "stock-6.12", "unfixed-6.12", "clamped-6.12"]);
     for kernel in &kernels {
@@ -30,7 +34,11 @@ fn every_kernel_is_what_the_table_says_and_both_witnesses_agree() {
         assert_eq!(backends, ["kprobe", "tracepoint"], "{}", kernel["kernel"]);
         for pass in passes {
             assert_eq!(pass["summary"]["class"], kernel["expected"], "{}", result.stdout);
-            list(pass, "verdicts").iter().for_each(|verdict| assert_exactly_as_expected(kernel, verdict));
+            for verdict in list(pass, "verdicts") {
+                assert_exactly_as_expected(kernel, verdict);
+                let picture = verdict["picture"].as_str().unwrap_or_else(|| panic!("no picture: {verdict}"));
+                assert!(picture.contains("<svg") && html.contains(picture), "{verdict}");
+            }
         }
         assert!(result.stdout.contains(kernel["kernel"].as_str().unwrap_or("?")), "{}", result.stdout);
     }

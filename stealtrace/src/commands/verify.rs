@@ -13,7 +13,7 @@ use crate::{
     exit::Exit,
     os::interrupt::Interrupt,
     report::{self, Format},
-    verify::{Attempt, Expectation, Tracer, Verdict, Verified},
+    verify::{Attempt, Expectation, Tracer, Transcript, Verdict, Verified},
     vmm::{
         require_steal_time,
         scenario::{Class, Play, SCENARIOS, Scenario, Witness},
@@ -47,6 +47,9 @@ pub(super) struct Verify {
     /// Hand-offs that random-hand-offs makes
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rounds: u32,
+    /// Give each verdict in JSON a picture of what the second witness saw, as HTML
+    #[arg(long)]
+    pictures: bool,
     /// Trust the VMM alone: on kernels too old or too locked for eBPF
     #[arg(long)]
     no_trace: bool,
@@ -128,7 +131,8 @@ fn tracer(options: &Verify) -> Result<Result<Tracer, String>> {
         return Ok(Err("--no-trace".to_owned()));
     }
     let wanted: Option<BackendKind> = options.backend.into();
-    match Tracer::attach(wanted) {
+    let pictures = options.pictures || options.format == Format::Html;
+    match Tracer::attach(wanted, pictures) {
         Err(error) if wanted.is_some() => Err(error),
         tracer => Ok(tracer.map_err(|error| format!("{error:#}"))),
     }
@@ -141,8 +145,11 @@ fn attempt(scenario: &Scenario, seed: u64, rounds: u32, mut tracer: Option<&mut 
     }
     let witness = tracer.as_deref_mut().map(|tracer| tracer as &mut dyn Witness);
     let played = (scenario.play)(&mut Play { seed, rounds, witness });
-    let told = tracer.map(Tracer::testimony);
-    Ok(Attempt { played, told })
+    let (told, transcript) = match tracer {
+        Some(tracer) => (Some(tracer.testimony()), tracer.transcript()),
+        None => (None, Transcript::default()),
+    };
+    Ok(Attempt { played, told, transcript })
 }
 
 fn select(globs: &[String]) -> Result<Vec<&'static Scenario>> {

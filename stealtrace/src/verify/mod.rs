@@ -1,9 +1,11 @@
 //! What scenarios that were played say of the running kernel: verdicts, its class, and whether two witnesses agree.
 
 mod tracer;
+mod transcript;
 mod verdict;
 
 pub(crate) use tracer::Tracer;
+pub(crate) use transcript::Transcript;
 pub(crate) use verdict::Attempt;
 pub use verdict::{Agreement, Expectation, Status, Verdict};
 
@@ -128,7 +130,7 @@ impl Verified {
 
 #[cfg(test)]
 mod tests {
-    use super::{Agreement, Expectation, Status, Verdict, Verified};
+    use super::{Agreement, Expectation, Status, Transcript, Verdict, Verified};
     use crate::{
         exit::Exit,
         vmm::scenario::{Class, Fault, Harm, Observation, Scenario},
@@ -147,6 +149,7 @@ mod tests {
             played: 1,
             harmful: 0,
             agreement: Agreement::Agree,
+            transcript: Transcript::default(),
             took: std::time::Duration::ZERO,
         }
     }

@@ -5,7 +5,7 @@ use std::process;
 use anyhow::Result;
 use stealtrace_common::{ring::Entry, target::Volume};
 
-use super::verdict::Testimony;
+use super::{Transcript, verdict::Testimony};
 use crate::{
     backend::{BackendKind, EbpfBackend, Plan, Processes},
     detect::{Engine, foreign_steal_restore, steal_backwards, steal_over_charge, steal_underflow},
@@ -23,6 +23,8 @@ pub(crate) struct Tracer {
     backend: EbpfBackend,
     engine: Engine,
     told: Findings,
+    /// What it saw, if anybody wants a picture of it.
+    transcript: Option<Transcript>,
 }
 
 /// What its findings were, beyond their number.
@@ -50,14 +52,15 @@ fn is_corruption(finding: &Finding) -> bool {
 }
 
 impl Tracer {
-    /// Watch this process.
-    pub(crate) fn attach(wanted: Option<BackendKind>) -> Result<Self> {
+    /// Watch this process, and keep what is seen for pictures if they are wanted.
+    pub(crate) fn attach(wanted: Option<BackendKind>, pictures: bool) -> Result<Self> {
         let this = Processes::These(vec![process::id()]);
         let plan = Plan { wanted, ..Plan::of(this, Volume::Edges, RING_BYTES) };
         Ok(Self {
             backend: EbpfBackend::attach(&plan, &KernelFacts::gather(&[]))?,
             engine: Engine::default(),
             told: Findings::default(),
+            transcript: pictures.then(Transcript::default),
         })
     }
 
@@ -70,12 +73,17 @@ impl Tracer {
         self.drain();
         self.engine = Engine::default();
         self.told = Findings::default();
+        self.transcript();
     }
 
     /// What it has to say of the scenario that just ended.
     pub(crate) fn testimony(&mut self) -> Testimony {
         self.drain();
-        self.engine.finish().iter().for_each(|finding| self.told.learn(finding));
+        let last = self.engine.finish();
+        last.iter().for_each(|finding| self.told.learn(finding));
+        if let Some(transcript) = &mut self.transcript {
+            transcript.conclude(&last);
+        }
         let Findings { corruptions, first_runs, over_charges } = self.told;
         match self.corruptions() {
             _ if self.engine.saw_nothing() => Testimony::Blind,
@@ -87,6 +95,11 @@ impl Tracer {
         }
     }
 
+    /// All that was seen since the last time this was asked.
+    pub(crate) fn transcript(&mut self) -> Transcript {
+        self.transcript.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
     fn corruptions(&self) -> u64 {
         CORRUPTIONS.into_iter().map(|rule| self.engine.count(rule, Severity::Error)).sum()
     }
@@ -96,10 +109,14 @@ impl Tracer {
     }
 
     fn drain(&mut self) {
-        let Self { backend, engine, told, .. } = self;
+        let Self { backend, engine, told, transcript } = self;
         let judge = |entry: &Entry| {
             if let Entry::Event(event) = entry {
-                engine.judge(event).told.iter().for_each(|finding| told.learn(finding));
+                let ruling = engine.judge(event);
+                ruling.told.iter().for_each(|finding| told.learn(finding));
+                if let Some(transcript) = transcript {
+                    transcript.note(event, ruling.vcpu, &ruling.told);
+                }
             }
             true
         };

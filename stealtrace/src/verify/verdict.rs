@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::Result;
 
+use super::Transcript;
 use crate::vmm::scenario::{Class, Decides, Fault, Harm, Observation, Scenario, Tally};
 
 /// A runner that is rescheduled every time is not alone on its CPU.
@@ -64,6 +65,8 @@ pub(crate) struct Attempt {
     pub(crate) played: Result<Observation>,
     /// What the second witness says, if there is one.
     pub(crate) told: Option<Testimony>,
+    /// In detail, if that is kept.
+    pub(crate) transcript: Transcript,
 }
 
 /// What the second witness says of an attempt.
@@ -108,6 +111,8 @@ pub struct Verdict {
     pub harmful: u32,
     /// How the witnesses' stories go together.
     pub agreement: Agreement,
+    /// What the second witness saw, if that is kept.
+    pub(crate) transcript: Transcript,
     /// How long all of it took.
     pub took: Duration,
 }
@@ -152,7 +157,7 @@ impl Verdict {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let Some(Attempt { played, told }) = play()? else { return Ok(None) };
+            let Some(Attempt { played, told, transcript }) = play()? else { return Ok(None) };
             let observation = played.unwrap_or_else(|error| could_not_play(&error));
             let agreement = Agreement::of(&observation, told);
             let verdict = Self {
@@ -162,6 +167,7 @@ impl Verdict {
                 played: 1,
                 harmful: 0,
                 agreement,
+                transcript,
                 took: Duration::ZERO,
             };
             let decided =

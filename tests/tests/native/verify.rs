@@ -24,6 +24,8 @@ fn a_page_says_what_the_guest_saw_and_what_the_witness_says() {
         run(stealtrace().args(["verify", "--format", "html", "--expect", "sound", "run-hand-off-down"]));
     assert_eq!(failed.code, 1, "{}", failed.stderr);
     assert!(failed.stdout.contains("<details class=\"verdict failed\" open>"), "{}", failed.stdout);
+    let svg = failed.stdout.split_once("<svg").expect("a picture of it").1;
+    assert!(svg.contains("vcpu0-old") && svg.contains("vcpu0-new"), "both threads: {}", failed.stdout);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The matrix of `lab verify` as a page: each cell opens on what the guest saw and what the witnesses say.
+//! The matrix of `lab verify` as a page: each cell opens on what the guest saw, what the witnesses say, and the second
+//! one's picture of it.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::Value;
@@ -21,7 +22,7 @@ pub(super) fn page(rows: &[Row]) -> String {
             body {
                 h1 { "Which kernels' steal time can be trusted" }
                 ul { @for line in rows.iter().flat_map(lines) { li { (line) } } }
-                div.scroll { table {
+                div.scroll { table.matrix {
                     tr { th { "scenario" } @for row in rows { th { (row.name) } } }
                     @for scenario in scenarios(rows) {
                         tr { th title=(property(rows, scenario)) { (scenario) } @for row in rows { (opening(row, scenario)) } }
@@ -52,9 +53,12 @@ fn opening(row: &Row, scenario: &str) -> Markup {
     html! {
         td class=(class) { details {
             summary { (word) }
-            @for pass in row.passes.iter().flatten() {
-                @if let Some(verdict) = pass.verdicts.iter().find(|verdict| verdict["scenario"] == scenario) {
-                    (told(pass, verdict))
+            div.opened {
+                h2 { (scenario) " on " (row.name) }
+                @for pass in row.passes.iter().flatten() {
+                    @if let Some(verdict) = pass.verdicts.iter().find(|verdict| verdict["scenario"] == scenario) {
+                        (told(pass, verdict))
+                    }
                 }
             }
         } }
@@ -73,13 +77,19 @@ fn told(pass: &Pass, verdict: &Value) -> Markup {
             "the guest saw: " (text("guest_saw")) br;
             "the second witness " (agree) br;
             (text("status")) ": " (text("why")) }
+        @if let Some(picture) = verdict["picture"].as_str() { (PreEscaped(picture)) }
     }
 }
 
-const STYLE: &str = "
-:root { color-scheme: light dark; }
-body { font: 14px/1.4 system-ui, sans-serif; margin: 20px; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; }
-th, td { text-align: left; vertical-align: top; padding: 4px 10px; border-bottom: 1px solid #8884; }
-.good summary { color: #2e8b57; } .bad summary { color: #c8372d; font-weight: 700; } details p { max-width: 30em; }
-";
+/// Of the pictures, which stealtrace drew; and of the matrix, in which one cell at a time is looked at.
+const STYLE: &str = concat!(
+    include_str!("../../../stealtrace/src/report/picture/style.css"),
+    "
+body { max-width: none; }
+.matrix td, .matrix th { padding: 4px 10px; white-space: nowrap; }
+.good summary { color: var(--ok); } .bad summary { color: var(--bad); font-weight: 700; }
+.opened { position: absolute; left: 20px; right: 20px; max-width: 1160px; z-index: 1; padding: 6px 20px 20px;
+  white-space: normal; font-weight: 400; background: var(--paper); border: 1px solid var(--dim); box-shadow: 0 4px 24px #0006; }
+@media print { .opened { position: static; } }
+"
+);

@@ -162,6 +162,9 @@ fn try_out(subject: &Subject, backend: &str, binary: &Path, options: &Verify) ->
     if !backend.is_empty() {
         command.extend(["--backend".to_owned(), backend.to_owned()]);
     }
+    if options.html.is_some() {
+        command.push("--pictures".to_owned());
+    }
     command.extend_from_slice(&options.arguments);
     let mut boot = |scenarios: &[String]| {
         let script = Boot::command(&[&command[..], scenarios].concat());

@@ -6,10 +6,14 @@ mod closing;
 mod lanes;
 mod lines;
 mod page;
+mod scenario;
 mod series;
 mod track;
 
-pub(super) use self::page::{capital, frame};
+pub(super) use self::{
+    page::{capital, frame},
+    scenario::scenario,
+};
 
 use std::{
     collections::HashMap,
@@ -54,7 +58,13 @@ struct Seen {
 
 impl<W: Write> Html<W> {
     pub(crate) fn new(clock: Clock, units: Units, out: W) -> Self {
-        let seen = Seen {
+        Self { out, units, seen: Seen::new(clock) }
+    }
+}
+
+impl Seen {
+    fn new(clock: Clock) -> Self {
+        Self {
             header: Header::of_log(),
             clock,
             tracks: HashMap::new(),
@@ -64,12 +74,28 @@ impl<W: Write> Html<W> {
             span: None,
             is_order: false,
             left_out: 0,
-        };
-        Self { out, units, seen }
+        }
     }
-}
 
-impl Seen {
+    fn event(&mut self, event: &Event, vcpu: VcpuName) {
+        self.events += 1;
+        let x = self.place(event.time_ns);
+        if event.vcpu != 0
+            && let Some(track) = self.track(vcpu)
+        {
+            track.learn(event, x);
+        }
+    }
+
+    fn finding(&mut self, finding: &Finding) {
+        let x = if self.is_order { self.events } else { finding.time_ns };
+        if finding.vcpu.vm == 0 {
+            self.loose.push(finding.clone());
+        } else if let Some(track) = self.track(finding.vcpu) {
+            track.find(finding, x);
+        }
+    }
+
     /// Where an event lies on the time axis; logs without times have the order of their lines.
     fn place(&mut self, time_ns: u64) -> u64 {
         self.is_order = time_ns == 0;
@@ -99,23 +125,12 @@ impl<W: Write> Reporter for Html<W> {
     }
 
     fn event(&mut self, event: &Event, ruling: &Ruling) -> io::Result<()> {
-        self.seen.events += 1;
-        let x = self.seen.place(event.time_ns);
-        if event.vcpu != 0
-            && let Some(track) = self.seen.track(ruling.vcpu)
-        {
-            track.learn(event, x);
-        }
+        self.seen.event(event, ruling.vcpu);
         Ok(())
     }
 
     fn finding(&mut self, finding: &Finding) -> io::Result<()> {
-        let x = if self.seen.is_order { self.seen.events } else { finding.time_ns };
-        if finding.vcpu.vm == 0 {
-            self.seen.loose.push(finding.clone());
-        } else if let Some(track) = self.seen.track(finding.vcpu) {
-            track.find(finding, x);
-        }
+        self.seen.finding(finding);
         Ok(())
     }
 

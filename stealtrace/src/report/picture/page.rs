@@ -186,7 +186,7 @@ fn section(track: &Track, canvas: Canvas, units: Units) -> Markup {
 }
 
 /// What happened around the worst finding, if the whole is too long to see it.
-fn close_up(track: &Track, canvas: Canvas) -> Option<Window> {
+pub(super) fn close_up(track: &Track, canvas: Canvas) -> Option<Window> {
     if canvas.is_order {
         return None; // what lies near in a log need not be near in time
     }
@@ -200,7 +200,7 @@ fn close_up(track: &Track, canvas: Canvas) -> Option<Window> {
     (window.length() < canvas.window.length() / 4).then_some(window)
 }
 
-fn legend(track: &Track) -> Markup {
+pub(super) fn legend(track: &Track) -> Markup {
     html! {
         p.legend {
             span { i.k.steal {} "the guest's counter" }

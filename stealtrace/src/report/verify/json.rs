@@ -7,7 +7,7 @@ use serde_json::json;
 use super::VerifyReporter;
 
 use crate::{
-    report::SCHEMA,
+    report::{SCHEMA, picture::scenario},
     verify::{Agreement, Status, Verdict, Verified},
     vmm::scenario::{Class, Scenario},
 };
@@ -41,7 +41,7 @@ impl<W: Write> VerifyReporter for Json<W> {
                 "disturbed": tally.disturbed,
             })
         });
-        let object = json!({
+        let mut object = json!({
             "type": "verdict",
             "scenario": verdict.scenario.id,
             "property": verdict.scenario.property,
@@ -57,6 +57,9 @@ impl<W: Write> VerifyReporter for Json<W> {
             "tally": tally,
             "seconds": verdict.took.as_secs_f64(),
         });
+        if let (Some(picture), Some(object)) = (scenario(&verdict.transcript), object.as_object_mut()) {
+            object.insert("picture".to_owned(), picture.into_string().into());
+        }
         let Self(out) = self;
         writeln!(out, "{object}").and_then(|()| out.flush()) // a kernel that panics next must not take it along
     }

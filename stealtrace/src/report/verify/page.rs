@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use super::{VerifyReporter, class_sentence, not_played, table::outcome, witness_sentence};
 use crate::{
     os::shown::shown,
-    report::picture::{capital, frame},
+    report::picture::{self, capital, frame},
     verify::{Agreement, Status, Verdict, Verified},
 };
 
@@ -55,6 +55,7 @@ fn scenario(verdict: &Verdict, verified: &Verified) -> Markup {
                     (verdict.played) " × in " (format!("{:.1} s", verdict.took.as_secs_f64())) ", harmful " (verdict.harmful) " ×"
                 }
             }
+            @if let Some(picture) = picture::scenario(&verdict.transcript) { (picture) }
         }
     }
 }

@@ -1,6 +1,7 @@
 use anyhow::anyhow;
 
 use super::{Agreement, Attempt, MOST_ATTEMPTS, Testimony, Verdict};
+use crate::verify::Transcript;
 use crate::vmm::scenario::{Fault, Harm, Observation, SCENARIOS, Tally};
 
 fn seen(harm: Harm, conclusive: bool) -> Observation {
@@ -10,7 +11,8 @@ fn seen(harm: Harm, conclusive: bool) -> Observation {
 
 fn play(observations: &[Observation], repeat: u32) -> Verdict {
     let mut next = observations.iter().cycle().cloned();
-    let mut attempt = || Attempt { played: Ok(next.next().unwrap()), told: None };
+    let mut attempt =
+        || Attempt { played: Ok(next.next().unwrap()), told: None, transcript: Transcript::default() };
     Verdict::of(&SCENARIOS[0], repeat, |_| Ok(Some(attempt()))).unwrap().unwrap()
 }
 
@@ -35,7 +37,7 @@ fn what_was_played_before_an_interruption_counts() {
     let until = |last: u32| {
         let attempt = |number| {
             let played = Ok(seen(Harm::None, true));
-            (number < last).then_some(Attempt { played, told: None })
+            (number < last).then_some(Attempt { played, told: None, transcript: Transcript::default() })
         };
         Verdict::of(&SCENARIOS[0], 5, |number| Ok(attempt(number))).unwrap()
     };
@@ -45,7 +47,13 @@ fn what_was_played_before_an_interruption_counts() {
 
 #[test]
 fn what_could_not_be_played_is_broken() {
-    let refused = || Ok(Some(Attempt { played: Err(anyhow!("KVM refuses")), told: None }));
+    let refused = || {
+        Ok(Some(Attempt {
+            played: Err(anyhow!("KVM refuses")),
+            told: None,
+            transcript: Transcript::default(),
+        }))
+    };
     let verdict = Verdict::of(&SCENARIOS[0], 1, |_| refused()).unwrap().unwrap();
     assert_eq!(verdict.observation.harm(), Harm::Broken);
     assert!(verdict.why().contains("KVM refuses"));
