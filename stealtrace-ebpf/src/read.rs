@@ -161,27 +161,32 @@ pub(crate) fn private_data(file: u64) -> u64 {
     field(file, given!(LAYOUT.file_private_data))
 }
 
+/// The file behind one of the caller's descriptors; 0 if there is none.
+#[inline(always)]
+pub(crate) fn file_of_fd(fd: u32) -> u64 {
+    let fdt: u64 = field(field(current(), given!(LAYOUT.task_files)), given!(LAYOUT.files_fdt));
+    let table: FdTable = field(fdt, given!(LAYOUT.fdtable_max_fds));
+    if fd >= table.max_fds { 0 } else { field(table.files + u64::from(fd) * 8, 0) }
+}
+
 /// The vCPU behind one of the caller's descriptors; 0 if it is not a vCPU's.
 #[inline(always)]
 pub(crate) fn vcpu_of_fd(fd: u32) -> u64 {
-    let fdt: u64 = field(field(current(), given!(LAYOUT.task_files)), given!(LAYOUT.files_fdt));
-    let table: FdTable = field(fdt, given!(LAYOUT.fdtable_max_fds));
-    if fd >= table.max_fds {
-        return 0;
-    }
-    let file: u64 = field(table.files + u64::from(fd) * 8, 0);
-    vcpu_of_file(file)
+    vcpu_of_file(file_of_fd(fd))
 }
 
 /// The vCPU behind an open file; 0 if it is not a vCPU's.
 #[inline(always)]
 pub(crate) fn vcpu_of_file(file: u64) -> u64 {
+    if is_vcpu(file) { private_data(file) } else { 0 }
+}
+
+/// Is it a vCPU's file?
+#[inline(always)]
+pub(crate) fn is_vcpu(file: u64) -> bool {
     let f_op: u64 = field(file, given!(LAYOUT.file_f_op));
     let kvm_vcpu_ioctl = given!(LAYOUT.kvm_vcpu_ioctl);
-    if kvm_vcpu_ioctl == 0 || field::<u64>(f_op, given!(LAYOUT.fops_unlocked_ioctl)) != kvm_vcpu_ioctl {
-        return 0;
-    }
-    private_data(file)
+    kvm_vcpu_ioctl != 0 && field::<u64>(f_op, given!(LAYOUT.fops_unlocked_ioctl)) == kvm_vcpu_ioctl
 }
 
 /// The thread's number in stealtrace's PID namespace.

@@ -64,16 +64,13 @@ fn enter([fd, ioctl, argument]: [u64; 3]) {
         return;
     }
     let caller = caller();
-    let vcpu = if ioctl == KVM_CREATE_VCPU { 0 } else { read::vcpu_of_fd(fd) };
+    let (vcpu, quiet) = match ioctl {
+        KVM_CREATE_VCPU => (0, false),
+        _ => vcpu_and_quiet(fd, ioctl, caller),
+    };
     if vcpu == 0 && ioctl != KVM_CREATE_VCPU {
         return;
     }
-    let quiet = if ioctl == KVM_SET_MSRS || !passes_over() {
-        quiet::mingles(vcpu, caller.tid);
-        false
-    } else {
-        quiet::enters(vcpu, caller.tid, ioctl)
-    };
     let is_ours = match vcpu {
         0 => is_process_watched(caller),
         _ => quiet || (watched(Probe::SysEnter).is_some() && read::owns(read::current(), vcpu)),
@@ -93,6 +90,28 @@ fn enter([fd, ioctl, argument]: [u64; 3]) {
         }
         thread.enabling_position = if ioctl == KVM_SET_MSRS { x86_msr::position(argument) } else { 0 };
     }
+}
+
+/// The vCPU behind a descriptor, 0 if it is not a vCPU's; and whether there is nothing to tell. What is known to be quiet
+/// is a vCPU: only where there is something to tell is the file asked what it is.
+#[inline(always)]
+fn vcpu_and_quiet(fd: u32, ioctl: u32, caller: Caller) -> (u64, bool) {
+    let file = read::file_of_fd(fd);
+    let vcpu = read::private_data(file);
+    if vcpu == 0 {
+        return (0, false);
+    }
+    let looked_at = ioctl == KVM_SET_MSRS || !passes_over();
+    if !looked_at && quiet::enters(vcpu, caller.tid, ioctl) {
+        return (vcpu, true);
+    }
+    if !read::is_vcpu(file) {
+        return (0, false);
+    }
+    if looked_at {
+        quiet::mingles(vcpu, caller.tid);
+    }
+    (vcpu, false)
 }
 
 /// May a thread be passed over that left last_steal as it was? Not where a load keeps its delta until guest entry: between
