@@ -13,7 +13,7 @@ use crate::{
     exit::Exit,
     os::interrupt::Interrupt,
     report::{self, Format},
-    verify::{Attempt, Expectation, Tracer, Transcript, Verdict, Verified},
+    verify::{Attempt, Expectation, NoWitness, Tracer, Transcript, Verdict, Verified},
     vmm::{
         require_steal_time,
         scenario::{Class, Play, SCENARIOS, Scenario, Witness},
@@ -126,15 +126,15 @@ impl Verify {
 }
 
 /// The second witness, or why there is none. One that was asked for by name must be there.
-fn tracer(options: &Verify) -> Result<Result<Tracer, String>> {
+fn tracer(options: &Verify) -> Result<Result<Tracer, NoWitness>> {
     if options.no_trace {
-        return Ok(Err("--no-trace".to_owned()));
+        return Ok(Err(NoWitness::Declined));
     }
     let wanted: Option<BackendKind> = options.backend.into();
     let pictures = options.pictures || options.format == Format::Html;
     match Tracer::attach(wanted, pictures) {
         Err(error) if wanted.is_some() => Err(error),
-        tracer => Ok(tracer.map_err(|error| format!("{error:#}"))),
+        tracer => Ok(tracer.map_err(|error| NoWitness::Missing(format!("{error:#}")))),
     }
 }
 

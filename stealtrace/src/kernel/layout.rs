@@ -96,7 +96,7 @@ impl Types {
             fops_unlocked_ioctl: self.required("file_operations", "unlocked_ioctl", 8)?,
             vcpu_kvm: self.required("kvm_vcpu", "kvm", 8)?,
             vcpu_id: self.required("kvm_vcpu", "vcpu_id", 4)?,
-            vcpu_mutex_owner: self.required("kvm_vcpu", "mutex.owner", 8)?,
+            vcpu_mutex_owner: self.mutex_owner()?,
             vcpu_enabling: enabling,
             vcpu_cached_area: self.cached_area()?,
             msr_index: self.required("msr_data", "index", 4)?,
@@ -116,6 +116,12 @@ impl Types {
             kvm_mm: self.required("kvm", "mm", 8)?,
             kvm_vcpu_ioctl: 0,
         })
+    }
+
+    /// Of `vcpu->mutex`; realtime kernels have another kind inside.
+    fn mutex_owner(&self) -> Result<u32> {
+        let realtime = self.optional("kvm_vcpu", "mutex.rtmutex.owner", 8)?;
+        realtime.map_or_else(|| self.required("kvm_vcpu", "mutex.owner", 8), Ok)
     }
 
     /// The offset of a member whose size does not matter.

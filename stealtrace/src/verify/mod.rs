@@ -9,11 +9,31 @@ pub(crate) use transcript::Transcript;
 pub(crate) use verdict::Attempt;
 pub use verdict::{Agreement, Expectation, Status, Verdict};
 
+use std::fmt;
+
 use crate::{
     backend::BackendKind,
     exit::Exit,
     vmm::scenario::{Class, Decides, Harm, SCENARIOS, Scenario},
 };
+
+/// Why there is no second witness.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoWitness {
+    /// None was wanted.
+    Declined,
+    /// It cannot see here, for this reason.
+    Missing(String),
+}
+
+impl fmt::Display for NoWitness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Declined => "--no-trace",
+            Self::Missing(why) => why,
+        })
+    }
+}
 
 /// Everything that was played.
 #[derive(Debug)]
@@ -23,7 +43,7 @@ pub struct Verified {
     /// Where random numbers started.
     pub seed: u64,
     /// The second witness, or why there was none.
-    pub witness: Result<BackendKind, String>,
+    pub witness: Result<BackendKind, NoWitness>,
     /// Events that the second witness lost.
     pub lost: u64,
     /// In the order in which they were played.
@@ -73,6 +93,9 @@ impl Verified {
                 "interrupted: {} of {all} scenarios were not played",
                 self.not_played.len()
             ));
+        }
+        if let Err(NoWitness::Missing(why)) = &self.witness {
+            return Some(format!("no second witness: {why}; with --no-trace the VMM alone decides"));
         }
         if self.lost > 0 {
             return Some(format!("the second witness lost {} events", self.lost));
@@ -130,7 +153,7 @@ impl Verified {
 
 #[cfg(test)]
 mod tests {
-    use super::{Agreement, Expectation, Status, Transcript, Verdict, Verified};
+    use super::{Agreement, Expectation, NoWitness, Status, Transcript, Verdict, Verified};
     use crate::{
         exit::Exit,
         vmm::scenario::{Class, Fault, Harm, Observation, Scenario},
@@ -158,7 +181,7 @@ mod tests {
         Verified {
             expectation: Expectation { class: expect, asked: true, strict },
             seed: 1,
-            witness: Err("none".to_owned()),
+            witness: Err(NoWitness::Declined),
             lost: 0,
             verdicts,
             not_played: Vec::new(),
@@ -237,6 +260,15 @@ mod tests {
         let mut blind = kernel(Class::Fixed, Harm::None, Harm::Corrupt);
         blind.verdicts[0].agreement = Agreement::Blind;
         assert_eq!(blind.exit(), Exit::Inconclusive);
+    }
+
+    #[test]
+    fn a_witness_that_is_missing_proves_nothing_unless_it_was_declined() {
+        let mut alone = kernel(Class::Fixed, Harm::None, Harm::Corrupt);
+        assert_eq!(alone.exit(), Exit::Clean);
+        alone.witness = Err(NoWitness::Missing("no types".to_owned()));
+        assert_eq!(alone.exit(), Exit::Inconclusive);
+        assert!(alone.inconclusive().unwrap().contains("no types"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use comfy_table::{Table, presets};
 use serde_json::Value;
 
-use super::row::{CANNOT_RUN, Pass, Row};
+use super::row::{CANNOT_RUN, INCONCLUSIVE, Pass, Row};
 
 /// Print it.
 pub(super) fn print(rows: &[Row]) -> Result<()> {
@@ -76,7 +76,7 @@ pub(super) fn lines(row: &Row) -> Vec<String> {
         Err(why) => vec![format!("{name}: the lab failed: {why}")],
         Ok(passes) => {
             let mut lines = vec![class(row, passes)];
-            lines.extend(passes.iter().filter_map(precision).map(|line| format!("{name}: {line}")));
+            lines.extend(passes.iter().map(|pass| format!("{name}: {}", witness(pass))));
             let failed =
                 passes.iter().flat_map(|pass| &pass.verdicts).filter(|verdict| verdict["status"] != "passed");
             lines.extend(failed.map(|verdict| {
@@ -96,22 +96,42 @@ fn plain(value: &Value) -> &str {
 fn class(row: &Row, passes: &[Pass]) -> String {
     let mut classes: Vec<_> = passes.iter().map(|pass| pass.class().unwrap_or("undecided")).collect();
     classes.dedup();
-    let expected = if passes.iter().all(|pass| pass.code == 0) {
-        "as expected".to_owned()
-    } else {
-        format!("NOT AS EXPECTED of {}", row.expect)
+    let expected = match passes.iter().map(|pass| pass.code).max() {
+        Some(0) => "as expected".to_owned(),
+        Some(INCONCLUSIVE) => format!("inconclusive: {}", reason(passes)),
+        _ => format!("NOT AS EXPECTED of {}", row.expect),
     };
     format!("{}: {}, {expected}", row.name, classes.join(" / "))
 }
 
-/// How the tracer's reports compare with what the VMM saw.
+/// Why what was played proves nothing.
+fn reason(passes: &[Pass]) -> &str {
+    let mut reasons = passes.iter().filter_map(|pass| pass.summary.as_ref()?["inconclusive"].as_str());
+    reasons.next_back().unwrap_or("the kernel had to be booted again")
+}
+
+/// Who traced, and how its reports compare with what the VMM saw; or why nobody did.
+fn witness(pass: &Pass) -> String {
+    let summary = pass.summary.as_ref();
+    match (pass.backend(), summary.and_then(|summary| summary["no_witness"].as_str())) {
+        (Some(backend), _) => {
+            let is = |verdict: &&Value| verdict["witnesses_agree"] == true;
+            let agree = pass.verdicts.iter().filter(is).count();
+            let rounds = precision(pass).map(|rounds| format!("; {rounds}")).unwrap_or_default();
+            format!("{backend} backend: agrees on {agree} of {}{rounds}", pass.verdicts.len())
+        }
+        (None, Some(why)) => format!("nobody traced: {why}"),
+        (None, None) => "nobody traced to the end".to_owned(),
+    }
+}
+
+/// Of hand-offs, which are compared one by one.
 fn precision(pass: &Pass) -> Option<String> {
     let tally = pass.verdicts.iter().map(|verdict| &verdict["tally"]).find(|tally| !tally.is_null())?;
     let count = |name: &str| tally[name].as_u64().unwrap_or(0);
     let found = count("seen").saturating_sub(count("missed"));
     Some(format!(
-        "{} backend, {} random hand-offs: {} corruptions, recall {}, precision {}",
-        pass.backend().unwrap_or("?"),
+        "{} random hand-offs: {} corruptions, recall {}, precision {}",
         count("hand_offs"),
         count("seen"),
         percent(found, count("seen")),

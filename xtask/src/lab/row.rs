@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 /// Exit code of `stealtrace verify` where it cannot run.
 pub(super) const CANNOT_RUN: u8 = 2;
 
+/// And where what it played proves nothing.
+pub(super) const INCONCLUSIVE: u8 = 3;
+
 /// What a kernel showed.
 pub(super) struct Row {
     pub(super) name: String,

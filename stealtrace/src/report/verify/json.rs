@@ -73,7 +73,7 @@ impl<W: Write> VerifyReporter for Json<W> {
             "strict": verified.expectation.strict,
             "seed": verified.seed,
             "witness": verified.witness.as_ref().ok().map(ToString::to_string),
-            "no_witness": verified.witness.as_ref().err(),
+            "no_witness": verified.witness.as_ref().err().map(ToString::to_string),
             "lost": verified.lost,
             "passed": verified.count(Status::Passed),
             "failed": verified.count(Status::Failed),
