@@ -83,10 +83,3 @@ fn every_scenario_can_fail() {
         assert_eq!(verdict["status"], "failed", "{verdict}");
     }
 }
-
-#[test]
-fn a_missing_image_is_said() {
-    let result = run(xtask().args(["lab", "verify", "--image", "/no/such/vmlinuz"]));
-    assert_eq!(result.code, 125);
-    assert!(result.stderr.contains("no kernel image /no/such/vmlinuz"), "{}", result.stderr);
-}

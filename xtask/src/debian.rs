@@ -88,22 +88,35 @@ pub(crate) fn unpack(package: &str, into: &Path) -> Result<()> {
 /// Where packages come from: the system's own sources, or also its release's backports.
 pub(crate) struct Archive {
     options: Vec<String>,
+    /// Its lists are ours alone until this is closed.
+    _lock: Option<fs::File>,
 }
 
 impl Archive {
     /// The system's own.
     pub(crate) const fn system() -> Self {
-        Self { options: Vec::new() }
+        Self { options: Vec::new(), _lock: None }
     }
 
-    /// The release's backports before its own packages, by lists kept in a folder: the system's are not touched.
+    /// The release's backports before its own packages.
     pub(crate) fn backports(folder: &Path) -> Result<Self> {
         let release = release()?;
+        let names = ["", "-updates", "-security", "-backports"].map(|suffix| format!("{release}{suffix}"));
+        let mut archive = Self::of_suites(folder, &names.each_ref().map(String::as_str))?;
+        archive.options.extend(["-o".to_owned(), format!("APT::Default-Release={release}-backports")]);
+        Ok(archive)
+    }
+
+    /// These suites of Debian, by lists kept in a folder: the system's are not touched.
+    pub(crate) fn of_suites(folder: &Path, suites: &[&str]) -> Result<Self> {
         for lists in ["lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(folder.join(lists))?;
         }
+        let lock = fs::File::create(folder.join("lock"))?;
+        lock.lock()?;
         let list = folder.join("sources.list");
-        fs::write(&list, sources_with_backports(&release)?)?;
+        let lines = suites.iter().map(|suite| source(suite)).collect::<Result<String>>()?;
+        fs::write(&list, lines)?;
         let folder = folder.display();
         let options = [
             format!("Dir::Etc::SourceList={}", list.display()),
@@ -111,15 +124,15 @@ impl Archive {
             format!("Dir::State::Lists={folder}/lists"),
             format!("Dir::Cache={folder}/cache"),
             "APT::Sandbox::User=root".to_owned(), // the folder is the user's
-            format!("APT::Default-Release={release}-backports"),
         ];
-        let archive =
-            Self { options: options.into_iter().flat_map(|option| ["-o".to_owned(), option]).collect() };
+        let options = options.into_iter().flat_map(|option| ["-o".to_owned(), option]).collect();
+        let archive = Self { options, _lock: Some(lock) };
         output(archive.command("apt-get").args(["update", "-q"]))?;
         Ok(archive)
     }
 
-    fn command(&self, program: &str) -> Command {
+    /// One of apt's programs, with what it has to offer.
+    pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.args(&self.options);
         command
@@ -138,7 +151,8 @@ impl Archive {
         self.unpack_all(&Plan::of(self, &[package.to_owned()])?.brings, into)
     }
 
-    fn unpack_all(&self, packages: &[String], into: &Path) -> Result<()> {
+    /// Packages, `name=version` each, unpacked into a folder.
+    pub(crate) fn unpack_all(&self, packages: &[String], into: &Path) -> Result<()> {
         require_apt()?;
         let folder = into.join("deb");
         fs::create_dir_all(&folder)?;
@@ -172,14 +186,17 @@ pub(crate) fn sources() -> Result<String> {
     Ok(own_sources(&release()?)?.iter().map(|source| line(source)).collect())
 }
 
-/// These, and their mirror's backports.
-fn sources_with_backports(release: &str) -> Result<String> {
-    let own = own_sources(release)?;
-    let backports = own.iter().filter_map(|source| {
-        let [uri, name, component] = source.split(' ').collect::<Vec<_>>()[..] else { return None };
-        (name == release).then(|| format!("{uri} {release}-backports {component}"))
+/// A suite of Debian, where the system finds its own release; as a line of a `sources.list`.
+fn source(suite: &str) -> Result<String> {
+    let release = release()?;
+    let own = if suite.ends_with("-security") { format!("{release}-security") } else { release.clone() };
+    let sources = own_sources(&release)?;
+    let uri = sources.iter().find_map(|source| {
+        let [uri, name, "main"] = source.split(' ').collect::<Vec<_>>()[..] else { return None };
+        (name == own).then_some(uri)
     });
-    Ok(own.iter().cloned().chain(backports).map(|source| line(&source)).collect())
+    let uri = uri.with_context(|| format!("apt's sources of this system name no {own} main"))?;
+    Ok(line(&format!("{uri} {suite} main")))
 }
 
 /// `URI bookworm-updates main`

@@ -28,6 +28,7 @@ const TOOLS: &[Tool] = &[
     Tool { present: || which("make").is_some(), package: "make" },
     Tool { present: || which("patch").is_some(), package: "patch" },
     Tool { present: || which("xz").is_some(), package: "xz-utils" },
+    Tool { present: || which("zstd").is_some(), package: "zstd" },
     Tool { present: || which("flex").is_some(), package: "flex" },
     Tool { present: || which("prove").is_some(), package: "perl" },
     Tool { present: || which("bison").is_some(), package: "bison" },

@@ -29,7 +29,14 @@ mount -t tracefs tracefs /sys/kernel/tracing
 mount -t tmpfs tmp /tmp
 for port in 1 2 3; do stty -F /dev/ttyS$port raw -echo; done
 BEATS
-for module in $(cat /modules/order); do insmod /modules/$module.ko || echo "insmod $module failed"; done
+for module in $(cat /modules/order); do
+    insmod /modules/$module.ko 2> /tmp/why && continue
+    why="$(cat /tmp/why); the kernel says: $(dmesg | tail -n 1)"
+    echo "the module $module does not load: $why"
+    echo "refused the module $module does not load: $why" > /dev/ttyS3
+    sleep 1
+    poweroff -f
+done
 ACTION
 poweroff -f
 "#;

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{modules, package};
+use super::{modules, package::KernelFiles, series::Series};
 
 /// One kernel of the lab.
 pub(crate) struct Kernel {
@@ -12,11 +12,23 @@ pub(crate) struct Kernel {
     pub(crate) about: &'static str,
     /// What `stealtrace verify` must find it to be; None if it must find nothing good in it.
     pub(crate) class: Option<&'static str>,
-    /// Debian's kernel series.
-    pub(crate) series: &'static str,
+    /// Where it comes from.
+    pub(crate) series: Series,
     /// A change to its kvm modules.
     pub(crate) patch: Option<&'static str>,
 }
+
+const AMD64: Series = Series { number: "", flavour: "amd64", with_source: true, suites: &[] };
+const V5_10: Series = Series { number: "5.10", suites: &["bullseye", "bullseye-security"], ..AMD64 };
+const V6_1: Series = Series { number: "6.1", suites: DEBIAN_12, ..AMD64 };
+const V6_12: Series = Series { number: "6.12", suites: DEBIAN_12, ..AMD64 };
+const V6_12_RT: Series =
+    Series { number: "6.12", flavour: "rt-amd64", with_source: false, suites: DEBIAN_13 };
+const V6_18: Series = Series { number: "6.18", with_source: false, suites: &["trixie-backports"], ..AMD64 };
+const NEWEST: Series = Series { suites: &["trixie-backports", "sid"], ..AMD64 };
+
+const DEBIAN_12: &[&str] = &["bookworm", "bookworm-updates", "bookworm-security"];
+const DEBIAN_13: &[&str] = &["trixie", "trixie-updates", "trixie-security"];
 
 /// Linux 3.1 to 4.3's steal-time logic put back into a present-day kvm.
 const UNFIXED: &str = include_str!("patches/unfixed.patch");
@@ -30,63 +42,124 @@ const BROKEN: &str = include_str!("patches/broken.patch");
 /// Every kernel.
 pub(crate) const KERNELS: &[Kernel] = &[
     Kernel {
+        name: "stock-5.10",
+        about: "Debian 11's kernel",
+        class: Some("fixed"),
+        series: V5_10,
+        patch: None,
+    },
+    Kernel {
+        name: "unfixed-5.10",
+        about: "the same image, kvm with the bug of 2015 put back",
+        class: Some("affected"),
+        series: V5_10,
+        patch: Some(UNFIXED),
+    },
+    Kernel {
+        name: "clamped-5.10",
+        about: "the same image, kvm with a hand-off made sound",
+        class: Some("sound"),
+        series: V5_10,
+        patch: Some(CLAMPED),
+    },
+    Kernel {
         name: "stock-6.1",
         about: "Debian 12's kernel",
         class: Some("fixed"),
-        series: "6.1",
+        series: V6_1,
         patch: None,
     },
     Kernel {
         name: "unfixed-6.1",
         about: "the same image, kvm with the bug of 2015 put back",
         class: Some("affected"),
-        series: "6.1",
+        series: V6_1,
         patch: Some(UNFIXED),
     },
     Kernel {
         name: "stock-6.12",
         about: "Debian 12's newer kernel",
         class: Some("fixed"),
-        series: "6.12",
+        series: V6_12,
         patch: None,
     },
     Kernel {
         name: "unfixed-6.12",
         about: "the same image, kvm with the bug of 2015 put back",
         class: Some("affected"),
-        series: "6.12",
+        series: V6_12,
         patch: Some(UNFIXED),
     },
     Kernel {
         name: "clamped-6.12",
         about: "the same image, kvm with a hand-off made sound",
         class: Some("sound"),
-        series: "6.12",
+        series: V6_12,
         patch: Some(CLAMPED),
     },
     Kernel {
         name: "broken-6.12",
         about: "the same image, kvm with every property of verify broken",
         class: None,
-        series: "6.12",
+        series: V6_12,
         patch: Some(BROKEN),
+    },
+    Kernel {
+        name: "rt-6.12",
+        about: "Debian 13's realtime kernel",
+        class: Some("fixed"),
+        series: V6_12_RT,
+        patch: None,
+    },
+    Kernel {
+        name: "stock-6.18",
+        about: "a newer kernel for Debian 13",
+        class: Some("fixed"),
+        series: V6_18,
+        patch: None,
+    },
+    Kernel {
+        name: "stock-newest",
+        about: "the newest kernel for Debian 13, or unstable's",
+        class: Some("fixed"),
+        series: NEWEST,
+        patch: None,
+    },
+    Kernel {
+        name: "unfixed-newest",
+        about: "the same image, kvm with the bug of 2015 put back",
+        class: Some("affected"),
+        series: NEWEST,
+        patch: Some(UNFIXED),
+    },
+    Kernel {
+        name: "clamped-newest",
+        about: "the same image, kvm with a hand-off made sound",
+        class: Some("sound"),
+        series: NEWEST,
+        patch: Some(CLAMPED),
     },
 ];
 
 /// The changed kernels of a series: name and patch.
-fn variants(series: &str) -> Vec<modules::Variant> {
+fn variants(series: Series) -> Vec<modules::Variant> {
     let of_series = KERNELS.iter().filter(|kernel| kernel.series == series);
     of_series.filter_map(|kernel| Some((kernel.name, kernel.patch?))).collect()
 }
 
 impl Kernel {
+    /// Is it one that every run of the tests plays, and `lab verify` where nothing else is asked for?
+    pub(crate) fn is_everyday(&self) -> bool {
+        self.class.is_some() && self.series.suites == DEBIAN_12
+    }
+
     /// Its image and modules, fetched and built as needed.
-    pub(crate) fn files(&self) -> Result<package::KernelFiles> {
-        let version = package::newest(self.series)?;
-        let stock = package::fetch(&version)?;
+    pub(crate) fn files(&self) -> Result<KernelFiles> {
+        let version = self.series.newest()?;
+        let stock = self.series.fetch(&version)?;
         match self.patch {
             None => Ok(stock),
-            Some(_) => modules::rebuilt(&version, stock, self.name, &variants(self.series)),
+            Some(_) => modules::rebuilt(self.series, &version, stock, self.name, &variants(self.series)),
         }
     }
 }

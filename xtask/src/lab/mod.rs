@@ -3,8 +3,10 @@
 
 mod emulator;
 mod hang;
+mod image;
 mod initramfs;
 mod kernels;
+mod kmod;
 mod matrix;
 mod modules;
 mod package;
@@ -15,6 +17,7 @@ mod qemu;
 mod qemu_guest;
 mod row;
 mod serial;
+mod series;
 pub(crate) mod slot;
 mod verify;
 mod watch;
@@ -36,6 +39,11 @@ use self::{qemu::Boot, watch::Outcome};
 pub(crate) enum Verb {
     /// List the kernels
     List,
+    /// Print where a kernel's image and its modules are, in load order
+    Files {
+        /// One of `lab list`
+        kernel: String,
+    },
     /// Boot a kernel and run a command in it; its exit code is ours (125: the lab itself failed)
     Run {
         /// One of `lab list`
@@ -76,6 +84,7 @@ pub(crate) enum Verb {
 pub(crate) fn run(verb: Verb) -> Result<u8> {
     match verb {
         Verb::List => list(),
+        Verb::Files { kernel } => files(find(&kernel)?),
         Verb::Run { kernel, timeout, icount, expect_output, command } => {
             let clock = if icount { Clock::Instructions } else { Clock::Real };
             let counts = if expect_output { Counts::Work } else { Counts::Life };
@@ -95,6 +104,14 @@ fn list() -> Result<u8> {
         table.add_row([kernel.name, kernel.about, kernel.class.unwrap_or("none")]);
     }
     println!("{table}");
+    Ok(0)
+}
+
+#[expect(clippy::print_stdout, reason = "the list is the result")]
+fn files(kernel: &Kernel) -> Result<u8> {
+    let files = kernel.files()?;
+    println!("{}", files.image.display());
+    files.modules.iter().for_each(|module| println!("{}", module.display()));
     Ok(0)
 }
 
@@ -120,15 +137,15 @@ fn run_boot(kernel: &Kernel, boot: &Boot, timeout: Duration) -> Result<u8> {
             ledger::retry(&format!("{} {how}", kernel.name));
             match boot.run(timeout)? {
                 Outcome::Exited(code) => Ok(code),
-                Outcome::Hung(how) | Outcome::Died(how) => fail(kernel, &boot, &how),
+                Outcome::Refused(how) | Outcome::Hung(how) | Outcome::Died(how) => fail(kernel, &boot, &how),
             }
         }
-        Outcome::Died(how) => fail(kernel, &boot, &how),
+        Outcome::Refused(how) | Outcome::Died(how) => fail(kernel, &boot, &how),
     }
 }
 
 fn fail(kernel: &Kernel, boot: &qemu::Machine, how: &str) -> Result<u8> {
-    bail!("{} {how}; console: {}", kernel.name, boot.console().display())
+    bail!("{}: {how}; console: {}", kernel.name, boot.console().display())
 }
 
 /// The kernel with this name.

@@ -11,9 +11,12 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::package::{KernelFiles, Version};
+use super::{
+    package::KernelFiles,
+    series::{Series, Version},
+};
 use crate::{
-    cache, debian,
+    cache,
     process::{output, run, run_logged, say},
 };
 
@@ -28,13 +31,14 @@ pub(crate) type Variant = (&'static str, &'static str);
 /// The stock kernel with its kvm modules rebuilt from patched source. All variants are built at once, in one
 /// tree: what it takes to prepare that is the longest part of it.
 pub(crate) fn rebuilt(
+    series: Series,
     version: &Version,
     stock: KernelFiles,
     name: &str,
     variants: &[Variant],
 ) -> Result<KernelFiles> {
     let folder = cache::made(&format!("lab/{}_{:016x}", version.key(), fingerprint(variants)), |into| {
-        build(version, &stock.image, variants, into)
+        build(series, version, &stock.image, variants, into)
             .with_context(|| format!("rebuild kvm of linux {}", version.package))
     })?;
     let folder = folder.join(name);
@@ -53,12 +57,12 @@ fn fingerprint(variants: &[Variant]) -> u64 {
     hasher.finish()
 }
 
-fn build(version: &Version, image: &Path, variants: &[Variant], into: &Path) -> Result<()> {
-    let Version { series, release, package } = version;
+fn build(from: Series, version: &Version, image: &Path, variants: &[Variant], into: &Path) -> Result<()> {
+    let (series, Version { release, package }) = (version.series(), version);
     say(&format!("fetching the source of linux {package}"));
     let packages = into.join("packages");
-    debian::unpack(&format!("linux-source-{series}={package}"), &packages)?;
-    debian::unpack(&format!("linux-headers-{release}={package}"), &packages)?;
+    let wanted = [format!("linux-source-{series}={package}"), format!("linux-headers-{release}={package}")];
+    from.archive()?.unpack_all(&wanted, &packages)?;
     unpack_source(&packages.join(format!("usr/src/linux-source-{series}.tar.xz")), into)?;
     let source = into.join(format!("linux-source-{series}"));
     configure(&packages.join(format!("usr/src/linux-headers-{release}")), &source, release, into)?;
@@ -91,7 +95,12 @@ fn unpack_source(archive: &Path, into: &Path) -> Result<()> {
     run(Command::new("tar").arg("-xf").arg(archive).arg("-C").arg(into).args(excluded))
 }
 
+/// Since Linux 7.2 MSRs have a file of their own.
+const OF_MSRS: [&str; 2] = ["arch/x86/kvm/msrs.c", "arch/x86/kvm/x86.c"];
+
 fn apply(patch: &str, source: &Path, options: &[&str]) -> Result<()> {
+    let [newer, older] = OF_MSRS;
+    let patch = if source.join(newer).exists() { patch } else { &patch.replace(newer, older) };
     let mut child = Command::new("patch")
         .args(["--silent", "-p1"])
         .args(options)

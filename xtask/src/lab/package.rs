@@ -1,32 +1,18 @@
-//! Kernel images from Debian's packages. Image, headers and source are always of one version.
+//! A kernel as packages have it: its image and kvm's modules, wherever a distribution keeps them.
 
 use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
+use super::kmod::{KVM, Modules};
 use crate::{
     cache, debian,
     process::{output, run, say, which},
 };
-
-/// kvm and what it needs, in the order in which they load.
-pub(crate) const MODULES: [&str; 4] = ["irqbypass", "kvm", "ccp", "kvm-amd"];
-
-/// One version of one kernel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Version {
-    /// `6.1`
-    pub(crate) series: String,
-    /// `uname -r`: `6.1.0-56-amd64`
-    pub(crate) release: String,
-    /// Debian's version: `6.1.192-2`
-    pub(crate) package: String,
-}
 
 /// What QEMU boots.
 #[derive(Clone)]
@@ -37,215 +23,142 @@ pub(crate) struct KernelFiles {
     pub(crate) modules: Vec<PathBuf>,
 }
 
-/// How long a found version is good for: looking again takes seconds and changes with Debian's updates.
-const FRESH: Duration = Duration::from_secs(24 * 3600);
-
-/// The newest version of a series of which image, headers and source are all there.
-pub(crate) fn newest(series: &str) -> Result<Version> {
-    let note = cache::folder("lab")?.join(format!("newest-{series}"));
-    let known = fs::read_to_string(&note).ok().and_then(|text| Version::from_note(series, &text));
-    let fresh = fs::metadata(&note)
-        .and_then(|metadata| metadata.modified())
-        .is_ok_and(|time| time.elapsed().is_ok_and(|age| age < FRESH));
-    if let Some(version) = known.clone()
-        && fresh
-    {
-        return Ok(version);
-    }
-    match look_up(series) {
-        Ok(version) => {
-            fs::write(&note, format!("{} {}\n", version.release, version.package))?;
-            Ok(version)
-        }
-        Err(error) => match known {
-            Some(version) => {
-                say(&format!("{error:#}; using {} from the cache", version.package));
-                Ok(version)
-            }
-            None => Err(error),
-        },
-    }
-}
-
-impl Version {
-    fn from_note(series: &str, note: &str) -> Option<Self> {
-        let (release, package) = note.trim().split_once(' ')?;
-        Some(Self { series: series.to_owned(), release: release.to_owned(), package: package.to_owned() })
-    }
-
-    /// A folder name that no other version has.
-    pub(crate) fn key(&self) -> String {
-        format!("{}_{}", self.release, self.package)
-    }
-}
-
-fn look_up(series: &str) -> Result<Version> {
-    if which("apt-cache").is_none() {
-        bail!("the lab takes its kernels from Debian's packages: apt-cache is missing");
-    }
-    if let Some(version) = candidates(series)?.into_iter().next() {
-        return Ok(version);
-    }
-    debian::refresh_lists()?;
-    candidates(series)?.into_iter().next().with_context(|| {
-        format!("Debian's package lists have no kernel {series} with headers and source; run apt-get update")
-    })
-}
-
-/// Newest first. Unsigned images: they always come with headers and source of the same version.
-fn candidates(series: &str) -> Result<Vec<Version>> {
-    let pattern = format!("^linux-image-{}[.].*-amd64-unsigned$", series.replace('.', "[.]"));
-    let found = output(Command::new("apt-cache").args(["search", "--names-only", &pattern]))?;
-    let sources = versions(&format!("linux-source-{series}"))?;
-    let mut candidates = Vec::new();
-    for name in found.lines().filter_map(|line| line.split(' ').next()) {
-        let Some(release) = name.strip_prefix("linux-image-").and_then(|rest| rest.strip_suffix("-unsigned"))
-        else {
-            continue;
-        };
-        if release.contains("-cloud-") || release.contains("-rt-") {
-            continue; // the cloud flavour has no kvm
-        }
-        let headers = versions(&format!("linux-headers-{release}"))?;
-        for package in versions(name)? {
-            if sources.contains(&package) && headers.contains(&package) {
-                candidates.push(Version { series: series.to_owned(), release: release.to_owned(), package });
-            }
-        }
-    }
-    candidates.sort_by_key(|version| std::cmp::Reverse(numbers(&version.package)));
-    Ok(candidates)
-}
-
-fn versions(package: &str) -> Result<Vec<String>> {
-    let text = output(Command::new("apt-cache").args(["madison", package]))?;
-    Ok(text.lines().filter_map(|line| Some(line.split('|').nth(1)?.trim().to_owned())).collect())
-}
-
-/// Good enough an order for versions of one series.
-fn numbers(version: &str) -> Vec<u64> {
-    version.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
-}
-
-/// Image and modules of this version, from the cache or Debian.
-pub(crate) fn fetch(version: &Version) -> Result<KernelFiles> {
-    let folder = cache::made(&format!("lab/{}-msr", version.key()), |into| unpack_image(version, into))?;
-    Ok(KernelFiles {
-        image: folder.join("vmlinuz"),
-        modules: MODULES.iter().map(|name| folder.join(format!("{name}.ko"))).collect(),
-    })
-}
-
-fn unpack_image(version: &Version, into: &Path) -> Result<()> {
-    let Version { release, package, .. } = version;
-    say(&format!("fetching linux-image-{release} {package}"));
-    let tree = into.join("tree");
-    debian::unpack(&format!("linux-image-{release}-unsigned={package}"), &tree)?;
-    fs::rename(image_in(&tree)?, into.join("vmlinuz"))?;
-    let found = unpack_modules(&tree, into)?;
-    if found.len() != MODULES.len() {
-        bail!("linux-image-{release} lacks one of the modules {}", MODULES.join(", "));
-    }
-    let msr = find(&tree, "msr")?.with_context(|| format!("linux-image-{release} lacks the module msr"))?;
-    unpack_module(&msr, &into.join("msr.ko"))?;
-    fs::remove_dir_all(tree)?;
-    Ok(())
-}
-
-/// `boot/vmlinuz-…` of an unpacked package.
-fn image_in(tree: &Path) -> Result<PathBuf> {
-    let is_image = |path: &PathBuf| {
-        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("vmlinuz"))
-    };
-    let boot = fs::read_dir(tree.join("boot")).context("no kernel image: the package has no boot folder")?;
-    let mut paths = boot.filter_map(|entry| entry.ok().map(|entry| entry.path()));
-    paths.find(is_image).context("no kernel image: the package has no boot/vmlinuz")
-}
-
-/// Those of kvm's modules that are somewhere below a folder, unpacked; in load order.
-fn unpack_modules(from: &Path, into: &Path) -> Result<Vec<PathBuf>> {
-    let mut unpacked = Vec::new();
-    for name in MODULES {
-        if let Some(module) = find(from, name)? {
-            let to = into.join(format!("{name}.ko"));
-            unpack_module(&module, &to)?;
-            unpacked.push(to);
-        }
-    }
-    Ok(unpacked)
-}
-
 /// Any image, and the modules below a folder; those that are not there are taken for built in.
 pub(crate) fn given(image: &Path, modules: Option<&Path>) -> Result<KernelFiles> {
-    if !image.is_file() {
-        bail!("no kernel image {}", image.display());
-    }
-    let into = cache::target()?.join("lab/given");
-    fs::create_dir_all(&into)?;
-    let modules = modules.map_or_else(|| Ok(Vec::new()), |folder| unpack_modules(folder, &into))?;
-    if modules.len() < MODULES.len() {
-        say(&format!(
-            "{} of {} kvm modules found; the others are taken for built in",
-            modules.len(),
-            MODULES.len()
-        ));
+    ensure!(image.is_file(), "no kernel image {}", image.display());
+    let modules = match modules {
+        Some(folder) => Modules::below(folder)?.unpack(KVM, &given_folder("modules")?)?,
+        None => Vec::new(),
+    };
+    if modules.is_empty() {
+        say("no kvm module found; kvm is taken for built in");
     }
     Ok(KernelFiles { image: image.to_owned(), modules })
 }
 
-/// Image and modules from Debian packages.
+/// Image and modules from Debian's or Ubuntu's packages.
 pub(crate) fn from_debs(debs: &[PathBuf]) -> Result<KernelFiles> {
-    let tree = cache::target()?.join("lab/given-tree");
-    let _absent = fs::remove_dir_all(&tree);
+    let tree = given_folder("tree")?;
     for deb in debs {
         run(Command::new("dpkg").arg("-x").arg(deb).arg(&tree))?;
     }
-    given(&image_in(&tree)?, Some(&tree))
+    from_packages(&tree, || missing_of(debs))
 }
 
-/// A module's file, compressed or not, anywhere below a folder.
-fn find(folder: &Path, name: &str) -> Result<Option<PathBuf>> {
-    for entry in fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
-        let entry = entry?;
-        let path = entry.path();
-        if entry.file_type()?.is_dir() {
-            if let Some(found) = find(&path, name)? {
-                return Ok(Some(found));
-            }
-        } else if path
-            .file_name()
-            .and_then(|file| file.to_str()?.split_once('.'))
-            .is_some_and(|(stem, _)| stem == name)
-        {
-            return Ok(Some(path));
-        }
+/// From those of Fedora, RHEL, SUSE and others.
+pub(crate) fn from_rpms(rpms: &[PathBuf]) -> Result<KernelFiles> {
+    if which("bsdtar").is_none() {
+        debian::install(&["libarchive-tools".to_owned()]).context("unpack rpms with bsdtar")?;
     }
-    Ok(None)
+    let tree = given_folder("tree")?;
+    for rpm in rpms {
+        ensure!(rpm.is_file(), "no package {}", rpm.display());
+        run(Command::new("bsdtar").arg("-xf").arg(rpm).arg("-C").arg(&tree))?;
+    }
+    from_packages(&tree, || {
+        "kernel-core (the image) and kernel-modules-core (kvm), or what holds them".to_owned()
+    })
 }
 
-fn unpack_module(module: &Path, to: &Path) -> Result<()> {
-    match module.extension().and_then(|extension| extension.to_str()) {
-        Some("ko") => fs::copy(module, to).map(drop).with_context(|| format!("copy {}", module.display())),
-        Some(packer @ ("xz" | "gz" | "zst")) => {
-            let program = match packer {
-                "gz" => "gzip",
-                "zst" => "zstd",
-                same => same,
+fn from_packages(tree: &Path, missing: impl Fn() -> String) -> Result<KernelFiles> {
+    let Some(image) = image_in(tree)? else { bail!("these packages hold no kernel; add {}", missing()) };
+    let modules = Modules::below(tree)?;
+    ensure!(modules.has(KVM) == Some(true), "these packages hold no kvm; add {}", missing());
+    let modules = modules.unpack(KVM, &given_folder("modules")?)?;
+    Ok(KernelFiles { image, modules })
+}
+
+/// An empty folder of our own.
+fn given_folder(name: &str) -> Result<PathBuf> {
+    let folder = cache::target()?.join(format!("lab/given-{name}"));
+    let _absent = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    Ok(folder)
+}
+
+/// Where images lie: below these folders, by this name or one that begins with it.
+const IMAGES: [(&str, &str); 3] =
+    [("boot", "vmlinuz-"), ("lib/modules/*", "vmlinuz"), ("usr/lib/modules/*", "vmlinuz")];
+
+/// The image of an unpacked package.
+pub(super) fn image_in(tree: &Path) -> Result<Option<PathBuf>> {
+    let mut found = Vec::new();
+    for (folder, name) in IMAGES {
+        for folder in folders(&tree.join(folder)) {
+            let files = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+            let is_image = |path: &PathBuf| {
+                path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(name))
+                    && path.is_file()
             };
-            run(Command::new(program).arg("-dc").arg(module).stdout(fs::File::create(to)?))
+            found.extend(
+                files.map(|entry| entry.path()).filter(is_image).filter_map(|path| path.canonicalize().ok()),
+            );
         }
-        _ => bail!("{} is compressed in a way we do not know", module.display()),
     }
+    found.sort();
+    found.dedup(); // some packages have a link to it in boot
+    ensure!(found.len() < 2, "more than one kernel: {} and {}", found[0].display(), found[1].display());
+    Ok(found.pop())
+}
+
+/// The folder, or all in it where the name ends in `*`.
+fn folders(path: &Path) -> Vec<PathBuf> {
+    match (path.file_name().is_some_and(|name| name == "*"), path.parent()) {
+        (true, Some(parent)) => {
+            fs::read_dir(parent).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect()
+        }
+        _ => vec![path.to_owned()],
+    }
+}
+
+/// Parts that these packages name and that are not among them.
+fn missing_of(debs: &[PathBuf]) -> String {
+    let field = |deb: &Path, field: &str| {
+        output(Command::new("dpkg-deb").arg("-f").arg(deb).arg(field)).unwrap_or_default().trim().to_owned()
+    };
+    let given: Vec<_> = debs.iter().map(|deb| field(deb, "Package")).collect();
+    let named: Vec<_> = debs.iter().flat_map(|deb| parts(&field(deb, "Depends"))).collect();
+    let missing: Vec<_> = named.into_iter().filter(|part| !given.contains(part)).collect();
+    if missing.is_empty() {
+        "the kernel's linux-image and linux-modules".to_owned()
+    } else {
+        missing.join(" and ")
+    }
+}
+
+/// `linux-binary-7.3.4` of `linux-base-7.3.4 (= 7.3.4-1), linux-binary-7.3.4 (= 7.3.4-1)`
+fn parts(depends: &str) -> Vec<String> {
+    const PARTS: [&str; 3] = ["linux-image-", "linux-binary-", "linux-modules-"];
+    let names = depends.split(',').filter_map(|one| one.split_ascii_whitespace().next());
+    names.filter(|name| PARTS.iter().any(|part| name.starts_with(part))).map(str::to_owned).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::numbers;
+    use std::{env, fs, process};
+
+    use super::{image_in, parts};
 
     #[test]
-    fn newer_versions_sort_higher() {
-        assert!(numbers("6.1.192-2") > numbers("6.1.192-1"));
-        assert!(numbers("6.1.192-1") > numbers("6.1.9-3"));
-        assert!(numbers("6.12.117-1~deb12u1") > numbers("6.12.113-1~deb12u1"));
+    fn a_metapackage_names_its_parts() {
+        let depends = "dracut | initramfs-tools (>= 0.1), linux-base-7.3 (= 7.3-1), linux-binary-7.3 (= 7.3-1), \
+                       linux-modules-7.3 (= 7.3-1)";
+        assert_eq!(parts(depends), ["linux-binary-7.3", "linux-modules-7.3"]);
+    }
+
+    #[test]
+    fn an_image_is_found_in_every_layout_and_two_are_refused() {
+        let tree = env::temp_dir().join(format!("stealtrace-layout-{}", process::id()));
+        for layout in ["boot/vmlinuz-6.1", "lib/modules/6.1/vmlinuz", "usr/lib/modules/6.1/vmlinuz"] {
+            let image = tree.join(layout);
+            fs::create_dir_all(image.parent().unwrap()).unwrap();
+            fs::write(&image, "").unwrap();
+            assert_eq!(image_in(&tree).unwrap(), Some(image.clone()));
+            fs::create_dir_all(tree.join("boot")).unwrap();
+            fs::write(tree.join("boot/vmlinuz-5.10"), "").unwrap();
+            assert!(image_in(&tree).is_err());
+            fs::remove_dir_all(&tree).unwrap();
+        }
+        assert_eq!(image_in(&tree).unwrap(), None);
     }
 }

@@ -35,6 +35,7 @@ pub(super) fn play(
                 pass.code = if crashed { FOUND } else { code };
                 return Ok(pass);
             }
+            Outcome::Refused(why) => bail!("{why}"),
             Outcome::Hung(how) | Outcome::Died(how) => how,
         };
         if !told.planned && may_retry {

@@ -9,12 +9,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 use serde_json::json;
 
 use super::{
-    find,
+    find, image,
     kernels::KERNELS,
     matrix,
     package::{self, KernelFiles},
@@ -31,18 +31,24 @@ const TIMEOUT: Duration = Duration::from_secs(300);
 /// `lab verify`
 #[derive(Args)]
 pub(crate) struct Verify {
-    /// Kernels of `lab list`; all that have a class if neither these nor an image or package is given
+    /// Kernels of `lab list`; Debian 12's that have a class if neither these nor an image or package is given
     #[arg(value_name = "KERNEL")]
     kernels: Vec<String>,
+    /// All of `lab list` that have a class, from the oldest to the newest
+    #[arg(long, conflicts_with_all = ["kernels", "image", "deb", "rpm"])]
+    all: bool,
     /// Any kernel image (x86-64, as QEMU's -kernel takes it)
     #[arg(long, value_name = "VMLINUZ")]
     image: Option<PathBuf>,
     /// Where its kvm modules are, at any depth; what is not there is taken for built in
     #[arg(long, value_name = "DIR", requires = "image")]
     modules: Option<PathBuf>,
-    /// Debian packages that hold an image and its modules
+    /// Packages of Debian or Ubuntu that hold an image and its modules
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "image")]
     deb: Vec<PathBuf>,
+    /// Those of Fedora, RHEL or SUSE
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["image", "deb"])]
+    rpm: Vec<PathBuf>,
     /// What the kernel should be; if not given, what `lab list` says, and fixed for an image or package
     #[arg(long, value_name = "CLASS", value_parser = ["affected", "fixed", "sound"])]
     expect: Option<String>,
@@ -63,12 +69,13 @@ pub(crate) struct Verify {
 /// A kernel to try.
 struct Subject {
     name: String,
-    files: KernelFiles,
+    /// Or why it cannot be had.
+    files: Result<KernelFiles>,
     expect: String,
 }
 
 impl Subject {
-    fn new(name: &str, files: KernelFiles, options: &Verify, expect: &str) -> Self {
+    fn new(name: &str, files: Result<KernelFiles>, options: &Verify, expect: &str) -> Self {
         let expect = options.expect.as_deref().unwrap_or(expect);
         Self { name: name.to_owned(), files, expect: expect.to_owned() }
     }
@@ -112,20 +119,26 @@ fn backends(arguments: &[String]) -> &'static [&'static str] {
 
 fn subjects(options: &Verify) -> Result<Vec<Subject>> {
     let mut subjects = Vec::new();
-    let given = match (&options.image, &options.deb[..]) {
-        (Some(image), _) => Some(package::given(image, options.modules.as_deref())?),
-        (None, [_, ..]) => Some(package::from_debs(&options.deb)?),
-        (None, []) => None,
+    let given = match (&options.image, &options.deb[..], &options.rpm[..]) {
+        (Some(image), ..) => Some(package::given(image, options.modules.as_deref())?),
+        (None, [_, ..], _) => Some(package::from_debs(&options.deb)?),
+        (None, [], [_, ..]) => Some(package::from_rpms(&options.rpm)?),
+        (None, [], []) => None,
     };
     if let Some(files) = given {
-        subjects.push(Subject::new("given", files, options, "fixed"));
+        let name = image::release(&files.image).unwrap_or_else(|| "given".to_owned());
+        subjects.push(Subject::new(&name, Ok(files), options, "fixed"));
     }
     let named = options.kernels.iter().map(|name| find(name)).collect::<Result<Vec<_>>>()?;
-    let all = subjects.is_empty() && named.is_empty();
-    let kernels = if all { KERNELS.iter().filter(|kernel| kernel.class.is_some()).collect() } else { named };
+    let kernels = if options.all {
+        KERNELS.iter().filter(|kernel| kernel.class.is_some()).collect()
+    } else if subjects.is_empty() && named.is_empty() {
+        KERNELS.iter().filter(|kernel| kernel.is_everyday()).collect()
+    } else {
+        named
+    };
     for kernel in kernels {
-        let files = kernel.files()?;
-        subjects.push(Subject::new(kernel.name, files, options, kernel.class.unwrap_or("sound")));
+        subjects.push(Subject::new(kernel.name, kernel.files(), options, kernel.class.unwrap_or("sound")));
     }
     Ok(subjects)
 }
@@ -166,10 +179,11 @@ fn try_out(subject: &Subject, backend: &str, binary: &Path, options: &Verify) ->
         command.push("--pictures".to_owned());
     }
     command.extend_from_slice(&options.arguments);
+    let files = subject.files.as_ref().map_err(|error| anyhow!("{error:#}"))?;
     let mut boot = |scenarios: &[String]| {
         let script = Boot::command(&[&command[..], scenarios].concat());
         let name = format!("{} {backend}", subject.name).trim_end().replace(' ', "-");
-        capture(&Machine::new(&name, &subject.files, binary, &script)?)
+        capture(&Machine::new(&name, files, binary, &script)?)
     };
     play(options.scenarios.clone(), &mut boot).with_context(|| subject.name.clone())
 }

@@ -28,6 +28,8 @@ const NUDGED: Range<u32> = 5..65;
 pub(crate) enum Outcome {
     /// The command's exit code.
     Exited(u8),
+    /// It booted, but a module does not load.
+    Refused(String),
     /// Nothing happened any more.
     Hung(String),
     /// The lab guest ended before the command did.
@@ -118,6 +120,8 @@ impl<'a> Life<'a> {
             self.progress.booted(look);
         } else if let Some(step) = line.strip_prefix("step ") {
             self.next_step(Some(step));
+        } else if let Some(why) = line.strip_prefix("refused ") {
+            return Some(Outcome::Refused(why.to_owned()));
         } else if let Some(code) = line.strip_prefix("exit ") {
             self.next_step(None);
             let died = || Outcome::Died(format!("said exit {code:?}"));

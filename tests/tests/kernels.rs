@@ -1,0 +1,151 @@
+//! Kernels as distributions pack them, for `cargo xtask lab verify`: what is found in which layout, and what is said where
+//! something is missing or does not load.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{self, Command},
+};
+
+use stealtrace_tests::{Run, monitoring::peer, run, xtask};
+
+/// Enough for a class.
+const DECIDING: [&str; 6] =
+    ["--scenario", "same-thread", "--scenario", "restore-by-main-thread", "--scenario", "replug"];
+
+/// A folder that goes with the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let folder = env::temp_dir().join(format!("stealtrace-kernels-{name}-{}", process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        Self(folder)
+    }
+
+    /// A file in it, with the folders above.
+    fn file(&self, name: &str) -> PathBuf {
+        let file = self.0.join(name);
+        fs::create_dir_all(file.parent().expect("below it")).expect("a folder");
+        file
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _gone = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Image and modules of a kernel of the lab, in load order.
+fn files(kernel: &str) -> Vec<PathBuf> {
+    let listed = run(xtask().args(["lab", "files", kernel]));
+    assert_eq!(listed.code, 0, "{}", listed.stderr);
+    listed.stdout.lines().map(PathBuf::from).collect()
+}
+
+fn verify(arguments: impl FnOnce(&mut Command) -> &mut Command) -> Run {
+    let mut command = xtask();
+    command.args(["lab", "verify"]);
+    arguments(&mut command);
+    run(&mut command)
+}
+
+fn deb(folder: &Folder, name: &str, depends: &str) -> PathBuf {
+    let control = format!(
+        "Package: {name}\nVersion: 1\nArchitecture: all\nMaintainer: a <a@example.org>\nDescription: a\nDepends: {depends}\n"
+    );
+    fs::write(folder.file(&format!("{name}/DEBIAN/control")), control).expect("written");
+    let built = run(Command::new("dpkg-deb").arg("--build").arg(folder.0.join(name)));
+    assert_eq!(built.code, 0, "{}", built.stderr);
+    folder.0.join(format!("{name}.deb"))
+}
+
+#[test]
+fn a_metapackage_names_the_parts_that_are_missing() {
+    let folder = Folder::new("meta");
+    let depends = "linux-base-9.9, linux-binary-9.9 (= 1), linux-modules-9.9 (= 1)";
+    let meta = deb(&folder, "linux-image-9.9", depends);
+    let result = verify(|command| command.arg("--deb").arg(&meta));
+    assert_eq!(result.code, 125, "{}", result.stderr);
+    assert!(result.stderr.contains("add linux-binary-9.9 and linux-modules-9.9"), "{}", result.stderr);
+
+    let image = folder.file("linux-binary-9.9/usr/lib/modules/9.9/vmlinuz");
+    fs::write(image, "").expect("written");
+    let binary = deb(&folder, "linux-binary-9.9", "linux-base-9.9");
+    let result = verify(|command| command.arg("--deb").args([&meta, &binary]));
+    assert_eq!(result.code, 125, "{}", result.stderr);
+    assert!(result.stderr.contains("hold no kvm; add linux-modules-9.9"), "{}", result.stderr);
+}
+
+/// As Fedora has them: an image beside the modules, which are compressed; here each in another way.
+const SPEC: &str = r"
+Name: kernel
+Version: 9.9
+Release: 1
+Summary: a kernel
+License: GPL
+%global __os_install_post %{nil}
+%description
+%package core
+Summary: its image
+%description core
+%package modules-core
+Summary: its modules
+%description modules-core
+%install
+mkdir -p %{buildroot}
+cp -r /mnt/lib %{buildroot}/
+%files core
+/lib/modules/9.9/vmlinuz
+%files modules-core
+/lib/modules/9.9/kernel
+";
+
+fn rpms(folder: &Folder) -> [PathBuf; 2] {
+    let stock = files("stock-6.1");
+    fs::copy(&stock[0], folder.file("lib/modules/9.9/vmlinuz")).expect("copied");
+    let packers: [&[&str]; 3] = [&["xz"], &["gzip"], &["zstd", "-q", "--rm"]];
+    for (module, packer) in stock[1..].iter().zip(packers.iter().cycle()) {
+        let name = module.file_name().and_then(|name| name.to_str()).expect("a name");
+        let to = folder.file(&format!("lib/modules/9.9/kernel/{name}"));
+        fs::copy(module, &to).expect("copied");
+        assert_eq!(run(Command::new(packer[0]).args(&packer[1..]).arg(to)).code, 0, "{packer:?}");
+    }
+    fs::write(folder.file("kernel.spec"), SPEC).expect("written");
+    let script = "rpmbuild --quiet --define '_topdir /mnt/made' -bb /mnt/kernel.spec";
+    let built = run(Command::new(peer("packaging")).arg(&folder.0).args(["sh", "-ec", script]));
+    assert_eq!(built.code, 0, "{}{}", built.stdout, built.stderr);
+    ["core", "modules-core"]
+        .map(|part| folder.0.join(format!("made/RPMS/x86_64/kernel-{part}-9.9-1.x86_64.rpm")))
+}
+
+#[test]
+fn rpms_are_unpacked_and_a_part_that_is_missing_is_named() {
+    let folder = Folder::new("rpm");
+    let [core, modules] = rpms(&folder);
+    let result = verify(|command| command.arg("--rpm").args([&core, &modules]).args(DECIDING));
+    assert_eq!(result.code, 0, "{}{}", result.stdout, result.stderr);
+    assert!(result.stdout.contains("-amd64: fixed, as expected"), "{}", result.stdout);
+    let result = verify(|command| command.arg("--rpm").arg(&core));
+    assert_eq!(result.code, 125, "{}", result.stderr);
+    assert!(result.stderr.contains("kernel-modules-core"), "{}", result.stderr);
+}
+
+/// The modules of one kernel beside another's image.
+#[test]
+fn a_module_that_does_not_load_is_the_labs_failure_in_the_kernels_words() {
+    let (image, other) = (files("stock-6.1"), files("stock-6.12"));
+    let modules = other[1].parent().unwrap_or(Path::new("/"));
+    let result = verify(|command| command.arg("--image").arg(&image[0]).arg("--modules").arg(modules));
+    assert_eq!(result.code, 125, "{}{}", result.stdout, result.stderr);
+    assert!(result.stdout.contains("irqbypass: disagrees about version of symbol"), "{}", result.stdout);
+    assert!(!result.stderr.contains("RETRY"), "{}", result.stderr);
+}
+
+#[test]
+fn a_missing_image_is_said() {
+    let result = verify(|command| command.args(["--image", "/no/such/vmlinuz"]));
+    assert_eq!(result.code, 125);
+    assert!(result.stderr.contains("no kernel image /no/such/vmlinuz"), "{}", result.stderr);
+}
