@@ -14,6 +14,7 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use stealtrace_common::{
+    layout::Layout,
     probe::{Attachment, Counter, Probe, ProbeRow, Set, probes},
     ring::Entry,
     vcpu::QuietVcpu,
@@ -24,6 +25,7 @@ use super::{
     attach::{Attached, attach_all, attach_calls, loaded, program},
     choose,
     load::{CounterPod, LayoutPod, QuietPod, VcpuPod, find_namespace, load, take, watch},
+    rehearsal,
 };
 use crate::{
     kernel::KernelFacts,
@@ -55,9 +57,24 @@ impl EbpfBackend {
     pub fn attach(plan: &Plan, facts: &KernelFacts) -> Result<Self> {
         let types = facts.require_traceable()?;
         let kind = choose(plan.wanted, facts)?;
-        let kvm_vcpu_ioctl = facts.symbols.address("kvm_vcpu_ioctl");
+        let layout = if types.are_of_kvm {
+            types.layout(facts.symbols.address("kvm_vcpu_ioctl"))?
+        } else {
+            rehearsal::confirmed(kind, facts)?
+        };
+        Self::attach_by(layout, kind, plan, facts)
+    }
+
+    /// The same in this way, where everything is where this layout says.
+    pub(super) fn attach_by(
+        layout: Layout,
+        kind: BackendKind,
+        plan: &Plan,
+        facts: &KernelFacts,
+    ) -> Result<Self> {
         let namespace = facts.own_namespace()?;
-        let layout = LayoutPod(types.layout(kvm_vcpu_ioctl)?);
+        let knows_files = layout.kvm_vcpu_ioctl != 0;
+        let layout = LayoutPod(layout);
         let namespace = find_namespace(namespace, layout, plan)?;
         let mut ebpf = load(layout, plan, namespace)?;
         let logger = EbpfLogger::init(&mut ebpf).context("start the kernel side's log")?;
@@ -73,7 +90,6 @@ impl EbpfBackend {
         watch(&mut ebpf, &plan.processes)?;
         let mut attached = attach_calls(&mut ebpf, plan, kind, facts)?; // first, so that ours run before them
         attached.extend(attach_all(&mut ebpf, plan, kind, facts)?);
-        let knows_files = kvm_vcpu_ioctl.is_some();
         Ok(Self {
             ebpf,
             ring,

@@ -4,6 +4,7 @@ mod attach;
 mod ebpf;
 mod load;
 mod plan;
+mod rehearsal;
 mod table;
 
 pub use ebpf::EbpfBackend;

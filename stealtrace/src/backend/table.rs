@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use stealtrace_common::probe::{Attachment, Probe, ProbeRow, Set, probes};
 
 use super::Task;
-use crate::kernel::KernelFacts;
+use crate::kernel::{KernelFacts, NO_AREA};
 
 /// A way to see what KVM does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -104,8 +104,6 @@ pub(super) fn planned(task: Task, kind: BackendKind) -> Vec<&'static ProbeRow> {
 /// Why `guard` cannot see the guest's counter right before and after KVM's write here, if so.
 #[must_use]
 pub fn guard_problem(facts: &KernelFacts) -> Option<String> {
-    const NO_AREA: &str =
-        "this kernel does not keep the host address of the guest's area (Linux 5.16 and later do)";
     let no_probe = probes(Set::Guard).find_map(|row| place(row, facts).err());
     let shows_area = facts.types.as_ref().is_ok_and(|types| types.shows_steal_area);
     no_probe.or_else(|| (!shows_area).then(|| NO_AREA.to_owned()))

@@ -11,7 +11,7 @@ use super::{Run, Shared, guard, options::that};
 use crate::{
     backend::{BackendKind, EbpfBackend, Plan, Processes, Task, label, place},
     exit::Exit,
-    kernel::{Capability, Era, KVM_BTF, KernelFacts, Kvm, Lockdown, missing_capabilities},
+    kernel::{Capability, Era, KVM_BTF, KernelFacts, Kvm, Lockdown, NO_AREA, missing_capabilities},
     model::Check,
     report::{self, Format},
     vmm,
@@ -151,6 +151,10 @@ fn btf(facts: &KernelFacts) -> Result<String, String> {
             Err(error) => Err(format!("{error:#}")),
             Ok(_) if std::path::Path::new(KVM_BTF).exists() => {
                 Ok("kernel and kvm module, every field found".to_owned())
+            }
+            Ok(_) if !types.shows_steal_area => Ok(format!("every field found, but {NO_AREA}")),
+            Ok(_) if !types.are_of_kvm => {
+                Ok("kernel; kvm carries none, and is tried out on a VM of stealtrace's own".to_owned())
             }
             Ok(_) => Ok("kernel, every field found".to_owned()),
         },

@@ -18,17 +18,32 @@ use stealtrace_common::{
     target::PidNamespace,
 };
 
-use super::Era;
+use super::{Era, kvm_is_a_module};
 
 /// BTF of the kernel image.
 pub const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
 /// BTF of kvm where it is a module.
 pub const KVM_BTF: &str = "/sys/kernel/btf/kvm";
 
+/// `struct msr_data`, the same since Linux 3.8: only kvm uses it, so that a kernel's types may lack it where kvm has none of
+/// its own (before 5.11).
+const MSR_DATA: MsrData = MsrData { host_initiated: 0, index: 4 };
+
+struct MsrData {
+    host_initiated: u32,
+    index: u32,
+}
+
+/// Why a guest's counter is not read, where it is not.
+pub const NO_AREA: &str = "this kernel does not keep the host address of a guest's steal area (Linux 5.16 and later do, and \
+                           later versions of 5.15 and 5.10)";
+
 /// What the types of the running kernel say. The types themselves take megabytes, and are let go of.
 pub struct KernelTypes {
     /// Which steal-time code they are of.
     pub era: Era,
+    /// Do they come with the kvm that runs? Where that is a module without types, the kernel's may be another kvm's.
+    pub are_of_kvm: bool,
     /// Is it known where the guest's area lies in the host's memory?
     pub shows_steal_area: bool,
     /// But for the address of a function.
@@ -44,6 +59,7 @@ impl KernelTypes {
         let types = Types::read()?;
         Ok(Self {
             era: types.era(),
+            are_of_kvm: Path::new(KVM_BTF).exists() || !kvm_is_a_module(),
             shows_steal_area: types.cached_area().is_ok_and(|at| at != ABSENT),
             layout: types.layout(namespace),
         })
@@ -99,8 +115,10 @@ impl Types {
             vcpu_mutex_owner: self.mutex_owner()?,
             vcpu_enabling: enabling,
             vcpu_cached_area: self.cached_area()?,
-            msr_index: self.required("msr_data", "index", 4)?,
-            msr_host_initiated: self.required("msr_data", "host_initiated", 1)?,
+            msr_index: self.optional("msr_data", "index", 4)?.unwrap_or(MSR_DATA.index),
+            msr_host_initiated: self
+                .optional("msr_data", "host_initiated", 1)?
+                .unwrap_or(MSR_DATA.host_initiated),
             vcpu_accumulated: self.optional("kvm_vcpu", fields.accumulated, 8)?.unwrap_or(ABSENT),
             vcpu_pid: self.required("kvm_vcpu", "pid", 8)?,
             pid_tasks: self.offset("pid", "tasks")?,

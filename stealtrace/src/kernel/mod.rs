@@ -13,7 +13,7 @@ use anyhow::{Result, anyhow, bail};
 use stealtrace_common::target::PidNamespace;
 
 pub use capabilities::{Capability, missing_capabilities};
-pub use layout::{KVM_BTF, KernelTypes, VMLINUX_BTF};
+pub use layout::{KVM_BTF, KernelTypes, NO_AREA, VMLINUX_BTF};
 pub use module::{kvm_is_a_module, kvm_loading, reading_maps_takes_bpf};
 pub use perf::perf_takes_sys_admin;
 pub use symbols::Symbols;
@@ -124,6 +124,9 @@ impl KernelFacts {
     /// Which steal-time code this looks like.
     #[must_use]
     pub fn era(&self) -> Era {
+        if self.symbols.has("accumulate_steal_time") {
+            return Era::Accumulating; // kvm itself says so, which may be newer or older than the kernel's types
+        }
         self.types.as_ref().map_or(Era::Unknown, |types| types.era)
     }
 

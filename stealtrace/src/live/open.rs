@@ -6,12 +6,13 @@ use anyhow::Result;
 
 use crate::{
     backend::{EbpfBackend, Plan, Processes},
-    kernel::KernelFacts,
+    kernel::{KernelFacts, NO_AREA},
     os::{
         clock::now_ns,
         command::{Ended, HeldCommand, Orphaned, RunningCommand},
         interrupt::Interrupt,
         process,
+        talk::say,
     },
 };
 
@@ -47,7 +48,9 @@ impl Live {
         mut plan: Plan,
         (command, orphaned): (&[String], Orphaned),
     ) -> Result<Self> {
-        facts.require_traceable()?;
+        if !facts.require_traceable()?.shows_steal_area {
+            say(&format!("{NO_AREA}: what guests read is not known here"));
+        }
         let named = plan.processes.pids();
         process::require_alive(named, plan.tid)?;
         let watched = if named.is_empty() { plan.tid.as_slice() } else { named }.to_vec();

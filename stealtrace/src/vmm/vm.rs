@@ -227,6 +227,12 @@ impl Vcpu {
         stats::stat(&self.fd, name)
     }
 
+    /// Where the steal area lies in this process.
+    #[must_use]
+    pub fn host_address_of_area(&self) -> u64 {
+        self.vm.memory().host_address() + self.area
+    }
+
     /// Its VM.
     #[must_use]
     pub const fn vm(&self) -> &Vm {
