@@ -129,7 +129,9 @@ pub(crate) fn left(state: &mut VcpuState, stay: &Stay<'_>) {
     // to run: then only the update itself can tell.
     let copies = stay.enabling_write == EnablingWrite::HOST || (area::accumulates() && state.updating == 0);
     let enabling = copies && !area::is_enabled(stay.opened.enabling) && area::is_enabled(stay.after.enabling);
-    if updated(stay.before, stay.after) && !enabling {
+    // Where nothing is enabled a kernel may move last_steal as it likes: nobody is charged.
+    let charges = area::is_enabled(stay.before.enabling | stay.after.enabling);
+    if updated(stay.before, stay.after) && !enabling && charges {
         consumed(state, stay);
     }
     let now_ns = now_ns();

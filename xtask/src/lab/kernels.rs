@@ -22,6 +22,7 @@ const AMD64: Series = Series { number: "", flavour: "amd64", with_source: true, 
 const V5_10: Series = Series { number: "5.10", suites: &["bullseye", "bullseye-security"], ..AMD64 };
 const V6_1: Series = Series { number: "6.1", suites: DEBIAN_12, ..AMD64 };
 const V6_12: Series = Series { number: "6.12", suites: DEBIAN_12, ..AMD64 };
+const V6_12_DEBIAN_13: Series = Series { number: "6.12", suites: DEBIAN_13, ..AMD64 };
 const V6_12_RT: Series =
     Series { number: "6.12", flavour: "rt-amd64", with_source: false, suites: DEBIAN_13 };
 const V6_18: Series = Series { number: "6.18", with_source: false, suites: &["trixie-backports"], ..AMD64 };
@@ -38,6 +39,12 @@ const CLAMPED: &str = include_str!("patches/clamped.patch");
 
 /// A kvm that does everything wrong.
 const BROKEN: &str = include_str!("patches/broken.patch");
+
+/// The patches for Linux itself.
+const UPSTREAM: &str = concat!(
+    include_str!("patches/upstream/0001-KVM-x86-Start-steal-time-over-when-another-task-runs.patch"),
+    include_str!("patches/upstream/0002-KVM-x86-Do-not-charge-for-time-before-steal-time-was.patch"),
+);
 
 /// Every kernel.
 pub(crate) const KERNELS: &[Kernel] = &[
@@ -105,6 +112,13 @@ pub(crate) const KERNELS: &[Kernel] = &[
         patch: Some(BROKEN),
     },
     Kernel {
+        name: "upstream-6.12",
+        about: "Debian 13's kernel, kvm with the patches for Linux itself",
+        class: Some("sound"),
+        series: V6_12_DEBIAN_13,
+        patch: Some(UPSTREAM),
+    },
+    Kernel {
         name: "rt-6.12",
         about: "Debian 13's realtime kernel",
         class: Some("fixed"),
@@ -138,6 +152,13 @@ pub(crate) const KERNELS: &[Kernel] = &[
         class: Some("sound"),
         series: NEWEST,
         patch: Some(CLAMPED),
+    },
+    Kernel {
+        name: "upstream-newest",
+        about: "the same image, kvm with the patches for Linux itself",
+        class: Some("sound"),
+        series: NEWEST,
+        patch: Some(UPSTREAM),
     },
 ];
 

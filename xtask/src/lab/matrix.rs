@@ -115,28 +115,36 @@ fn witness(pass: &Pass) -> String {
     let summary = pass.summary.as_ref();
     match (pass.backend(), summary.and_then(|summary| summary["no_witness"].as_str())) {
         (Some(backend), _) => {
-            let is = |verdict: &&Value| verdict["witnesses_agree"] == true;
-            let agree = pass.verdicts.iter().filter(is).count();
-            let rounds = precision(pass).map(|rounds| format!("; {rounds}")).unwrap_or_default();
-            format!("{backend} backend: agrees on {agree} of {}{rounds}", pass.verdicts.len())
+            let (agree, all) = tally(pass);
+            let rounds = precision(pass).map(|[rounds, seen, recall, precision]| {
+                format!(
+                    "; {rounds} random hand-offs: {seen} corruptions, recall {recall}, precision {precision}"
+                )
+            });
+            format!("{backend} backend: agrees on {agree} of {all}{}", rounds.unwrap_or_default())
         }
         (None, Some(why)) => format!("nobody traced: {why}"),
         (None, None) => "nobody traced to the end".to_owned(),
     }
 }
 
-/// Of hand-offs, which are compared one by one.
-fn precision(pass: &Pass) -> Option<String> {
+/// On how many of all scenarios the witnesses agree.
+pub(super) fn tally(pass: &Pass) -> (usize, usize) {
+    let agree = pass.verdicts.iter().filter(|verdict| verdict["witnesses_agree"] == true).count();
+    (agree, pass.verdicts.len())
+}
+
+/// Of random hand-offs, which are compared one by one: how many, corruptions, recall, precision.
+pub(super) fn precision(pass: &Pass) -> Option<[String; 4]> {
     let tally = pass.verdicts.iter().map(|verdict| &verdict["tally"]).find(|tally| !tally.is_null())?;
     let count = |name: &str| tally[name].as_u64().unwrap_or(0);
     let found = count("seen").saturating_sub(count("missed"));
-    Some(format!(
-        "{} random hand-offs: {} corruptions, recall {}, precision {}",
-        count("hand_offs"),
-        count("seen"),
+    Some([
+        count("hand_offs").to_string(),
+        count("seen").to_string(),
         percent(found, count("seen")),
         percent(found, found + count("false_reports")),
-    ))
+    ])
 }
 
 fn percent(part: u64, whole: u64) -> String {

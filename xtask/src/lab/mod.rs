@@ -7,6 +7,7 @@ mod image;
 mod initramfs;
 mod kernels;
 mod kmod;
+mod markdown;
 mod matrix;
 mod modules;
 mod package;
@@ -22,9 +23,12 @@ pub(crate) mod slot;
 mod verify;
 mod watch;
 
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Subcommand;
 use comfy_table::{Table, presets};
 
@@ -32,7 +36,7 @@ use crate::{build, ledger};
 
 use self::kernels::{KERNELS, Kernel};
 pub(crate) use self::{emulator::Qemu, progress::Counts, qemu::Clock};
-use self::{qemu::Boot, watch::Outcome};
+use self::{initramfs::Extra, qemu::Boot, watch::Outcome};
 
 /// What to do in the lab.
 #[derive(Subcommand)]
@@ -58,6 +62,9 @@ pub(crate) enum Verb {
         /// lab guest itself stands still
         #[arg(long)]
         expect_output: bool,
+        /// Put this program on PATH, too (repeatable)
+        #[arg(long = "program", value_name = "FILE")]
+        programs: Vec<PathBuf>,
         /// The command; `stealtrace` is on PATH
         #[arg(last = true)]
         command: Vec<String>,
@@ -85,10 +92,12 @@ pub(crate) fn run(verb: Verb) -> Result<u8> {
     match verb {
         Verb::List => list(),
         Verb::Files { kernel } => files(find(&kernel)?),
-        Verb::Run { kernel, timeout, icount, expect_output, command } => {
+        Verb::Run { kernel, timeout, icount, expect_output, programs, command } => {
             let clock = if icount { Clock::Instructions } else { Clock::Real };
             let counts = if expect_output { Counts::Work } else { Counts::Life };
-            run_in(find(&kernel)?, &command, (clock, counts), Duration::from_secs(timeout))
+            let boot =
+                boot(&command)?.with(programs.iter().map(|file| on_path(file)).collect::<Result<_>>()?);
+            run_boot(find(&kernel)?, &boot.counting(counts).by(clock), Duration::from_secs(timeout))
         }
         Verb::Verify(options) => verify::verify(&options),
         Verb::QemuGuest { kernel, parts } => qemu_guest::run(find(&kernel)?, &parts),
@@ -115,20 +124,19 @@ fn files(kernel: &Kernel) -> Result<u8> {
     Ok(0)
 }
 
-/// Boot a kernel, run a command in it; its exit code. A hang is tried once more, and said.
-pub(crate) fn run_in(
-    kernel: &Kernel,
-    command: &[String],
-    (clock, counts): (Clock, Counts),
-    timeout: Duration,
-) -> Result<u8> {
-    if command.is_empty() {
-        bail!("no command; try `cargo xtask lab run {} -- stealtrace doctor`", kernel.name);
-    }
-    run_boot(kernel, &Boot::command(command).counting(counts).by(clock), timeout)
+/// One command, in a boot.
+fn boot(command: &[String]) -> Result<Boot> {
+    ensure!(!command.is_empty(), "no command; try `cargo xtask lab run stock-6.1 -- stealtrace doctor`");
+    Ok(Boot::command(command))
 }
 
-/// The same for any boot.
+/// A program of this machine, in the lab guest's /bin.
+fn on_path(file: &Path) -> Result<Extra> {
+    let name = file.file_name().and_then(|name| name.to_str()).context("a program without a name")?;
+    Ok(Extra { file: file.to_owned(), at: format!("bin/{name}") })
+}
+
+/// Boot a kernel; the command's exit code. A hang is tried once more, and said.
 fn run_boot(kernel: &Kernel, boot: &Boot, timeout: Duration) -> Result<u8> {
     let boot = prepare(kernel, boot)?;
     match boot.run(timeout)? {
@@ -147,6 +155,19 @@ fn run_boot(kernel: &Kernel, boot: &Boot, timeout: Duration) -> Result<u8> {
 fn fail(kernel: &Kernel, boot: &qemu::Machine, how: &str) -> Result<u8> {
     bail!("{}: {how}; console: {}", kernel.name, boot.console().display())
 }
+
+/// Why a kernel cannot be fetched or booted today, if so.
+pub(crate) fn problem(name: &str) -> Option<String> {
+    let attempt = || run_boot(find(name)?, &boot(&["true".to_owned()])?, BOOT);
+    match attempt() {
+        Ok(0) => None,
+        Ok(code) => Some(format!("`true` exits with {code} there")),
+        Err(error) => Some(format!("{error:#}")),
+    }
+}
+
+/// A boot takes seconds.
+const BOOT: Duration = Duration::from_secs(300);
 
 /// The kernel with this name.
 pub(crate) fn find(name: &str) -> Result<&'static Kernel> {

@@ -70,6 +70,9 @@ fn build(from: Series, version: &Version, image: &Path, variants: &[Variant], in
     for (name, patch) in variants {
         say(&format!("building kvm of {name} (about a minute)"));
         apply(patch, &source, &[])?;
+        if patch.contains("/Kconfig") {
+            prepare(&source, release, into)?;
+        }
         make_modules(&source, release, &into.join(name))?;
         apply(patch, &source, &["--reverse"])?;
     }
@@ -122,6 +125,10 @@ fn configure(headers: &Path, source: &Path, release: &str, into: &Path) -> Resul
     }
     // The lab's machine is an AMD; half of kvm's code is for the other.
     run(Command::new(source.join("scripts/config")).args(["--disable", "KVM_INTEL"]).current_dir(source))?;
+    prepare(source, release, into)
+}
+
+fn prepare(source: &Path, release: &str, into: &Path) -> Result<()> {
     run_logged(make(source).args(["olddefconfig", "modules_prepare"]), &into.join("prepare.log"))?;
     let release = format!("#define UTS_RELEASE \"{release}\"\n");
     fs::write(source.join("include/generated/utsrelease.h"), release).context("set the release")

@@ -12,6 +12,8 @@ pub(super) const INCONCLUSIVE: u8 = 3;
 /// What a kernel showed.
 pub(super) struct Row {
     pub(super) name: String,
+    /// `uname -r`; empty if it could not be had.
+    pub(super) release: String,
     pub(super) expect: String,
     /// Per backend; why not, if the lab itself failed.
     pub(super) passes: Result<Vec<Pass>, String>,
@@ -43,7 +45,7 @@ impl Pass {
 
 impl Row {
     /// A second pass that could not run there, or turned out to be the same backend, is left out.
-    pub(super) fn of(name: &str, expect: &str, passes: Vec<Result<Pass>>) -> Self {
+    pub(super) fn of(name: &str, release: String, expect: &str, passes: Vec<Result<Pass>>) -> Self {
         let passes: Result<Vec<Pass>> = passes.into_iter().collect();
         let passes = passes.map_err(|error| format!("{error:#}")).map(|mut passes| {
             if let [first, second] = &passes[..]
@@ -53,7 +55,7 @@ impl Row {
             }
             passes
         });
-        Self { name: name.to_owned(), expect: expect.to_owned(), passes }
+        Self { name: name.to_owned(), release, expect: expect.to_owned(), passes }
     }
 
     /// 0 as expected, 1 not, 3 nothing proved; the lab's own failure is 125.
@@ -68,6 +70,7 @@ impl Row {
         let pass = |pass: &Pass| json!({"verdicts": pass.verdicts, "summary": pass.summary, "exit": pass.code, "stderr": pass.said});
         json!({
             "kernel": self.name,
+            "release": self.release,
             "expected": self.expect,
             "passes": self.passes.as_ref().ok().map(|passes| passes.iter().map(pass).collect::<Vec<_>>()),
             "lab_failed": self.passes.as_ref().err(),

@@ -16,7 +16,7 @@ use serde_json::json;
 use super::{
     find, image,
     kernels::KERNELS,
-    matrix,
+    markdown, matrix,
     package::{self, KernelFiles},
     page,
     play::{Booted, play},
@@ -61,6 +61,9 @@ pub(crate) struct Verify {
     /// And the matrix to this one, as a page whose cells open
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// And what each kernel is to this one, as a table in Markdown
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
     /// More options for `stealtrace verify`
     #[arg(last = true, value_name = "ARG")]
     arguments: Vec<String>,
@@ -79,6 +82,11 @@ impl Subject {
         let expect = options.expect.as_deref().unwrap_or(expect);
         Self { name: name.to_owned(), files, expect: expect.to_owned() }
     }
+
+    fn release(&self) -> String {
+        let files = self.files.as_ref().ok();
+        files.and_then(|files| image::release(&files.image)).unwrap_or_default()
+    }
 }
 
 /// Try them all; print the matrix. The worst exit code.
@@ -93,7 +101,8 @@ pub(crate) fn verify(options: &Verify) -> Result<u8> {
     let rows: Vec<_> = subjects
         .iter()
         .map(|subject| {
-            Row::of(&subject.name, &subject.expect, passes.by_ref().take(backends.len()).collect())
+            let expect = &subject.expect;
+            Row::of(&subject.name, subject.release(), expect, passes.by_ref().take(backends.len()).collect())
         })
         .collect();
     if let Some(file) = &options.json {
@@ -102,6 +111,9 @@ pub(crate) fn verify(options: &Verify) -> Result<u8> {
     }
     if let Some(file) = &options.html {
         write(file, &page::page(&rows))?;
+    }
+    if let Some(file) = &options.markdown {
+        write(file, &markdown::page(&rows)?)?;
     }
     matrix::print(&rows)?;
     Ok(rows.iter().map(Row::code).max().unwrap_or(0))
