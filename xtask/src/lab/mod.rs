@@ -5,6 +5,7 @@ mod emulator;
 mod hang;
 mod image;
 mod initramfs;
+mod junit;
 mod kernels;
 mod kmod;
 mod markdown;

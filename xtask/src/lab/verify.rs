@@ -14,7 +14,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::{
-    find, image,
+    find, image, junit,
     kernels::KERNELS,
     markdown, matrix,
     package::{self, KernelFiles},
@@ -58,6 +58,9 @@ pub(crate) struct Verify {
     /// Also write every verdict to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// And to this one, as JUnit XML
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
     /// And the matrix to this one, as a page whose cells open
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
@@ -108,6 +111,9 @@ pub(crate) fn verify(options: &Verify) -> Result<u8> {
     if let Some(file) = &options.json {
         let json = json!(rows.iter().map(Row::to_json).collect::<Vec<_>>());
         write(file, &format!("{json:#}\n"))?;
+    }
+    if let Some(file) = &options.junit {
+        write(file, &junit::document(&rows)?)?;
     }
     if let Some(file) = &options.html {
         write(file, &page::page(&rows))?;
