@@ -1,6 +1,8 @@
 //! What hosts install: the same bytes from two builds, clean by the distributions' own tools, and gone when it is gone.
 
-use std::{fs, io::Read as _, path::Path, process::Command, sync::OnceLock};
+use std::{
+    fs, io::Read as _, os::unix::fs::PermissionsExt as _, path::Path, process::Command, sync::OnceLock,
+};
 
 use flate2::read::ZlibDecoder;
 use serde_json::Value;
@@ -163,4 +165,35 @@ fn the_binary_says_what_it_is_made_of() {
     let has =
         |name: &str| made_of["packages"].as_array().into_iter().flatten().any(|one| one["name"] == name);
     assert!(has("aya") && has("btf-rs") && has("stealtrace"), "{text}");
+}
+
+/// As in a kernel's CI: by another user than root, without network, and nothing mounted but the kernel.
+#[test]
+fn the_labs_image_gates_a_kernel_without_a_checkout() {
+    let image = run(xtask().args(["lab", "image"]));
+    assert_eq!(image.code, 0, "{}", image.stderr);
+    let files = run(xtask().args(["lab", "files", "stock-6.1"]));
+    let folder = std::env::temp_dir().join(format!("stealtrace-gate-{}", std::process::id()));
+    let kernel = folder.join("kernel");
+    fs::create_dir_all(&kernel).expect("a folder");
+    fs::set_permissions(&kernel, fs::Permissions::from_mode(0o777)).expect("ours");
+    for file in files.stdout.lines().map(Path::new) {
+        fs::copy(file, kernel.join(file.file_name().expect("a name"))).expect("copied");
+    }
+    fs::copy(image.stdout.trim(), folder.join("lab.oci.tar")).expect("copied");
+    let script = r#"
+        mkdir /tmp/image && tar -xf /mnt/lab.oci.tar -C /tmp/image
+        buildah="buildah --storage-driver vfs"
+        container=$($buildah from --quiet oci:/tmp/image)
+        $buildah run --isolation chroot --user 1000:1000 --volume /mnt/kernel:/k "$container" -- \
+            /usr/bin/xtask lab verify --image /k/vmlinuz --modules /k --junit /k/steal.xml \
+            --scenario same-thread --scenario restore-by-main-thread --scenario replug
+    "#;
+    let gated = run(Command::new(peer("packaging")).arg(&folder).args(["sh", "-ec", script]));
+    let junit = fs::read_to_string(kernel.join("steal.xml"));
+    fs::remove_dir_all(&folder).expect("removable");
+    assert_eq!(gated.code, 0, "{}{}", gated.stdout, gated.stderr);
+    assert!(gated.stdout.contains("-amd64: fixed, as expected"), "{}", gated.stdout);
+    let junit = junit.expect("written");
+    assert!(junit.contains("tests=\"6\" failures=\"0\" errors=\"0\""), "{junit}");
 }

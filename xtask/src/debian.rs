@@ -138,6 +138,13 @@ impl Archive {
         command
     }
 
+    /// For a system of its own below this folder, not for the one that runs.
+    pub(crate) fn for_system(mut self, root: &Path) -> Self {
+        let status = format!("Dir::State::status={}/var/lib/dpkg/status", root.display());
+        self.options.extend(["-o".to_owned(), status]);
+        self
+    }
+
     /// The version that it has to offer: `1:10.0.2+ds-2`.
     pub(crate) fn candidate(&self, package: &str) -> Result<Option<String>> {
         let policy = output(self.command("apt-cache").args(["policy", package]))?;
@@ -145,10 +152,11 @@ impl Archive {
         Ok(candidate.filter(|version| *version != "(none)").map(str::to_owned))
     }
 
-    /// A package and all that it needs and this system lacks, unpacked into a folder: nothing is installed, and nothing
+    /// Packages and all that they need and the system lacks, unpacked into a folder: nothing is installed, and nothing
     /// of the system's can be in conflict with it.
-    pub(crate) fn unpack_with_needs(&self, package: &str, into: &Path) -> Result<()> {
-        self.unpack_all(&Plan::of(self, &[package.to_owned()])?.brings, into)
+    pub(crate) fn unpack_with_needs(&self, packages: &[&str], into: &Path) -> Result<()> {
+        let packages: Vec<_> = packages.iter().map(|package| (*package).to_owned()).collect();
+        self.unpack_all(&Plan::of(self, &packages)?.brings, into)
     }
 
     /// Packages, `name=version` each, unpacked into a folder.

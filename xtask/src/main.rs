@@ -89,7 +89,9 @@ fn main() -> ExitCode {
 }
 
 fn run(verb: Verb) -> Result<u8> {
-    setup::setup()?;
+    if !(matches!(verb, Verb::Lab(_)) && build::is_done()) {
+        setup::setup()?;
+    }
     match verb {
         Verb::Setup => process::say("nothing is missing"),
         Verb::Demo { picture } => demo::demo(picture)?,

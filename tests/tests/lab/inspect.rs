@@ -77,6 +77,7 @@ sh -c 'echo $$ > /sys/fs/cgroup/tenant/vm/cgroup.procs; exec stealtrace load run
 limited=$!
 stealtrace load run --duration 10m > /dev/null &
 free=$!
+for vm in $limited $free; do until ls -l /proc/$vm/fd | grep -q kvm-vcpu; do sleep 0.1; done; done
 until grep -q 'nr_throttled [1-9]' /sys/fs/cgroup/tenant/cpu.stat; do sleep 0.1; done
 echo $limited $free
 stealtrace inspect --wait 100ms --format json

@@ -15,9 +15,10 @@ use crate::{
     process::{output, say, which},
 };
 
-const PROGRAM: &str = "qemu-system-x86_64";
-const PACKAGE: &str = "qemu-system-x86";
+/// The package that it is in.
+pub(super) const PACKAGE: &str = "qemu-system-x86";
 
+const PROGRAM: &str = "qemu-system-x86_64";
 /// Where Debian's packages put libraries and firmware.
 const LIBRARIES: [&str; 2] = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"];
 const FIRMWARE: [&str; 3] = ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"];
@@ -39,7 +40,7 @@ fn fetch(into: &Path) -> Result<()> {
     };
     let archive = backports.unwrap_or(system);
     say(&format!("unpacking {PACKAGE} {} into the cache", archive.candidate(PACKAGE)?.unwrap_or(version)));
-    archive.unpack_with_needs(PACKAGE, into)?;
+    archive.unpack_with_needs(&[PACKAGE], into)?;
     let _runs = output(Qemu::below(into).command().arg("--version"))?;
     let _absent = fs::remove_dir_all(lists);
     Ok(())

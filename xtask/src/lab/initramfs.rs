@@ -214,13 +214,14 @@ fn add_modules(archive: &mut Archive<impl Write>, kernel: &KernelFiles) -> Resul
     archive.add("modules/order", PROGRAM, order.as_bytes(), (0, 0))
 }
 
-fn busybox() -> Result<Vec<u8>> {
+/// A shell and its tools, in one file.
+pub(super) fn busybox() -> Result<PathBuf> {
     let folder = cache::made("lab/busybox-static", |into| debian::unpack("busybox-static", into))?;
     let file = ["bin/busybox", "usr/bin/busybox"]
         .map(|path| folder.join(path))
         .into_iter()
         .find(|path| path.exists());
-    read(&file.context("busybox-static has no busybox")?)
+    file.context("busybox-static has no busybox")
 }
 
 fn read(file: &Path) -> Result<Vec<u8>> {
@@ -241,7 +242,7 @@ impl Archive<io::BufWriter<fs::File>> {
             archive.add(folder, FOLDER, &[], (0, 0))?;
         }
         archive.add("dev/console", CHARACTER_DEVICE, &[], (5, 1))?;
-        archive.add("bin/busybox", PROGRAM, &busybox()?, (0, 0))?;
+        archive.add("bin/busybox", PROGRAM, &read(&busybox()?)?, (0, 0))?;
         for applet in APPLETS {
             archive.add(&format!("bin/{applet}"), LINK, b"busybox", (0, 0))?;
         }

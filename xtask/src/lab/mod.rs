@@ -1,6 +1,7 @@
 //! The lab: boots real Debian kernels under QEMU's software emulation and runs commands in them.
 //! Needs no root and no hardware virtualization.
 
+mod container;
 mod emulator;
 mod hang;
 mod image;
@@ -72,6 +73,8 @@ pub(crate) enum Verb {
     },
     /// Play every scenario of `stealtrace verify` in kernels, print a matrix
     Verify(Box<verify::Verify>),
+    /// Make a container image of the lab: any kernel is judged by it without a checkout, root or /dev/kvm
+    Image,
     /// Boot a kernel, run QEMU with a Linux guest in it; exit 1 if stealtrace, QEMU and the guest do not agree
     QemuGuest {
         /// One of `lab list`
@@ -101,6 +104,7 @@ pub(crate) fn run(verb: Verb) -> Result<u8> {
             run_boot(find(&kernel)?, &boot.counting(counts).by(clock), Duration::from_secs(timeout))
         }
         Verb::Verify(options) => verify::verify(&options),
+        Verb::Image => image(),
         Verb::QemuGuest { kernel, parts } => qemu_guest::run(find(&kernel)?, &parts),
         Verb::Shell { kernel } => prepare(find(&kernel)?, &Boot::SHELL)?.interactive(),
     }
@@ -114,6 +118,12 @@ fn list() -> Result<u8> {
         table.add_row([kernel.name, kernel.about, kernel.class.unwrap_or("none")]);
     }
     println!("{table}");
+    Ok(0)
+}
+
+#[expect(clippy::print_stdout, reason = "its place is the result")]
+fn image() -> Result<u8> {
+    println!("{}", container::image()?.display());
     Ok(0)
 }
 
