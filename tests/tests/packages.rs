@@ -169,8 +169,8 @@ fn the_binary_says_what_it_is_made_of() {
 
 /// As in a kernel's CI: by another user than root, without network, and nothing mounted but the kernel.
 #[test]
-fn the_labs_image_gates_a_kernel_without_a_checkout() {
-    let image = run(xtask().args(["lab", "image"]));
+fn the_labs_container_gates_a_kernel_without_a_checkout() {
+    let image = run(xtask().args(["lab", "container"]));
     assert_eq!(image.code, 0, "{}", image.stderr);
     let files = run(xtask().args(["lab", "files", "stock-6.1"]));
     let folder = std::env::temp_dir().join(format!("stealtrace-gate-{}", std::process::id()));

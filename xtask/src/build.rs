@@ -83,8 +83,8 @@ pub(crate) fn life() -> Result<PathBuf> {
     Ok(cache::target()?.join(TARGET).join("release/life"))
 }
 
-/// Where it is, if it was built before: the tests' binary, and where there is no Rust.
-const BUILT: &str = "STEALTRACE";
+/// Where it is, in the lab's container, which has no Rust.
+const BUILT: &str = "STEALTRACE_BUILT";
 
 /// Is nothing to be built here?
 pub(crate) fn is_done() -> bool {

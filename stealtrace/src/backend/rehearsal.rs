@@ -31,20 +31,19 @@ pub(super) fn confirmed(kind: BackendKind, facts: &KernelFacts) -> Result<Layout
     let accumulates = facts.symbols.has(ACCUMULATES).then(|| accumulating(layout));
     let mut wrong = None;
     for layout in accumulates.into_iter().chain([layout]) {
-        match rehearse(layout, kind, facts) {
+        let tried = rehearse(layout, kind, facts)
+            .context("kvm carries no types, and the kernel's cannot be tried out on a VM of ours")?;
+        match tried {
             Ok(()) => return Ok(layout),
             Err(error) => wrong = Some(error),
         }
     }
-    match wrong {
-        Some(wrong) => {
-            bail!("kvm carries no types, and is not the kernel's own, whose types are known: {wrong:#}")
-        }
-        None => Ok(layout),
-    }
+    let wrong = wrong.map(|error| format!(": {error:#}")).unwrap_or_default();
+    bail!("kvm carries no types, and it is not the one that the kernel's describe{wrong}")
 }
 
-/// A delta waits behind last_steal, and all that follows moves.
+/// A delta waits behind last_steal, and all that follows moves: a kvm of before Linux 4.6 in a later kernel, as the lab has
+/// it.
 fn accumulating(layout: Layout) -> Layout {
     Layout {
         vcpu_accumulated: layout.vcpu_enabling + 16,
@@ -54,7 +53,7 @@ fn accumulating(layout: Layout) -> Layout {
 }
 
 /// Restore and run a vCPU; is what is seen what was done?
-fn rehearse(layout: Layout, kind: BackendKind, facts: &KernelFacts) -> Result<()> {
+fn rehearse(layout: Layout, kind: BackendKind, facts: &KernelFacts) -> Result<Result<()>> {
     let plan = Plan::of(Processes::These(vec![process::id()]), Volume::All, RING_BYTES);
     let mut backend = EbpfBackend::attach_by(layout, kind, &plan, facts)?;
     let mut vcpu = Vm::new()?.create_vcpu(VCPU_ID.into())?;
@@ -66,7 +65,7 @@ fn rehearse(layout: Layout, kind: BackendKind, facts: &KernelFacts) -> Result<()
     backend.look_at_files()?;
     let area = if layout.vcpu_cached_area == ABSENT { 0 } else { vcpu.host_address_of_area() };
     let done = Done { enabling: vcpu.enabling()?, area, last_steal_ns: least..=most };
-    done.agrees(&Seen::by(&mut backend, &vcpu))
+    Ok(done.agrees(&Seen::by(&mut backend, &vcpu)))
 }
 
 /// What was done.

@@ -68,6 +68,14 @@ impl Log {
     }
 }
 
+impl Drop for Log {
+    fn drop(&mut self) {
+        if self.unwritten > 0 {
+            say(&format!("{} findings were not logged", self.unwritten));
+        }
+    }
+}
+
 /// Unless that would take until somebody reads.
 fn write_line(out: &mut Output, line: &Json) -> io::Result<()> {
     if out.would_wait() {

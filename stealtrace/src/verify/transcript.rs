@@ -10,14 +10,14 @@ const MOST: usize = 400;
 /// Events as the engine named them, and what it found in each.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Transcript {
-    pub(crate) seen: Vec<Seen>,
+    pub(crate) moments: Vec<Moment>,
     /// Further events.
     pub(crate) left_out: u64,
 }
 
 /// One event.
 #[derive(Clone, Debug)]
-pub(crate) struct Seen {
+pub(crate) struct Moment {
     pub(crate) event: Event,
     pub(crate) vcpu: VcpuName,
     pub(crate) findings: Vec<Finding>,
@@ -26,8 +26,8 @@ pub(crate) struct Seen {
 impl Transcript {
     /// One more, if there is room.
     pub(crate) fn note(&mut self, event: &Event, vcpu: VcpuName, findings: &[Finding]) {
-        if self.seen.len() < MOST {
-            self.seen.push(Seen { event: *event, vcpu, findings: findings.to_vec() });
+        if self.moments.len() < MOST {
+            self.moments.push(Moment { event: *event, vcpu, findings: findings.to_vec() });
         } else {
             self.left_out += 1;
         }
@@ -35,7 +35,7 @@ impl Transcript {
 
     /// What the engine found at the end.
     pub(crate) fn conclude(&mut self, findings: &[Finding]) {
-        if let Some(last) = self.seen.last_mut().filter(|_| self.left_out == 0) {
+        if let Some(last) = self.moments.last_mut().filter(|_| self.left_out == 0) {
             last.findings.extend_from_slice(findings);
         }
     }

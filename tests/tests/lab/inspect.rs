@@ -100,7 +100,7 @@ fn a_quota_of_a_group_above_the_vms_own_is_told_beside_its_steal_time() {
     let look = &json_lines(looks)[0];
     let throttled = |pid: u64| {
         let vcpus = look["vcpus"].as_array().expect("a list");
-        let vcpu = vcpus.iter().find(|vcpu| vcpu["pid"] == pid).expect("its vCPU");
+        let vcpu = vcpus.iter().find(|vcpu| vcpu["vm_pid"] == pid).expect("its vCPU");
         (vcpu["throttled_times"].as_u64(), vcpu["throttled_ns"].as_u64())
     };
     let (times, time_ns) = throttled(limited);

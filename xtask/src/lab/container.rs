@@ -31,7 +31,7 @@ buildah="buildah --storage-driver vfs"
 container=$($buildah from scratch)
 $buildah add --quiet "$container" /mnt/tree.tar /
 $buildah config --entrypoint '["/usr/bin/xtask", "lab"]' --cmd '["--help"]' --created-by stealtrace \
-    --env STEALTRACE=/usr/bin/stealtrace --env CARGO_TARGET_DIR=/tmp/lab --env XDG_CACHE_HOME=/var/cache \
+    --env STEALTRACE_BUILT=/usr/bin/stealtrace --env CARGO_TARGET_DIR=/tmp/lab --env XDG_CACHE_HOME=/var/cache \
     --label org.opencontainers.image.title=stealtrace-lab \
     --label org.opencontainers.image.licenses="MIT OR Apache-2.0" "$container"
 $buildah commit --quiet --format oci "$container" "oci:/mnt/image:stealtrace-lab:latest"

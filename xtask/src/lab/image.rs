@@ -13,15 +13,20 @@ fn banner(image: &Path) -> Option<String> {
     file.read_exact_at(&mut magic, MAGIC.0).ok().filter(|()| magic == *MAGIC.1)?;
     let mut offset = [0; 2];
     file.read_exact_at(&mut offset, KERNEL_VERSION).ok()?;
+    let offset = u16::from_le_bytes(offset);
+    if offset == 0 {
+        return None; // it has none
+    }
     let mut text = [0; 256];
-    file.read_exact_at(&mut text, SECTOR + u64::from(u16::from_le_bytes(offset))).ok()?;
+    file.read_exact_at(&mut text, SECTOR + u64::from(offset)).ok()?;
     let text = text.split(|byte| *byte == 0).next()?;
     Some(String::from_utf8_lossy(text).into_owned())
 }
 
 /// `uname -r`
 pub(super) fn release(image: &Path) -> Option<String> {
-    banner(image)?.split(' ').next().map(str::to_owned)
+    let is_plain = |release: &&str| release.chars().all(|c| c.is_ascii_alphanumeric() || "._+~-".contains(c));
+    banner(image)?.split(' ').next().filter(is_plain).map(str::to_owned)
 }
 
 /// Is it preemptible everywhere? Its kvm wants a constant clock.

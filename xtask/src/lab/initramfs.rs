@@ -30,13 +30,18 @@ mount -t tmpfs tmp /tmp
 for port in 1 2 3; do stty -F /dev/ttyS$port raw -echo; done
 BEATS
 for module in $(cat /modules/order); do
+    dmesg -c > /dev/null
     insmod /modules/$module.ko 2> /tmp/why && continue
-    why="$(cat /tmp/why); the kernel says: $(dmesg | tail -n 1)"
-    echo "the module $module does not load: $why"
-    echo "refused the module $module does not load: $why" > /dev/ttyS3
+    echo "the module $module does not load: $(cat /tmp/why); the kernel says: $(dmesg | tail -n 3 | tr '\n' ';')" | tee -a /tmp/refused
+done
+rm -f /tmp/why
+if [ ! -c /dev/kvm ]; then
+    echo "refused $(cat /tmp/refused || echo 'kvm is neither built in nor among the modules')" | tr '\n' ' ' > /dev/ttyS3
+    echo > /dev/ttyS3
     sleep 1
     poweroff -f
-done
+fi
+rm -f /tmp/refused
 ACTION
 poweroff -f
 "#;

@@ -184,3 +184,16 @@ impl Kernel {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::KERNELS;
+
+    #[test]
+    fn the_labs_page_lists_every_kernel() {
+        const PAGE: &str = include_str!("../../../stealtrace/docs/LAB.md");
+        for kernel in KERNELS {
+            assert!(PAGE.contains(&format!("\n│ {} ", kernel.name)), "{}", kernel.name);
+        }
+    }
+}

@@ -17,8 +17,8 @@ pub(super) const KVM: &str = "kvm_amd";
 
 /// The modules of a kernel.
 pub(super) struct Modules {
-    /// By name, with underscores.
-    files: BTreeMap<String, PathBuf>,
+    /// By name, with underscores; more than one of a name is nobody's guess.
+    files: BTreeMap<String, Vec<PathBuf>>,
     /// Names of what the image holds; None where nothing tells.
     built_in: Option<BTreeSet<String>>,
 }
@@ -44,7 +44,7 @@ impl Modules {
                 let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
                 self.built_in.get_or_insert_default().extend(text.lines().filter_map(module_name));
             } else if let Some(name) = module_name(&name) {
-                self.files.insert(name, path);
+                self.files.entry(name).or_default().push(path);
             }
         }
         Ok(())
@@ -67,9 +67,13 @@ impl Modules {
                 _ => Ok(()),
             };
         };
+        let packed = match &packed[..] {
+            [one, other, ..] => bail!("two modules {name}: {} and {}", one.display(), other.display()),
+            packed => packed.first().context("a module without a file")?,
+        };
         let to = into.join(format!("{}.ko", stem(packed)));
-        if order.contains(&to) {
-            return Ok(());
+        if to.exists() {
+            return Ok(()); // met before
         }
         unpack(packed, &to)?;
         let needs = Needs::of(&to)?;
@@ -100,7 +104,7 @@ fn stem(file: &Path) -> &str {
 fn module_name(path: &str) -> Option<String> {
     let file = path.rsplit('/').next()?;
     let (stem, rest) = file.split_once(".ko")?;
-    (rest.is_empty() || rest.starts_with('.')).then(|| stem.replace('-', "_"))
+    ["", ".xz", ".gz", ".zst"].contains(&rest).then(|| stem.replace('-', "_"))
 }
 
 /// What a module says of others in its `.modinfo`.
@@ -168,7 +172,7 @@ mod tests {
         assert_eq!(module_name("kernel/arch/x86/kvm/kvm-amd.ko.zst").as_deref(), Some("kvm_amd"));
         assert_eq!(module_name("rng-core.ko").as_deref(), Some("rng_core"));
         assert_eq!(module_name("vmlinuz"), None);
-        assert_eq!(module_name("a.kobold"), None);
+        assert_eq!([module_name("a.kobold"), module_name("kvm.ko.debug")], [None, None]);
     }
 
     #[test]

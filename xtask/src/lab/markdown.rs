@@ -29,7 +29,7 @@ pub(super) fn page(rows: &[Row]) -> Result<String> {
 }
 
 fn line(row: &Row) -> String {
-    let Row { name, release, expect, passes } = row;
+    let Row { name, release, expect, passes, unable } = row;
     let Ok(passes) = passes else {
         return format!("| {name} | {release} | not known | | | the lab failed |\n");
     };
@@ -39,7 +39,7 @@ fn line(row: &Row) -> String {
         |backend| passes.iter().find(|pass| pass.backend() == Some(backend)).map(cell).unwrap_or_default();
     let unseen: Vec<_> =
         passes.iter().filter_map(|pass| pass.summary.as_ref()?["no_witness"].as_str()).collect();
-    let unseen = unseen.first().unwrap_or(&"");
+    let unseen = unseen.first().copied().or(unable.as_deref()).unwrap_or_default();
     format!("| {name} | {release} | {class} | {} | {} | {unseen} |\n", by("kprobe"), by("tracepoint"))
 }
 

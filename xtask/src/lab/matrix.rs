@@ -77,6 +77,7 @@ pub(super) fn lines(row: &Row) -> Vec<String> {
         Ok(passes) => {
             let mut lines = vec![class(row, passes)];
             lines.extend(passes.iter().map(|pass| format!("{name}: {}", witness(pass))));
+            lines.extend(row.unable.iter().map(|why| format!("{name}: a second backend cannot run: {why}")));
             let failed =
                 passes.iter().flat_map(|pass| &pass.verdicts).filter(|verdict| verdict["status"] != "passed");
             lines.extend(failed.map(|verdict| {
@@ -96,9 +97,9 @@ fn plain(value: &Value) -> &str {
 fn class(row: &Row, passes: &[Pass]) -> String {
     let mut classes: Vec<_> = passes.iter().map(|pass| pass.class().unwrap_or("undecided")).collect();
     classes.dedup();
-    let expected = match passes.iter().map(|pass| pass.code).max() {
-        Some(0) => "as expected".to_owned(),
-        Some(INCONCLUSIVE) => format!("inconclusive: {}", reason(passes)),
+    let expected = match row.code() {
+        0 => "as expected".to_owned(),
+        INCONCLUSIVE => format!("inconclusive: {}", reason(passes)),
         _ => format!("NOT AS EXPECTED of {}", row.expect),
     };
     format!("{}: {}, {expected}", row.name, classes.join(" / "))
@@ -107,7 +108,7 @@ fn class(row: &Row, passes: &[Pass]) -> String {
 /// Why what was played proves nothing.
 fn reason(passes: &[Pass]) -> &str {
     let mut reasons = passes.iter().filter_map(|pass| pass.summary.as_ref()?["inconclusive"].as_str());
-    reasons.next_back().unwrap_or("the kernel had to be booted again")
+    reasons.next_back().unwrap_or("it does not say why")
 }
 
 /// Who traced, and how its reports compare with what the VMM saw; or why nobody did.

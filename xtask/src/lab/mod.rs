@@ -74,7 +74,7 @@ pub(crate) enum Verb {
     /// Play every scenario of `stealtrace verify` in kernels, print a matrix
     Verify(Box<verify::Verify>),
     /// Make a container image of the lab: any kernel is judged by it without a checkout, root or /dev/kvm
-    Image,
+    Container,
     /// Boot a kernel, run QEMU with a Linux guest in it; exit 1 if stealtrace, QEMU and the guest do not agree
     QemuGuest {
         /// One of `lab list`
@@ -104,7 +104,7 @@ pub(crate) fn run(verb: Verb) -> Result<u8> {
             run_boot(find(&kernel)?, &boot.counting(counts).by(clock), Duration::from_secs(timeout))
         }
         Verb::Verify(options) => verify::verify(&options),
-        Verb::Image => image(),
+        Verb::Container => container(),
         Verb::QemuGuest { kernel, parts } => qemu_guest::run(find(&kernel)?, &parts),
         Verb::Shell { kernel } => prepare(find(&kernel)?, &Boot::SHELL)?.interactive(),
     }
@@ -122,7 +122,7 @@ fn list() -> Result<u8> {
 }
 
 #[expect(clippy::print_stdout, reason = "its place is the result")]
-fn image() -> Result<u8> {
+fn container() -> Result<u8> {
     println!("{}", container::image()?.display());
     Ok(0)
 }

@@ -24,7 +24,7 @@ pub(crate) struct KernelFiles {
 }
 
 /// Any image, and the modules below a folder; those that are not there are taken for built in.
-pub(crate) fn given(image: &Path, modules: Option<&Path>) -> Result<KernelFiles> {
+pub(crate) fn from_files(image: &Path, modules: Option<&Path>) -> Result<KernelFiles> {
     ensure!(image.is_file(), "no kernel image {}", image.display());
     let modules = match modules {
         Some(folder) => Modules::below(folder)?.unpack(KVM, &given_folder("modules")?)?,
@@ -68,9 +68,21 @@ fn from_packages(tree: &Path, missing: impl Fn() -> String) -> Result<KernelFile
     Ok(KernelFiles { image, modules })
 }
 
+/// Where given kernels are unpacked: others may be at it, too.
+fn given() -> Result<PathBuf> {
+    Ok(cache::target()?.join(format!("lab/given-{}", std::process::id())))
+}
+
+/// They have been tried.
+pub(crate) fn forget_given() {
+    if let Ok(folder) = given() {
+        let _absent = fs::remove_dir_all(folder);
+    }
+}
+
 /// An empty folder of our own.
 fn given_folder(name: &str) -> Result<PathBuf> {
-    let folder = cache::target()?.join(format!("lab/given-{name}"));
+    let folder = given()?.join(name);
     let _absent = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     Ok(folder)

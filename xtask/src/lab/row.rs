@@ -9,6 +9,15 @@ pub(super) const CANNOT_RUN: u8 = 2;
 /// And where what it played proves nothing.
 pub(super) const INCONCLUSIVE: u8 = 3;
 
+/// Exit codes from the best to the worst: what is wrong comes before what proves nothing.
+const RANKED: [u8; 5] = [0, INCONCLUSIVE, CANNOT_RUN, 1, crate::TROUBLE];
+
+/// The worst of them.
+pub(super) fn worst(codes: impl Iterator<Item = u8>) -> u8 {
+    let rank = |code: &u8| RANKED.iter().position(|ranked| ranked == code).unwrap_or(RANKED.len());
+    codes.max_by_key(rank).unwrap_or(0)
+}
+
 /// What a kernel showed.
 pub(super) struct Row {
     pub(super) name: String,
@@ -17,6 +26,8 @@ pub(super) struct Row {
     pub(super) expect: String,
     /// Per backend; why not, if the lab itself failed.
     pub(super) passes: Result<Vec<Pass>, String>,
+    /// Why a second backend could not run there, if so.
+    pub(super) unable: Option<String>,
 }
 
 /// All scenarios with one backend.
@@ -44,24 +55,26 @@ impl Pass {
 }
 
 impl Row {
-    /// A second pass that could not run there, or turned out to be the same backend, is left out.
+    /// A second pass that turned out to be the same backend is left out, and one that could not run there, but for why.
     pub(super) fn of(name: &str, release: String, expect: &str, passes: Vec<Result<Pass>>) -> Self {
         let passes: Result<Vec<Pass>> = passes.into_iter().collect();
-        let passes = passes.map_err(|error| format!("{error:#}")).map(|mut passes| {
-            if let [first, second] = &passes[..]
-                && (second.code == CANNOT_RUN || first.backend() == second.backend())
-            {
-                passes.truncate(1);
+        let mut passes = passes.map_err(|error| format!("{error:#}"));
+        let mut unable = None;
+        if let Ok(found) = &mut passes
+            && let [first, second] = &found[..]
+        {
+            unable = (second.code == CANNOT_RUN).then(|| second.said.trim().replace('\n', "; "));
+            if unable.is_some() || (first.backend().is_some() && first.backend() == second.backend()) {
+                found.truncate(1);
             }
-            passes
-        });
-        Self { name: name.to_owned(), release, expect: expect.to_owned(), passes }
+        }
+        Self { name: name.to_owned(), release, expect: expect.to_owned(), passes, unable }
     }
 
     /// 0 as expected, 1 not, 3 nothing proved; the lab's own failure is 125.
     pub(super) fn code(&self) -> u8 {
         match &self.passes {
-            Ok(passes) => passes.iter().map(|pass| pass.code).max().unwrap_or(0),
+            Ok(passes) => worst(passes.iter().map(|pass| pass.code)),
             Err(_) => crate::TROUBLE,
         }
     }
@@ -71,9 +84,23 @@ impl Row {
         json!({
             "kernel": self.name,
             "release": self.release,
+            "unable": self.unable,
             "expected": self.expect,
             "passes": self.passes.as_ref().ok().map(|passes| passes.iter().map(pass).collect::<Vec<_>>()),
             "lab_failed": self.passes.as_ref().err(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{INCONCLUSIVE, worst};
+
+    #[test]
+    fn what_is_wrong_is_worse_than_what_proves_nothing() {
+        assert_eq!(worst([0, 1, INCONCLUSIVE].into_iter()), 1);
+        assert_eq!(worst([INCONCLUSIVE, 0].into_iter()), INCONCLUSIVE);
+        assert_eq!(worst([1, crate::TROUBLE, 2].into_iter()), crate::TROUBLE);
+        assert_eq!(worst(std::iter::empty()), 0);
     }
 }

@@ -21,7 +21,7 @@ use super::{
     page,
     play::{Booted, play},
     qemu::{Boot, Machine},
-    row::{Pass, Row},
+    row::{Pass, Row, worst},
 };
 use crate::build;
 
@@ -94,6 +94,12 @@ impl Subject {
 
 /// Try them all; print the matrix. The worst exit code.
 pub(crate) fn verify(options: &Verify) -> Result<u8> {
+    let code = verify_all(options);
+    package::forget_given();
+    code
+}
+
+fn verify_all(options: &Verify) -> Result<u8> {
     let binary = build::dist()?;
     let subjects = subjects(options)?;
     let backends = backends(&options.arguments);
@@ -122,7 +128,7 @@ pub(crate) fn verify(options: &Verify) -> Result<u8> {
         write(file, &markdown::page(&rows)?)?;
     }
     matrix::print(&rows)?;
-    Ok(rows.iter().map(Row::code).max().unwrap_or(0))
+    Ok(worst(rows.iter().map(Row::code)))
 }
 
 fn write(file: &Path, text: &str) -> Result<()> {
@@ -138,7 +144,7 @@ fn backends(arguments: &[String]) -> &'static [&'static str] {
 fn subjects(options: &Verify) -> Result<Vec<Subject>> {
     let mut subjects = Vec::new();
     let given = match (&options.image, &options.deb[..], &options.rpm[..]) {
-        (Some(image), ..) => Some(package::given(image, options.modules.as_deref())?),
+        (Some(image), ..) => Some(package::from_files(image, options.modules.as_deref())?),
         (None, [_, ..], _) => Some(package::from_debs(&options.deb)?),
         (None, [], [_, ..]) => Some(package::from_rpms(&options.rpm)?),
         (None, [], []) => None,

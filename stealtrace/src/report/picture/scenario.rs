@@ -20,11 +20,11 @@ const POINTS: usize = 200;
 
 /// None where the witness saw no vCPU.
 pub(in crate::report) fn scenario(transcript: &Transcript) -> Option<Markup> {
-    let start_ns = transcript.seen.first()?.event.time_ns;
+    let start_ns = transcript.moments.first()?.event.time_ns;
     let mut seen = Seen::new(Clock { start_ns, utc_offset_ns: None });
-    for one in &transcript.seen {
-        seen.event(&one.event, one.vcpu);
-        one.findings.iter().for_each(|finding| seen.finding(finding));
+    for moment in &transcript.moments {
+        seen.event(&moment.event, moment.vcpu);
+        moment.findings.iter().for_each(|finding| seen.finding(finding));
     }
     let (from, to) = seen.span?;
     let window = Window { from, to };
