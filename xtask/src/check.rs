@@ -61,7 +61,12 @@ pub(crate) fn check() -> Result<u8> {
     let (native, skipped) = run.native(&binary)?;
     let alerts = Ok(("alerts", run.outside(&binary, "alerts")?));
     let (systems, unpacked) = run.in_systems(&binary)?;
-    let absent = OF_KERNELS.map(|(kernel, test)| (test, lab::problem(kernel)));
+    let absent = thread::scope(|scope| {
+        let boots = OF_KERNELS.map(|(kernel, test)| (test, scope.spawn(|| lab::problem(kernel))));
+        boots.map(|(test, boot)| {
+            (test, boot.join().unwrap_or_else(|_| Some("looking for it panicked".to_owned())))
+        })
+    });
     let left_out = absent.iter().filter(|(_, problem)| problem.is_some()).map(|(test, _)| *test);
     let left_out: Vec<_> = left_out.chain(unpacked.as_ref().map(|_| IN_A_SYSTEM)).collect();
     let emulated = EMULATED.map(|(name, test)| {
