@@ -6,7 +6,7 @@ const MAGIC: (u64, &[u8; 4]) = (0x202, b"HdrS");
 const KERNEL_VERSION: u64 = 0x20e;
 const SECTOR: u64 = 0x200;
 
-/// `6.12.118+deb13-rt-amd64 (debian-kernel@lists.debian.org) #1 SMP PREEMPT_RT Debian ...`
+/// `6.12.118+deb13-rt-amd64 (who@built.it) #1 SMP PREEMPT_RT Debian ...`
 fn banner(image: &Path) -> Option<String> {
     let file = File::open(image).ok()?;
     let mut magic = [0; 4];
