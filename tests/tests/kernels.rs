@@ -2,39 +2,25 @@
 //! something is missing or does not load.
 
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
-    process::{self, Command},
+    process::Command,
 };
 
-use stealtrace_tests::{Run, monitoring::peer, run, xtask};
+use stealtrace_tests::{
+    Run,
+    monitoring::{Folder, peer},
+    run, xtask,
+};
 
 /// Enough for a class.
 const DECIDING: [&str; 6] =
     ["--scenario", "same-thread", "--scenario", "restore-by-main-thread", "--scenario", "replug"];
 
-/// A folder that goes with the test.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let folder = env::temp_dir().join(format!("stealtrace-kernels-{name}-{}", process::id()));
-        fs::create_dir_all(&folder).expect("a folder");
-        Self(folder)
-    }
-
-    /// A file in it, with the folders above.
-    fn file(&self, name: &str) -> PathBuf {
-        let file = self.0.join(name);
-        fs::create_dir_all(file.parent().expect("below it")).expect("a folder");
-        file
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _gone = fs::remove_dir_all(&self.0);
-    }
+/// A file below a folder, with the folders above.
+fn file(folder: &Folder, name: &str) -> PathBuf {
+    let (above, file) = name.rsplit_once('/').unwrap_or(("", name));
+    folder.make(above).join(file)
 }
 
 /// Image and modules of a kernel of the lab, in load order.
@@ -55,22 +41,22 @@ fn deb(folder: &Folder, name: &str, depends: &str) -> PathBuf {
     let control = format!(
         "Package: {name}\nVersion: 1\nArchitecture: all\nMaintainer: a <a@example.org>\nDescription: a\nDepends: {depends}\n"
     );
-    fs::write(folder.file(&format!("{name}/DEBIAN/control")), control).expect("written");
-    let built = run(Command::new("dpkg-deb").arg("--build").arg(folder.0.join(name)));
+    fs::write(file(folder, &format!("{name}/DEBIAN/control")), control).expect("written");
+    let built = run(Command::new("dpkg-deb").arg("--build").arg(folder.make("").join(name)));
     assert_eq!(built.code, 0, "{}", built.stderr);
-    folder.0.join(format!("{name}.deb"))
+    folder.make("").join(format!("{name}.deb"))
 }
 
 #[test]
 fn a_metapackage_names_the_parts_that_are_missing() {
-    let folder = Folder::new("meta");
+    let folder = Folder::new("kernels-meta");
     let depends = "linux-base-9.9, linux-binary-9.9 (= 1), linux-modules-9.9 (= 1)";
     let meta = deb(&folder, "linux-image-9.9", depends);
     let result = verify(|command| command.arg("--deb").arg(&meta));
     assert_eq!(result.code, 125, "{}", result.stderr);
     assert!(result.stderr.contains("add linux-binary-9.9 and linux-modules-9.9"), "{}", result.stderr);
 
-    let image = folder.file("linux-binary-9.9/usr/lib/modules/9.9/vmlinuz");
+    let image = file(&folder, "linux-binary-9.9/usr/lib/modules/9.9/vmlinuz");
     fs::write(image, "").expect("written");
     let binary = deb(&folder, "linux-binary-9.9", "linux-base-9.9");
     let result = verify(|command| command.arg("--deb").args([&meta, &binary]));
@@ -104,25 +90,25 @@ cp -r /mnt/lib %{buildroot}/
 
 fn rpms(folder: &Folder) -> [PathBuf; 2] {
     let stock = files("stock-6.1");
-    fs::copy(&stock[0], folder.file("lib/modules/9.9/vmlinuz")).expect("copied");
+    fs::copy(&stock[0], file(folder, "lib/modules/9.9/vmlinuz")).expect("copied");
     let packers: [&[&str]; 3] = [&["xz"], &["gzip"], &["zstd", "-q", "--rm"]];
     for (module, packer) in stock[1..].iter().zip(packers.iter().cycle()) {
         let name = module.file_name().and_then(|name| name.to_str()).expect("a name");
-        let to = folder.file(&format!("lib/modules/9.9/kernel/{name}"));
+        let to = file(folder, &format!("lib/modules/9.9/kernel/{name}"));
         fs::copy(module, &to).expect("copied");
         assert_eq!(run(Command::new(packer[0]).args(&packer[1..]).arg(to)).code, 0, "{packer:?}");
     }
-    fs::write(folder.file("kernel.spec"), SPEC).expect("written");
+    fs::write(file(folder, "kernel.spec"), SPEC).expect("written");
     let script = "rpmbuild --quiet --define '_topdir /mnt/made' -bb /mnt/kernel.spec";
-    let built = run(Command::new(peer("packaging")).arg(&folder.0).args(["sh", "-ec", script]));
+    let built = run(Command::new(peer("packaging")).arg(folder.make("")).args(["sh", "-ec", script]));
     assert_eq!(built.code, 0, "{}{}", built.stdout, built.stderr);
     ["core", "modules-core"]
-        .map(|part| folder.0.join(format!("made/RPMS/x86_64/kernel-{part}-9.9-1.x86_64.rpm")))
+        .map(|part| folder.make("").join(format!("made/RPMS/x86_64/kernel-{part}-9.9-1.x86_64.rpm")))
 }
 
 #[test]
 fn rpms_are_unpacked_and_a_part_that_is_missing_is_named() {
-    let folder = Folder::new("rpm");
+    let folder = Folder::new("kernels-rpm");
     let [core, modules] = rpms(&folder);
     let result = verify(|command| command.arg("--rpm").args([&core, &modules]).args(DECIDING));
     assert_eq!(result.code, 0, "{}{}", result.stdout, result.stderr);

@@ -1,17 +1,20 @@
 //! `cargo xtask lab verify`: every scenario on every kernel of the lab, with both backends.
 
-use std::{env, fs, process};
+use std::fs;
 
 use serde_json::Value;
-use stealtrace_tests::{Run, run, xtask};
+use stealtrace_tests::{Run, monitoring::Folder, run, xtask};
 
-/// What it printed, and the verdicts it wrote: per kernel.
-fn lab_verify(arguments: &[&str], name: &str) -> (Run, Vec<Value>) {
-    let file = env::temp_dir().join(format!("stealtrace-{name}-{}.json", process::id()));
-    let result = run(xtask().args(["lab", "verify", "--json"]).arg(&file).args(arguments));
-    let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{error}: {}", result.stderr));
-    fs::remove_file(file).expect("removable");
-    (result, serde_json::from_str(&text).expect("JSON"))
+/// What it printed; of the files that it wrote the verdicts, per kernel, and the page.
+fn lab_verify(arguments: &[&str], name: &str) -> (Run, Vec<Value>, String) {
+    let folder = Folder::new(name);
+    let [json, html] = ["verdicts.json", "page.html"].map(|file| folder.make("").join(file));
+    let mut command = xtask();
+    command.args(["lab", "verify", "--json"]).arg(&json).arg("--html").arg(&html).args(arguments);
+    let result = run(&mut command);
+    let [json, html] = [json, html]
+        .map(|file| fs::read_to_string(file).unwrap_or_else(|error| panic!("{error}: {}", result.stderr)));
+    (result, serde_json::from_str(&json).expect("JSON"), html)
 }
 
 fn list<'a>(of: &'a Value, name: &str) -> &'a [Value] {
@@ -20,11 +23,8 @@ fn list<'a>(of: &'a Value, name: &str) -> &'a [Value] {
 
 #[test]
 fn every_kernel_is_what_the_table_says_and_both_witnesses_agree() {
-    let page = env::temp_dir().join(format!("stealtrace-matrix-{}.html", process::id()));
-    let (result, kernels) = lab_verify(&["--html", &page.display().to_string()], "matrix");
+    let (result, kernels, html) = lab_verify(&[], "matrix");
     assert_eq!(result.code, 0, "{}{}", result.stdout, result.stderr);
-    let html = fs::read_to_string(&page).expect("a page");
-    fs::remove_file(page).expect("removable");
     assert!(html.contains("<h2>replug on unfixed-6.12</h2>"), "{html}");
     let names: Vec<_> = kernels.iter().map(|kernel| kernel["kernel"].as_str().unwrap_or("?")).collect();
     assert_eq!(names, ["stock-6.1", "unfixed-6.1", "stock-6.12", "unfixed-6.12", "clamped-6.12"]);
@@ -68,13 +68,9 @@ fn assert_exactly_as_expected(kernel: &Value, verdict: &Value) {
 /// A kernel that does everything wrong passes nothing.
 #[test]
 fn every_scenario_can_fail() {
-    let page = env::temp_dir().join(format!("stealtrace-broken-{}.html", process::id()));
-    let shown = page.display().to_string();
-    let arguments = ["broken-6.12", "--html", &shown, "--", "--no-trace", "--rounds", "50"];
-    let (result, kernels) = lab_verify(&arguments, "broken");
+    let (result, kernels, html) =
+        lab_verify(&["broken-6.12", "--", "--no-trace", "--rounds", "50"], "broken");
     assert_eq!(result.code, 1, "{}{}", result.stdout, result.stderr);
-    let html = fs::read_to_string(&page).expect("a page");
-    fs::remove_file(page).expect("removable");
     assert!(html.matches("<td class=\"bad\">").count() >= 23, "{html}");
     assert!(html.contains("<th>broken-6.12</th>") && html.contains("the guest saw: "), "{html}");
     let verdicts = list(&list(&kernels[0], "passes")[0], "verdicts");

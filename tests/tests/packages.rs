@@ -8,7 +8,7 @@ use flate2::read::ZlibDecoder;
 use serde_json::Value;
 use stealtrace_tests::{
     Run,
-    monitoring::{dist, peer},
+    monitoring::{Folder, dist, peer},
     run, stealtrace, xtask,
 };
 
@@ -173,14 +173,13 @@ fn the_labs_container_gates_a_kernel_without_a_checkout() {
     let image = run(xtask().args(["lab", "container"]));
     assert_eq!(image.code, 0, "{}", image.stderr);
     let files = run(xtask().args(["lab", "files", "stock-6.1"]));
-    let folder = std::env::temp_dir().join(format!("stealtrace-gate-{}", std::process::id()));
-    let kernel = folder.join("kernel");
-    fs::create_dir_all(&kernel).expect("a folder");
+    let folder = Folder::new("gate");
+    let kernel = folder.make("kernel");
     fs::set_permissions(&kernel, fs::Permissions::from_mode(0o777)).expect("ours");
     for file in files.stdout.lines().map(Path::new) {
         fs::copy(file, kernel.join(file.file_name().expect("a name"))).expect("copied");
     }
-    fs::copy(image.stdout.trim(), folder.join("lab.oci.tar")).expect("copied");
+    fs::copy(image.stdout.trim(), folder.make("").join("lab.oci.tar")).expect("copied");
     let script = r#"
         mkdir /tmp/image && tar -xf /mnt/lab.oci.tar -C /tmp/image
         buildah="buildah --storage-driver vfs"
@@ -189,11 +188,9 @@ fn the_labs_container_gates_a_kernel_without_a_checkout() {
             /usr/bin/xtask lab verify --image /k/vmlinuz --modules /k --junit /k/steal.xml \
             --scenario same-thread --scenario restore-by-main-thread --scenario replug
     "#;
-    let gated = run(Command::new(peer("packaging")).arg(&folder).args(["sh", "-ec", script]));
-    let junit = fs::read_to_string(kernel.join("steal.xml"));
-    fs::remove_dir_all(&folder).expect("removable");
+    let gated = run(Command::new(peer("packaging")).arg(folder.make("")).args(["sh", "-ec", script]));
     assert_eq!(gated.code, 0, "{}{}", gated.stdout, gated.stderr);
     assert!(gated.stdout.contains("-amd64: fixed, as expected"), "{}", gated.stdout);
-    let junit = junit.expect("written");
+    let junit = fs::read_to_string(kernel.join("steal.xml")).expect("written");
     assert!(junit.contains("tests=\"6\" failures=\"0\" errors=\"0\""), "{junit}");
 }

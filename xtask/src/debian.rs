@@ -115,7 +115,9 @@ impl Archive {
         let lock = fs::File::create(folder.join("lock"))?;
         lock.lock()?;
         let list = folder.join("sources.list");
-        let lines = suites.iter().map(|suite| source(suite)).collect::<Result<String>>()?;
+        let release = release()?;
+        let own = own_sources(&release)?;
+        let lines = suites.iter().map(|suite| source(suite, &release, &own)).collect::<Result<String>>()?;
         fs::write(&list, lines)?;
         let folder = folder.display();
         let options = [
@@ -194,11 +196,9 @@ pub(crate) fn sources() -> Result<String> {
     Ok(own_sources(&release()?)?.iter().map(|source| line(source)).collect())
 }
 
-/// A suite of Debian, where the system finds its own release; as a line of a `sources.list`.
-fn source(suite: &str) -> Result<String> {
-    let release = release()?;
-    let own = if suite.ends_with("-security") { format!("{release}-security") } else { release.clone() };
-    let sources = own_sources(&release)?;
+/// A suite of Debian, where the system finds its own release among its sources; as a line of a `sources.list`.
+fn source(suite: &str, release: &str, sources: &[String]) -> Result<String> {
+    let own = if suite.ends_with("-security") { format!("{release}-security") } else { release.to_owned() };
     let uri = sources.iter().find_map(|source| {
         let [uri, name, "main"] = source.split(' ').collect::<Vec<_>>()[..] else { return None };
         (name == own).then_some(uri)

@@ -57,11 +57,8 @@ impl EbpfBackend {
     pub fn attach(plan: &Plan, facts: &KernelFacts) -> Result<Self> {
         let types = facts.require_traceable()?;
         let kind = choose(plan.wanted, facts)?;
-        let layout = if types.are_of_kvm {
-            types.layout(facts.symbols.address("kvm_vcpu_ioctl"))?
-        } else {
-            rehearsal::confirmed(kind, facts)?
-        };
+        let layout = types.layout(facts.symbols.address("kvm_vcpu_ioctl"))?;
+        let layout = if types.are_of_kvm { layout } else { rehearsal::confirmed(layout, kind, facts)? };
         Self::attach_by(layout, kind, plan, facts)
     }
 

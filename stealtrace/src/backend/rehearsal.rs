@@ -13,7 +13,7 @@ use stealtrace_common::{
 
 use super::{BackendKind, EbpfBackend, Plan, Processes};
 use crate::{
-    kernel::KernelFacts,
+    kernel::{Era, KernelFacts},
     vmm::{Vcpu, Vm, accrue_run_delay, run_delay_ns},
 };
 
@@ -22,13 +22,10 @@ const VCPU_ID: u32 = 45;
 /// What our thread waited: so that it is not nothing that is compared.
 const WAITED: Duration = Duration::from_millis(1);
 const RING_BYTES: u32 = 1 << 18;
-/// It is in kvm as long as that keeps deltas until guest entry.
-const ACCUMULATES: &str = "accumulate_steal_time";
 
-/// The layout of the kvm that runs, as it proved to be.
-pub(super) fn confirmed(kind: BackendKind, facts: &KernelFacts) -> Result<Layout> {
-    let layout = facts.require_traceable()?.layout(facts.symbols.address("kvm_vcpu_ioctl"))?;
-    let accumulates = facts.symbols.has(ACCUMULATES).then(|| accumulating(layout));
+/// This layout of the kernel's types, or what of it is otherwise in the kvm that runs, as it proved to be.
+pub(super) fn confirmed(layout: Layout, kind: BackendKind, facts: &KernelFacts) -> Result<Layout> {
+    let accumulates = (facts.era() == Era::Accumulating).then(|| accumulating(layout));
     let mut wrong = None;
     for layout in accumulates.into_iter().chain([layout]) {
         let tried = rehearse(layout, kind, facts)

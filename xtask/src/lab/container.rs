@@ -39,9 +39,10 @@ tar --directory /mnt/image --create --file /mnt/lab.oci.tar blobs index.json oci
 
 /// Make it; where it is.
 pub(super) fn image() -> Result<PathBuf> {
-    let package = cache::target()?.join("package/stealtrace-lab-x86_64.oci.tar");
+    let packages = cache::target()?.join("package");
     let folder = cache::target()?.join(format!("lab/image-{}", std::process::id()));
-    fs::create_dir_all(package.parent().unwrap_or(&folder))?;
+    fs::create_dir_all(&packages)?;
+    let package = packages.join("stealtrace-lab-x86_64.oci.tar");
     let made = make_in(&folder).and_then(|()| {
         let made = fs::rename(folder.join("lab.oci.tar"), &package);
         made.with_context(|| format!("write {}", package.display()))

@@ -5,7 +5,7 @@ use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 use serde_json::Value;
 
 use super::{
-    matrix::lines,
+    matrix::{lines, plain},
     row::{Pass, Row},
 };
 
@@ -38,7 +38,7 @@ fn suite(row: &Row, pass: &Pass) -> TestSuite {
 }
 
 fn case(row: &Row, verdict: &Value) -> TestCase {
-    let text = |name: &str| verdict[name].as_str().unwrap_or("?").to_owned();
+    let text = |name: &str| plain(&verdict[name]);
     let mut case = TestCase::new(text("scenario"), status(verdict));
     case.set_classname(row.name.as_str());
     case.set_time(std::time::Duration::from_secs_f64(verdict["seconds"].as_f64().unwrap_or(0.0)));
@@ -54,6 +54,6 @@ fn status(verdict: &Value) -> TestCaseStatus {
         Some("failed") => TestCaseStatus::non_success(NonSuccessKind::Failure),
         _ => TestCaseStatus::non_success(NonSuccessKind::Error),
     };
-    status.set_message(verdict["why"].as_str().unwrap_or("?"));
+    status.set_message(plain(&verdict["why"]));
     status
 }

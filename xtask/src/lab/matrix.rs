@@ -41,7 +41,7 @@ pub(super) fn scenarios(rows: &[Row]) -> Vec<&str> {
     ids
 }
 
-fn passes(rows: &[Row]) -> impl Iterator<Item = &Pass> {
+pub(super) fn passes(rows: &[Row]) -> impl Iterator<Item = &Pass> {
     rows.iter().filter_map(|row| row.passes.as_ref().ok()).flatten()
 }
 
@@ -50,7 +50,7 @@ pub(super) fn cell(row: &Row, scenario: &str) -> String {
     let Ok(passes) = &row.passes else { return "?".to_owned() };
     let mut seen: Vec<String> = Vec::new();
     for pass in passes {
-        let word = match pass.verdicts.iter().find(|verdict| verdict["scenario"] == scenario) {
+        let word = match pass.verdict(scenario) {
             Some(verdict) => word(verdict),
             None => "not played".to_owned(),
         };
@@ -90,7 +90,8 @@ pub(super) fn lines(row: &Row) -> Vec<String> {
     }
 }
 
-fn plain(value: &Value) -> &str {
+/// Text of a verdict.
+pub(super) fn plain(value: &Value) -> &str {
     value.as_str().unwrap_or("?")
 }
 

@@ -88,39 +88,27 @@ fn given_folder(name: &str) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Where images lie: below these folders, by this name or one that begins with it.
-const IMAGES: [(&str, &str); 3] =
-    [("boot", "vmlinuz-"), ("lib/modules/*", "vmlinuz"), ("usr/lib/modules/*", "vmlinuz")];
-
-/// The image of an unpacked package.
+/// The image of an unpacked package: in `boot`, or beside the modules.
 pub(super) fn image_in(tree: &Path) -> Result<Option<PathBuf>> {
-    let mut found = Vec::new();
-    for (folder, name) in IMAGES {
-        for folder in folders(&tree.join(folder)) {
-            let files = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
-            let is_image = |path: &PathBuf| {
-                path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(name))
-                    && path.is_file()
-            };
-            found.extend(
-                files.map(|entry| entry.path()).filter(is_image).filter_map(|path| path.canonicalize().ok()),
-            );
-        }
-    }
+    let named = |folder: PathBuf, begins: &'static str| {
+        let is_named = move |file: &PathBuf| {
+            file.file_name().is_some_and(|name| name.to_string_lossy().starts_with(begins)) && file.is_file()
+        };
+        inside(&folder).filter(is_named).filter_map(|file| file.canonicalize().ok())
+    };
+    let releases =
+        ["lib/modules", "usr/lib/modules"].into_iter().flat_map(|folder| inside(&tree.join(folder)));
+    let beside_modules = releases.flat_map(|folder| named(folder, "vmlinuz"));
+    let mut found: Vec<_> = named(tree.join("boot"), "vmlinuz-").chain(beside_modules).collect();
     found.sort();
     found.dedup(); // some packages have a link to it in boot
     ensure!(found.len() < 2, "more than one kernel: {} and {}", found[0].display(), found[1].display());
     Ok(found.pop())
 }
 
-/// The folder, or all in it where the name ends in `*`.
-fn folders(path: &Path) -> Vec<PathBuf> {
-    match (path.file_name().is_some_and(|name| name == "*"), path.parent()) {
-        (true, Some(parent)) => {
-            fs::read_dir(parent).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect()
-        }
-        _ => vec![path.to_owned()],
-    }
+/// What is in a folder; nothing if there is none.
+fn inside(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()))
 }
 
 /// Parts that these packages name and that are not among them.

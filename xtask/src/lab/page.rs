@@ -5,7 +5,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::Value;
 
 use super::{
-    matrix::{cell, lines, scenarios},
+    matrix::{cell, lines, passes, plain, scenarios},
     row::{Pass, Row},
 };
 
@@ -35,8 +35,7 @@ pub(super) fn page(rows: &[Row]) -> String {
 }
 
 fn property<'a>(rows: &'a [Row], scenario: &str) -> &'a str {
-    let passes = rows.iter().filter_map(|row| row.passes.as_ref().ok()).flatten();
-    let verdict = passes.flat_map(|pass| &pass.verdicts).find(|verdict| verdict["scenario"] == scenario);
+    let verdict = passes(rows).find_map(|pass| pass.verdict(scenario));
     verdict.and_then(|verdict| verdict["property"].as_str()).unwrap_or_default()
 }
 
@@ -56,7 +55,7 @@ fn opening(row: &Row, scenario: &str) -> Markup {
             div.opened {
                 h2 { (scenario) " on " (row.name) }
                 @for pass in row.passes.iter().flatten() {
-                    @if let Some(verdict) = pass.verdicts.iter().find(|verdict| verdict["scenario"] == scenario) {
+                    @if let Some(verdict) = pass.verdict(scenario) {
                         (told(pass, verdict))
                     }
                 }
@@ -66,7 +65,7 @@ fn opening(row: &Row, scenario: &str) -> Markup {
 }
 
 fn told(pass: &Pass, verdict: &Value) -> Markup {
-    let text = |name: &str| verdict[name].as_str().unwrap_or("?").to_owned();
+    let text = |name: &str| plain(&verdict[name]);
     let agree = match verdict["witnesses_agree"].as_bool() {
         Some(true) => "says the same",
         Some(false) => "says something else",

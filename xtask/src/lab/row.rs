@@ -49,6 +49,11 @@ impl Pass {
         self.summary.as_ref()?["witness"].as_str()
     }
 
+    /// Of this scenario, if it was played.
+    pub(super) fn verdict(&self, scenario: &str) -> Option<&Value> {
+        self.verdicts.iter().find(|verdict| verdict["scenario"] == scenario)
+    }
+
     pub(super) fn class(&self) -> Option<&str> {
         self.summary.as_ref()?["class"].as_str()
     }

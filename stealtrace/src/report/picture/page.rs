@@ -173,20 +173,27 @@ fn section(track: &Track, canvas: Canvas, units: Units) -> Markup {
     html! {
         section {
             h2 { "vCPU " (track.name) }
-            (legend(track))
-            div.scroll { (picture(track, canvas)) }
-            @if let Some(window) = close_up(track, canvas) {
-                p.note { "The first of the worst, from close by:" }
-                div.scroll { (picture(track, Canvas { window, ..canvas })) }
-            }
+            (figure(track, canvas))
             (self::told(&told, units))
             @if track.found > told.len() as u64 { p.note { "and " (track.found - told.len() as u64) " more" } }
         }
     }
 }
 
+/// A vCPU's picture, with its legend, and what matters from close by.
+pub(super) fn figure(track: &Track, canvas: Canvas) -> Markup {
+    html! {
+        (legend(track))
+        div.scroll { (picture(track, canvas)) }
+        @if let Some(window) = close_up(track, canvas) {
+            p.note { "The first of the worst, from close by:" }
+            div.scroll { (picture(track, Canvas { window, ..canvas })) }
+        }
+    }
+}
+
 /// What happened around the worst finding, if the whole is too long to see it.
-pub(super) fn close_up(track: &Track, canvas: Canvas) -> Option<Window> {
+fn close_up(track: &Track, canvas: Canvas) -> Option<Window> {
     if canvas.is_order {
         return None; // what lies near in a log need not be near in time
     }
@@ -200,7 +207,7 @@ pub(super) fn close_up(track: &Track, canvas: Canvas) -> Option<Window> {
     (window.length() < canvas.window.length() / 4).then_some(window)
 }
 
-pub(super) fn legend(track: &Track) -> Markup {
+fn legend(track: &Track) -> Markup {
     html! {
         p.legend {
             span { i.k.steal {} "the guest's counter" }

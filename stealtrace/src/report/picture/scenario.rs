@@ -4,13 +4,7 @@ use std::cmp::Reverse;
 
 use maud::{Markup, html};
 
-use super::{
-    Seen,
-    axes::Window,
-    lanes::{Canvas, picture},
-    page::{close_up, legend},
-    track::Track,
-};
+use super::{Seen, axes::Window, lanes::Canvas, page::figure};
 use crate::{report::Clock, verify::Transcript};
 
 /// vCPUs that have a picture.
@@ -38,15 +32,4 @@ pub(in crate::report) fn scenario(transcript: &Transcript) -> Option<Markup> {
             @if transcript.left_out > 0 { p.note { (transcript.left_out) " further events are not drawn." } }
         }
     })
-}
-
-fn figure(track: &Track, canvas: Canvas) -> Markup {
-    html! {
-        (legend(track))
-        div.scroll { (picture(track, canvas)) }
-        @if let Some(window) = close_up(track, canvas) {
-            p.note { "The first of the worst, from close by:" }
-            div.scroll { (picture(track, Canvas { window, ..canvas })) }
-        }
-    }
 }
