@@ -19,9 +19,16 @@ pub(crate) fn folder(name: &str) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// A folder in the cache that is either whole or not there: filled by `make` under another name, then renamed.
+/// A folder in the cache that is either whole or not there: filled by `make` under another name, then renamed. Whoever
+/// else wants the same meanwhile waits for it.
 pub(crate) fn made(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let whole = folder("")?.join(name);
+    if whole.exists() {
+        return Ok(whole);
+    }
+    let lock = folder("locks")?.join(name.replace('/', "-"));
+    let lock = fs::File::create(&lock).with_context(|| format!("create {}", lock.display()))?;
+    lock.lock().context("wait for who else makes it")?;
     if whole.exists() {
         return Ok(whole);
     }
@@ -33,12 +40,7 @@ pub(crate) fn made(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result
         if let Some(parent) = whole.parent() {
             fs::create_dir_all(parent)?;
         }
-        // Another run may have been faster; its work is as good as ours.
-        if let Err(error) = fs::rename(&parts, &whole)
-            && !whole.exists()
-        {
-            return Err(error).with_context(|| format!("move {} into the cache", parts.display()));
-        }
+        fs::rename(&parts, &whole).with_context(|| format!("move {} into the cache", parts.display()))?;
     }
     let _gone = fs::remove_dir_all(&parts);
     result.map(|()| whole)

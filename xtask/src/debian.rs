@@ -4,6 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -119,6 +120,7 @@ impl Archive {
         let own = own_sources(&release)?;
         let lines = suites.iter().map(|suite| source(suite, &release, &own)).collect::<Result<String>>()?;
         fs::write(&list, lines)?;
+        let updated = folder.join("updated");
         let folder = folder.display();
         let options = [
             format!("Dir::Etc::SourceList={}", list.display()),
@@ -129,7 +131,10 @@ impl Archive {
         ];
         let options = options.into_iter().flat_map(|option| ["-o".to_owned(), option]).collect();
         let archive = Self { options, _lock: Some(lock) };
-        output(archive.command("apt-get").args(["update", "-q"]))?;
+        if !is_fresh(&updated) {
+            output(archive.command("apt-get").args(["update", "-q"]))?;
+            fs::write(&updated, "")?;
+        }
         Ok(archive)
     }
 
@@ -173,6 +178,15 @@ impl Archive {
         fs::remove_dir_all(&folder)?;
         Ok(())
     }
+}
+
+/// So long lists need not be looked up again: it takes seconds, and many ask at once.
+const FRESH: Duration = Duration::from_secs(600);
+
+/// Was it written a moment ago?
+fn is_fresh(stamp: &Path) -> bool {
+    let written = fs::metadata(stamp).and_then(|metadata| metadata.modified());
+    written.is_ok_and(|time| time.elapsed().is_ok_and(|age| age < FRESH))
 }
 
 /// Without it there is nothing to fetch.

@@ -45,11 +45,16 @@ const PEERS: &[(&str, From)] = &[
     ("packaging", From::System(&["lintian", "rpmlint", "rpm", "buildah"])),
 ];
 
+/// All of them.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    PEERS.iter().map(|(name, _)| *name)
+}
+
 /// Where it is; fetched if need be.
 pub(crate) fn find(name: &str) -> Result<PathBuf> {
-    let names = || PEERS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
     let row = PEERS.iter().find(|(program, _)| *program == name);
-    let (_, from) = row.with_context(|| format!("no program {name}; there are {}", names()))?;
+    let all = || names().collect::<Vec<_>>().join(", ");
+    let (_, from) = row.with_context(|| format!("no program {name}; there are {}", all()))?;
     let (package, file) = match from {
         From::Debian(package, file) => ((*package).to_owned(), (*file).to_owned()),
         From::Python(package) => ((*package).to_owned(), "python".to_owned()),

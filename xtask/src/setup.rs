@@ -179,7 +179,8 @@ fn linker(toolchain: &Toolchain) -> Result<PathBuf> {
 fn install_linker(llvm: u32, into: &Path) -> Result<()> {
     say(&format!("building bpf-linker {LINKER_VERSION} with LLVM {llvm} (about a minute)"));
     run(Command::new("cargo")
-        .args(["install", "bpf-linker", "--quiet", "--locked", "--version", LINKER_VERSION])
+        .args(["install", "bpf-linker", "--quiet", "--locked", "--debug", "--version", LINKER_VERSION])
+        .env("CARGO_PROFILE_DEV_DEBUG", "0") // LLVM does the work
         .args(["--no-default-features", "--features", &format!("llvm-{llvm}")])
         .arg("--root")
         .arg(into)

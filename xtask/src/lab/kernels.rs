@@ -174,6 +174,11 @@ impl Kernel {
         self.class.is_some() && self.series.suites == DEBIAN_12
     }
 
+    /// Does every run of the tests boot it?
+    pub(crate) fn is_of_every_run(&self) -> bool {
+        self.series.suites == DEBIAN_12 || (self.patch.is_none() && [V5_10, NEWEST].contains(&self.series))
+    }
+
     /// Its image and modules, fetched and built as needed.
     pub(crate) fn files(&self) -> Result<KernelFiles> {
         let version = self.series.newest()?;

@@ -167,6 +167,11 @@ fn fail(kernel: &Kernel, boot: &qemu::Machine, how: &str) -> Result<u8> {
     bail!("{}: {how}; console: {}", kernel.name, boot.console().display())
 }
 
+/// Those that every run of the tests boots.
+pub(crate) fn of_every_run() -> impl Iterator<Item = &'static Kernel> {
+    KERNELS.iter().filter(|kernel| kernel.is_of_every_run())
+}
+
 /// Why a kernel cannot be fetched or booted today, if so.
 pub(crate) fn problem(name: &str) -> Option<String> {
     let attempt = || run_boot(find(name)?, &boot(&["true".to_owned()])?, BOOT);
