@@ -111,6 +111,7 @@ impl Toolchain {
             same(&root.join("stealtrace-ebpf"), "."),
             format!("--cfg=bpf_target_arch=\"{arch}\""),
             "-Cdebuginfo=2".to_owned(),
+            "-Ctarget-cpu=v3".to_owned(), // 32 bits at once, since Linux 5.1
             "-Clink-arg=--btf".to_owned(),
             format!("-Clinker={}", self.linker),
         ];

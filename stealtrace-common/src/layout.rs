@@ -66,6 +66,8 @@ pub struct Layout {
     pub kvm_mm: u32,
     /// Address of `kvm_vcpu_ioctl`, by which the tracepoint backend knows a vCPU's descriptor; 0 if unknown.
     pub kvm_vcpu_ioctl: u64,
+    /// 1 if the kernel says of which type `current` is (Linux 5.11), so that its fields need no checked read.
+    pub current_is_typed: u64,
 }
 
 impl Layout {
@@ -100,7 +102,8 @@ impl Layout {
         signal_live: ABSENT,
         kvm_mm: ABSENT,
         kvm_vcpu_ioctl: 0,
+        current_is_typed: 0,
     };
 }
 
-const _: () = assert!(size_of::<Layout>() == 28 * 4 + 8);
+const _: () = assert!(size_of::<Layout>() == 28 * 4 + 2 * 8);

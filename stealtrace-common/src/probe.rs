@@ -4,8 +4,8 @@
 /// What probes are attached for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Set {
-    /// To watch, by kprobes on KVM's functions.
-    Kprobe,
+    /// To watch, by KVM's functions.
+    Functions,
     /// To watch, by tracepoints of system calls.
     Tracepoint,
     /// To watch, either way, and to guard.
@@ -46,6 +46,8 @@ pub struct ProbeRow {
     pub set: Set,
     /// Name of its program in the kernel object.
     pub program: &'static str,
+    /// Of the one for fentry or fexit, where it is attached to functions.
+    pub fentry: &'static str,
     /// What that is attached to.
     pub attachment: Attachment,
     /// Can its set not do without?
@@ -71,6 +73,7 @@ macro_rules! probes {
                 probe: Probe::$name,
                 set: Set::$set,
                 program: $program,
+                fentry: concat!($program, "_fentry"),
                 attachment: $attachment,
                 required: $required,
                 purpose: $purpose,
@@ -82,14 +85,14 @@ macro_rules! probes {
 use Attachment::{Functions, Iterator, RawTracepoint, Syscall};
 
 probes! {
-    VcpuIoctl: Kprobe, "vcpu_ioctl", Functions(&["kvm_vcpu_ioctl"]), true, "who issues which vCPU ioctl";
-    VcpuLoad: Kprobe, "vcpu_load", Functions(&["kvm_arch_vcpu_load"]), true, "last_steal before";
-    VcpuPut: Kprobe, "vcpu_put", Functions(&["kvm_arch_vcpu_put"]), true, "last_steal and guest steal after";
-    SetMsr: Kprobe, "set_msr", Functions(&["kvm_set_msr_common"]), true, "writes of the steal MSR";
-    VcpuCreate: Kprobe, "vcpu_create", Functions(&["kvm_arch_vcpu_create"]), true, "a new vCPU, perhaps at an old address";
-    VcpuDestroy: Kprobe, "vcpu_destroy", Functions(&["kvm_arch_vcpu_destroy"]), true, "its end";
+    VcpuIoctl: Functions, "vcpu_ioctl", Functions(&["kvm_vcpu_ioctl"]), true, "who issues which vCPU ioctl";
+    VcpuLoad: Functions, "vcpu_load", Functions(&["kvm_arch_vcpu_load"]), true, "last_steal before";
+    VcpuPut: Functions, "vcpu_put", Functions(&["kvm_arch_vcpu_put"]), true, "last_steal and guest steal after";
+    SetMsr: Functions, "set_msr", Functions(&["kvm_set_msr_common"]), true, "writes of the steal MSR";
+    VcpuCreate: Functions, "vcpu_create", Functions(&["kvm_arch_vcpu_create"]), true, "a new vCPU, perhaps at an old address";
+    VcpuDestroy: Functions, "vcpu_destroy", Functions(&["kvm_arch_vcpu_destroy"]), true, "its end";
     // Without it the delta is what changed between load and put.
-    StealUpdate: Kprobe, "steal_update", Functions(&["accumulate_steal_time", "record_steal_time"]), false,
+    StealUpdate: Functions, "steal_update", Functions(&["accumulate_steal_time", "record_steal_time"]), false,
         "guest steal right before KVM's write";
 
     SysExit: Tracepoint, "ioctl_exit", Syscall { event: "sys_exit_ioctl", raw: "sys_exit" }, true,

@@ -1,5 +1,6 @@
 //! What the kernel side remembers between two probes: per vCPU and per thread.
-//! Lives in kernel maps; user space never reads or writes it.
+//! Lives in kernel maps; of it user space reads who is quiet, and lets go of vCPUs that are no more. A thread's key is its
+//! number in the initial PID namespace.
 
 /// What was true of a vCPU and the calling thread at one moment.
 #[repr(C)]
@@ -76,6 +77,10 @@ pub struct VcpuState {
     pub unsettled: u32,
     /// A thread that does not run it and is in an ioctl on it, likewise; 0 if none.
     pub stranger: u32,
+    /// The key of `creator`.
+    pub creator_key: u32,
+    /// The key of `runner`.
+    pub runner_key: u32,
 }
 
 /// What is enough to see that nothing happened: where only edges are reported, most ioctls of most vCPUs find here
@@ -85,7 +90,7 @@ pub struct VcpuState {
 pub struct QuietVcpu {
     /// `struct kvm_vcpu *`; 0 if the slot is free.
     pub vcpu: u64,
-    /// What enables the source.
+    /// What enables the source; [`Self::WRITTEN`] if that was written since.
     pub enabling: u64,
     /// `last_steal`.
     pub last_steal_ns: u64,
@@ -93,18 +98,14 @@ pub struct QuietVcpu {
     pub since_ns: u64,
     /// Jiffies when that was last looked at.
     pub looked_jiffies: u64,
-    /// Thread whose stays can change no judgement as long as these two stay the same; 0 if none.
-    pub tid: u32,
-    /// Thread that last issued KVM_RUN; 0 if not seen.
+    /// Key of the thread whose stays can change no judgement as long as these two stay the same; 0 if none.
+    pub thread: u32,
+    /// Key of the thread that last issued KVM_RUN; 0 if not seen.
     pub runner: u32,
-    /// The ioctl that `tid` entered last.
+    /// The ioctl that `thread` entered last.
     pub ioctl: u32,
-    /// 1 if what enables the source was written since.
-    pub enabling_written: u32,
-    /// 1 if another thread entered an ioctl since `tid` was last told of.
+    /// 1 if another thread entered an ioctl since `thread` was last told of.
     pub mingled: u32,
-    /// No padding is left to chance.
-    pub reserved: u32,
     /// Ioctls entered of which there was nothing to tell, by all vCPUs that had the slot.
     pub entered: u64,
     /// Times a vCPU was let go of and there was nothing to tell.
@@ -112,6 +113,8 @@ pub struct QuietVcpu {
 }
 
 impl QuietVcpu {
+    /// No value that enables a source.
+    pub const WRITTEN: u64 = u64::MAX;
     /// Slots there are: a power of two, four times what a large host runs.
     pub const SLOTS: u32 = 1 << 15;
 
@@ -120,6 +123,21 @@ impl QuietVcpu {
     pub const fn slot(vcpu: u64) -> u32 {
         const GOLDEN_RATIO: u64 = 0x9e37_79b9_7f4a_7c15;
         (vcpu.wrapping_mul(GOLDEN_RATIO) >> (64 - Self::SLOTS.trailing_zeros())) as u32
+    }
+}
+
+impl ThreadState {
+    /// Slots there are: a power of two, many times the threads that run vCPUs on a large host.
+    pub const SLOTS: u32 = 1 << 15;
+    /// Slots that may be a thread's, one behind the other.
+    pub const CHOICE: u32 = 8;
+
+    /// One of the slots that may be this thread's. Threads of a VM have numbers in a row, which must not meet another's.
+    #[must_use]
+    pub const fn slot(key: u32, choice: u32) -> u32 {
+        const GOLDEN_RATIO: u32 = 0x9e37_79b9;
+        (key.wrapping_mul(GOLDEN_RATIO) >> (32 - Self::SLOTS.trailing_zeros())).wrapping_add(choice)
+            & (Self::SLOTS - 1)
     }
 }
 
@@ -141,10 +159,18 @@ impl EnablingWrite {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ThreadState {
+    /// The thread's key; 0 if the slot is free.
+    pub key: u32,
+    /// How many vCPUs were created when `file` was seen to be one's.
+    pub creations: u32,
+    /// `struct file *` of the descriptor that it used last.
+    pub file: u64,
     /// `struct kvm_vcpu *`; 0 in KVM_CREATE_VCPU.
     pub vcpu: u64,
-    /// When it was entered.
+    /// When it was entered; if `unlooked`, up to a tick before.
     pub time_ns: u64,
+    /// Jiffies of `time_ns`.
+    pub jiffies: u64,
     /// What was true then; only run_delay if `unlooked`.
     pub entered: Snapshot,
     /// The ioctl's number; 0 outside of any (tracepoint backend).
@@ -158,5 +184,5 @@ pub struct ThreadState {
 }
 
 const _: () = assert!(size_of::<Snapshot>() == 40);
-const _: () = assert!(size_of::<VcpuState>() == 8 + 8 + 40 + 40 + 6 * 8 + 16 * 4);
-const _: () = assert!(size_of::<ThreadState>() == 8 + 8 + 40 + 16);
+const _: () = assert!(size_of::<VcpuState>() == 8 + 8 + 40 + 40 + 6 * 8 + 18 * 4);
+const _: () = assert!(size_of::<ThreadState>() == 8 + 8 + 8 + 8 + 8 + 40 + 16);

@@ -9,7 +9,7 @@ use stealtrace_common::{
 
 use crate::{
     maps::given,
-    read::{Plain, field, run_delay_ns, user_or_zeros},
+    read::{Plain, Structure, field, run_delay_ns, user_or_zeros},
 };
 
 // SAFETY: integers without padding.
@@ -23,7 +23,7 @@ pub(crate) fn is_enabled(enabling: u64) -> bool {
 
 /// What is true now of this vCPU and the calling thread.
 #[inline(always)]
-pub(crate) fn snapshot(vcpu: u64) -> Snapshot {
+pub(crate) fn snapshot(vcpu: impl Structure) -> Snapshot {
     let (enabling, last_steal_ns) = steal_time(vcpu);
     let now = Snapshot { run_delay_ns: run_delay_ns(), last_steal_ns, enabling, ..Snapshot::default() };
     with_area(&now, vcpu, enabling)
@@ -31,7 +31,7 @@ pub(crate) fn snapshot(vcpu: u64) -> Snapshot {
 
 /// The same, with what stands in the area of this value, if that can be read and nothing is known yet.
 #[inline(always)]
-pub(crate) fn with_area(now: &Snapshot, vcpu: u64, enabling: u64) -> Snapshot {
+pub(crate) fn with_area(now: &Snapshot, vcpu: impl Structure, enabling: u64) -> Snapshot {
     if now.readable != 0 {
         return *now;
     }
@@ -41,8 +41,8 @@ pub(crate) fn with_area(now: &Snapshot, vcpu: u64, enabling: u64) -> Snapshot {
 
 /// What enables the source, and `last_steal`.
 #[inline(always)]
-pub(crate) fn steal_time(vcpu: u64) -> (u64, u64) {
-    let [enabling, last_steal_ns] = field(vcpu, given!(LAYOUT.vcpu_enabling));
+pub(crate) fn steal_time(vcpu: impl Structure) -> (u64, u64) {
+    let [enabling, last_steal_ns] = vcpu.field(given!(LAYOUT.vcpu_enabling));
     (enabling, last_steal_ns)
 }
 
@@ -55,7 +55,7 @@ pub(crate) fn is_known() -> bool {
 /// The guest's steal area, through the host address KVM cached for it, if that is for the address that enables the source;
 /// and 1 if it could be read, else 0.
 #[inline(always)]
-fn counter(vcpu: u64, enabling: u64) -> (Counter, u32) {
+fn counter(vcpu: impl Structure, enabling: u64) -> (Counter, u32) {
     const NOBODYS: u64 = u64::MAX; // refused without a fault
     let address = address(vcpu, enabling);
     user_or_zeros(if address == 0 { NOBODYS } else { address })
@@ -63,11 +63,11 @@ fn counter(vcpu: u64, enabling: u64) -> (Counter, u32) {
 
 /// The host address KVM cached for the guest's steal area, if that is for the address that enables the source; else 0.
 #[inline(always)]
-pub(crate) fn address(vcpu: u64, enabling: u64) -> u64 {
+pub(crate) fn address(vcpu: impl Structure, enabling: u64) -> u64 {
     if !is_enabled(enabling) || !is_known() {
         return 0;
     }
-    let [gpa, hva] = field(vcpu, given!(LAYOUT.vcpu_cached_area));
+    let [gpa, hva] = vcpu.field(given!(LAYOUT.vcpu_cached_area));
     if gpa == Source::HERE.area(enabling) { hva } else { 0 }
 }
 

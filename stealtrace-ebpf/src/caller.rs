@@ -22,7 +22,7 @@ impl Caller {
     /// By what this thread, the calling one, is found in maps: its number in the initial PID namespace, which is at hand.
     #[inline(always)]
     pub(crate) fn key(self) -> u32 {
-        if read::is_namespace_initial() { self.tid } else { bpf_get_current_pid_tgid() as u32 }
+        if read::is_namespace_initial() { self.tid } else { caller_key() }
     }
 }
 
@@ -42,10 +42,10 @@ pub(crate) fn caller_of(pid_tgid: u64) -> Caller {
     }
 }
 
-/// The calling thread's number in stealtrace's PID namespace.
+/// The calling thread's key.
 #[inline(always)]
-pub(crate) fn caller_tid() -> u32 {
-    if read::is_namespace_initial() { bpf_get_current_pid_tgid() as u32 } else { read::tid(read::current()) }
+pub(crate) fn caller_key() -> u32 {
+    bpf_get_current_pid_tgid() as u32
 }
 
 /// The calling thread, if it is one we watch; counts the hit.

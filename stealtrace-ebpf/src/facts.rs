@@ -48,7 +48,8 @@ pub(crate) fn entered(probe: Probe, caller: Caller, state: &mut VcpuState, threa
     if is_run && foreign {
         state.handed_over = u32::from(state.runner != 0);
         state.runner = caller.tid;
-        quiet::taken_over(thread.vcpu, caller.tid);
+        state.runner_key = caller.key();
+        quiet::taken_over(thread.vcpu, caller.key());
     }
 }
 

@@ -1,13 +1,19 @@
 //! Programs that do nothing: what the probes alone cost, for benchmarks to compare with.
 
 use aya_ebpf::{
-    macros::{kprobe, raw_tracepoint, tracepoint},
-    programs::{ProbeContext, RawTracePointContext, TracePointContext},
+    macros::{fentry, kprobe, raw_tracepoint, tracepoint},
+    programs::{FEntryContext, ProbeContext, RawTracePointContext, TracePointContext},
 };
 
 /// On any function.
 #[kprobe]
 pub(crate) fn floor_function(_ctx: ProbeContext) -> u32 {
+    0
+}
+
+/// On any function's entry.
+#[fentry]
+pub(crate) fn floor_fentry(_ctx: FEntryContext) -> i32 {
     0
 }
 

@@ -1,7 +1,7 @@
-//! The kprobe backend: one short program per probe. An update is what changed between load and put;
+//! Probes on KVM's functions, by kprobe or fentry: what each does. An update is what changed between load and put;
 //! the probe on the kernel's update function, where there is one, tightens its "before".
 
-use aya_ebpf::{macros::kprobe, programs::ProbeContext};
+use aya_ebpf::EbpfContext;
 use aya_log_ebpf::debug;
 use stealtrace_common::{
     event::EventKind,
@@ -12,33 +12,46 @@ use stealtrace_common::{
 
 use crate::{
     area,
-    caller::{Caller, caller, caller_tid, is_process_watched, watched},
+    caller::{Caller, caller, caller_key, is_process_watched, watched},
     emit::{emit, now_ns},
     facts::{self, Stay},
     lifecycle::{self, thread, vcpu_state},
-    maps::{THREADS, VCPUS},
-    quiet, read, x86_msr,
+    maps::VCPUS,
+    quiet,
+    read::{self, Structure},
+    x86_msr,
 };
 
-/// `kvm_vcpu_ioctl(struct file *filp, unsigned int ioctl, unsigned long arg)`
-#[kprobe]
-pub(crate) fn vcpu_ioctl(ctx: ProbeContext) -> u32 {
-    let (vcpu, ioctl) = (read::private_data(arg(&ctx, 0)), arg(&ctx, 1) as u32);
-    if !quiet::enters(vcpu, caller_tid(), ioctl)
-        && let Some(caller) = watched(Probe::VcpuIoctl)
-        && read::owns(read::current(), vcpu)
-    {
-        enter_ioctl(caller, vcpu, ioctl);
-    }
-    0
+/// What a function was called with.
+pub(crate) trait Arguments: EbpfContext {
+    /// An argument as a number: an address is one, too, to know something by.
+    fn number(&self, n: usize) -> u64;
+
+    /// An argument that is no address.
+    fn plain(&self, n: usize) -> u64;
+
+    /// What an argument points to.
+    fn structure(&self, n: usize) -> impl Structure;
 }
 
+/// `kvm_vcpu_ioctl(struct file *filp, unsigned int ioctl, unsigned long arg)`
 #[inline(always)]
-fn enter_ioctl(caller: Caller, vcpu: u64, ioctl: u32) {
-    let Some(state) = vcpu_state(Probe::VcpuIoctl, caller, vcpu) else {
-        return;
-    };
-    if let Some(thread) = thread(Probe::VcpuIoctl, caller) {
+pub(crate) fn vcpu_ioctl(ctx: &impl Arguments) {
+    let key = caller_key(); // first: what is known then need not be saved over the call
+    let (vcpu, ioctl) = (read::private_data(ctx.structure(0)), ctx.plain(1) as u32);
+    if !quiet::enters(vcpu, key, ioctl) {
+        entered(vcpu, ioctl);
+    }
+}
+
+/// Where there is something to tell. A function of its own: registers that it needs are not saved for nothing.
+#[inline(never)]
+fn entered(vcpu: u64, ioctl: u32) {
+    if let Some(caller) = watched(Probe::VcpuIoctl)
+        && read::owns(read::current(), vcpu)
+        && let Some(state) = vcpu_state(Probe::VcpuIoctl, caller, vcpu)
+        && let Some(thread) = thread(Probe::VcpuIoctl, caller)
+    {
         thread.vcpu = vcpu;
         thread.ioctl = ioctl;
         thread.time_ns = now_ns();
@@ -48,44 +61,41 @@ fn enter_ioctl(caller: Caller, vcpu: u64, ioctl: u32) {
 }
 
 /// `kvm_arch_vcpu_load(struct kvm_vcpu *vcpu, int cpu)`: from an ioctl, or scheduled in again during one.
-#[kprobe]
-pub(crate) fn vcpu_load(ctx: ProbeContext) -> u32 {
-    let vcpu = arg(&ctx, 0);
+#[inline(always)]
+pub(crate) fn vcpu_load(ctx: &impl Arguments) {
+    let vcpu = ctx.number(0);
     if let Some(caller) = watched(Probe::VcpuLoad)
         && let Some(state) = vcpu_state(Probe::VcpuLoad, caller, vcpu)
     {
-        let now = area::snapshot(vcpu);
+        let now = area::snapshot(ctx.structure(0));
         let ioctl = current_ioctl(caller, vcpu);
         emit(Probe::VcpuLoad, EventKind::Load, caller, vcpu, ioctl, state, &now, &now);
     }
-    0
 }
 
 /// The ioctl this thread is in on this vCPU. KVM also loads a vCPU to destroy it, then without its mutex.
 #[inline(always)]
 fn current_ioctl(caller: Caller, vcpu: u64) -> u32 {
-    // SAFETY: the entry is this thread's own and is only read here.
-    match unsafe { THREADS.get(caller.key()) } {
+    match lifecycle::known_thread(caller.key()) {
         Some(thread) if thread.vcpu == vcpu && read::holds_mutex(vcpu) => thread.ioctl,
         _ => 0,
     }
 }
 
 /// `accumulate_steal_time(struct kvm_vcpu *vcpu)`, or `record_steal_time` where that does the subtraction.
-#[kprobe]
-pub(crate) fn steal_update(ctx: ProbeContext) -> u32 {
-    let vcpu = arg(&ctx, 0);
+#[inline(always)]
+pub(crate) fn steal_update(ctx: &impl Arguments) {
+    let vcpu = ctx.number(0);
     if let Some(caller) = watched(Probe::StealUpdate)
-        && !quiet::updates(vcpu, caller.tid)
+        && !quiet::updates(vcpu, caller.key())
         && let Some(state) = lifecycle::find(vcpu)
     {
-        let now = area::snapshot(vcpu);
+        let now = area::snapshot(ctx.structure(0));
         if area::is_enabled(now.enabling) && (state.updating == 0 || lower(&now, &state.update)) {
             state.update = now;
             state.updating = 1;
         }
     }
-    0
 }
 
 /// Of several updates between one load and its put, the lowest delta matters.
@@ -96,10 +106,10 @@ fn lower(one: &Snapshot, other: &Snapshot) -> bool {
 }
 
 /// `kvm_set_msr_common(struct kvm_vcpu *vcpu, struct msr_data *msr)`, for the steal MSR only.
-#[kprobe]
-pub(crate) fn set_msr(ctx: ProbeContext) -> u32 {
-    let vcpu = arg(&ctx, 0);
-    let msr = arg(&ctx, 1);
+#[inline(always)]
+pub(crate) fn set_msr(ctx: &impl Arguments) {
+    let vcpu = ctx.number(0);
+    let msr = ctx.structure(1);
     if x86_msr::is_about(msr)
         && watched(Probe::SetMsr).is_some()
         && let Some(state) = lifecycle::find(vcpu)
@@ -108,34 +118,39 @@ pub(crate) fn set_msr(ctx: ProbeContext) -> u32 {
         state.enabling_write =
             if x86_msr::is_by_host(msr) { EnablingWrite::HOST } else { EnablingWrite::GUEST };
     }
-    0
 }
 
 /// `kvm_arch_vcpu_put(struct kvm_vcpu *vcpu)`: leaving an ioctl, or scheduled out during one.
-#[kprobe]
-pub(crate) fn vcpu_put(ctx: ProbeContext) -> u32 {
-    let vcpu = arg(&ctx, 0);
-    if !quiet::leaves(vcpu, caller_tid())
-        && let Some(caller) = watched(Probe::VcpuPut)
+#[inline(always)]
+pub(crate) fn vcpu_put(ctx: &impl Arguments) {
+    let key = caller_key();
+    let vcpu = ctx.number(0);
+    let structure = ctx.structure(0);
+    if !quiet::leaves(vcpu, structure, key) {
+        left(vcpu, structure);
+    }
+}
+
+/// The same for its end.
+#[inline(never)]
+fn left(vcpu: u64, structure: impl Structure) {
+    if let Some(caller) = watched(Probe::VcpuPut)
         && let Some(state) = lifecycle::find(vcpu)
     {
-        closed(state, caller, vcpu);
+        closed(state, caller, vcpu, &area::snapshot(structure));
     }
-    0
 }
 
 /// Everything that changed since the last put, this thread did.
 #[inline(always)]
-fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64) {
-    let after = area::snapshot(vcpu);
-    let mut opened = facts::opened_unseen(state, &after);
-    if let Some(ioctl) = quiet::ioctl(vcpu, caller.tid) {
+fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64, after: &Snapshot) {
+    let mut opened = facts::opened_unseen(state, after);
+    if let Some(ioctl) = quiet::ioctl(vcpu, caller.key()) {
         state.ioctl = ioctl;
     } else {
-        // SAFETY: the entry is this thread's own and is only read here.
-        let thread = unsafe { THREADS.get(caller.key()) }.filter(|thread| thread.vcpu == vcpu);
+        let thread = lifecycle::known_thread(caller.key()).filter(|thread| thread.vcpu == vcpu);
         if !read::holds_mutex(vcpu) || (thread.is_none() && state.open_time_ns == 0) {
-            forget(state, &after);
+            forget(state, after);
             return;
         }
         if let Some(thread) = thread {
@@ -165,7 +180,7 @@ fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64) {
         enabling_write,
         opened: &opened,
         before: &before,
-        after: &after,
+        after,
         since_ns: now_ns(),
         counts: true,
     };
@@ -182,32 +197,25 @@ fn forget(state: &mut VcpuState, now: &Snapshot) {
 }
 
 /// `kvm_arch_vcpu_create(struct kvm_vcpu *vcpu)`, Linux 5.6 and later.
-#[kprobe]
-pub(crate) fn vcpu_create(ctx: ProbeContext) -> u32 {
+#[inline(always)]
+pub(crate) fn vcpu_create(ctx: &impl Arguments) {
     let caller = caller();
     if is_process_watched(caller) {
         let _counted = watched(Probe::VcpuCreate);
-        lifecycle::created(&ctx, Probe::VcpuCreate, caller, arg(&ctx, 0));
+        lifecycle::created(ctx, Probe::VcpuCreate, caller, ctx.number(0));
     }
-    0
 }
 
 /// `kvm_arch_vcpu_destroy(struct kvm_vcpu *vcpu)`
-#[kprobe]
-pub(crate) fn vcpu_destroy(ctx: ProbeContext) -> u32 {
-    let vcpu = arg(&ctx, 0);
+#[inline(always)]
+pub(crate) fn vcpu_destroy(ctx: &impl Arguments) {
+    let vcpu = ctx.number(0);
     if let Some(state) = lifecycle::find(vcpu) {
         let caller = caller();
         let nothing = Snapshot::default();
         emit(Probe::VcpuDestroy, EventKind::Destroyed, caller, vcpu, 0, state, &nothing, &nothing);
-        debug!(&ctx, "vCPU {:x} destroyed by thread {}", vcpu, caller.tid);
+        debug!(ctx, "vCPU {:x} destroyed by thread {}", vcpu, caller.tid);
         quiet::clear(vcpu);
         let _absent = VCPUS.remove(vcpu);
     }
-    0
-}
-
-#[inline(always)]
-fn arg(ctx: &ProbeContext, n: usize) -> u64 {
-    ctx.arg(n).unwrap_or_default()
 }

@@ -5,9 +5,9 @@ use core::{ffi::c_void, mem::offset_of};
 
 use aya_ebpf::{
     helpers::generated::bpf_probe_write_user,
-    macros::{kprobe, kretprobe, map},
+    macros::{fentry, fexit, kprobe, kretprobe, map},
     maps::{HashMap, LruHashMap},
-    programs::{ProbeContext, RetProbeContext},
+    programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext},
 };
 use stealtrace_common::{
     probe::Probe,
@@ -22,6 +22,7 @@ use crate::{
     caller::{Caller, caller, comm, watched},
     counters::lost,
     emit::{now_ns, tell},
+    functions::Arguments,
     maps::{BPF_F_NO_PREALLOC, given},
     read,
 };
@@ -67,10 +68,46 @@ const NOTHING: Guarded = Guarded { steal_ns: 0, version: 0, tid: 0, run_delay_ns
 /// `record_steal_time(struct kvm_vcpu *vcpu)`
 #[kprobe]
 pub(crate) fn guard_enter(ctx: ProbeContext) -> u32 {
-    if let Some(caller) = watched(Probe::GuardEnter) {
-        begin(caller, ctx.arg(0).unwrap_or_default());
-    }
+    enter(&ctx);
     0
+}
+
+/// The same by fentry.
+#[fentry]
+pub(crate) fn guard_enter_fentry(ctx: FEntryContext) -> i32 {
+    enter(&ctx);
+    0
+}
+
+/// It returned; the guest has not run yet.
+#[kretprobe]
+pub(crate) fn guard_exit(_ctx: RetProbeContext) -> u32 {
+    leave();
+    0
+}
+
+/// The same by fexit, which misses none.
+#[fexit]
+pub(crate) fn guard_exit_fentry(_ctx: FExitContext) -> i32 {
+    leave();
+    0
+}
+
+#[inline(always)]
+fn enter(ctx: &impl Arguments) {
+    if let Some(caller) = watched(Probe::GuardEnter) {
+        begin(caller, ctx.number(0));
+    }
+}
+
+#[inline(always)]
+fn leave() {
+    let caller = caller();
+    // SAFETY: the entry is this thread's own and is only read here.
+    if let Some(update) = unsafe { UPDATING.get(caller.key()) } {
+        end(caller, update);
+        let _absent = UPDATING.remove(caller.key());
+    }
 }
 
 #[inline(always)]
@@ -87,18 +124,6 @@ fn begin(caller: Caller, vcpu: u64) {
     if UPDATING.insert(caller.key(), update, 0).is_err() {
         lost(Probe::GuardEnter);
     }
-}
-
-/// It returned; the guest has not run yet.
-#[kretprobe]
-pub(crate) fn guard_exit(_ctx: RetProbeContext) -> u32 {
-    let caller = caller();
-    // SAFETY: the entry is this thread's own and is only read here.
-    if let Some(update) = unsafe { UPDATING.get(caller.key()) } {
-        end(caller, update);
-        let _absent = UPDATING.remove(caller.key());
-    }
-    0
 }
 
 #[inline(always)]

@@ -14,7 +14,7 @@ use crate::{
     caller::{Caller, caller, is_process_watched, is_watched, watched},
     counters::lost,
     emit::{emit, emit_call, now_ns},
-    maps::{NAMESPACE, TARGETS, THREADS, VCPUS, given},
+    maps::{CREATIONS, NAMESPACE, TARGETS, THREADS, VCPUS, given, put},
     quiet, read,
 };
 
@@ -45,12 +45,27 @@ pub(crate) fn begin(probe: Probe, caller: Caller, vcpu: u64) -> Option<&'static 
 pub(crate) fn created(ctx: &impl EbpfContext, probe: Probe, caller: Caller, vcpu: u64) {
     if let Some(state) = begin(probe, caller, vcpu) {
         state.creator = caller.tid;
+        state.creator_key = caller.key();
+        count_creation();
         debug!(ctx, "vCPU {:x} created by thread {}", vcpu, caller.tid);
         let nothing = Snapshot::default();
         if is_watched(caller) {
             emit(probe, EventKind::Created, caller, vcpu, 0, state, &nothing, &nothing);
         }
     }
+}
+
+/// How many vCPUs were created since we look. Threads that count at once may count as one.
+#[inline(always)]
+pub(crate) fn creations() -> u32 {
+    // SAFETY: a valid static, read as a whole.
+    unsafe { (&raw const CREATIONS).read_volatile() }
+}
+
+#[inline(always)]
+fn count_creation() {
+    // SAFETY: a valid static, written as a whole.
+    unsafe { (&raw mut CREATIONS).write_volatile(creations().wrapping_add(1)) };
 }
 
 /// What is known of this vCPU; begins it at first sight.
@@ -62,21 +77,42 @@ pub(crate) fn vcpu_state(probe: Probe, caller: Caller, vcpu: u64) -> Option<&'st
     }
 }
 
+/// What is known of this thread.
+#[inline(always)]
+pub(crate) fn known_thread(key: u32) -> Option<&'static mut ThreadState> {
+    for choice in 0..ThreadState::CHOICE {
+        let slot = thread_slot(key, choice)?;
+        if slot.key == key {
+            return Some(slot);
+        }
+    }
+    None
+}
+
+#[inline(always)]
+fn thread_slot(key: u32, choice: u32) -> Option<&'static mut ThreadState> {
+    // SAFETY: array entries live as long as the map, and only the thread that has a slot uses it.
+    THREADS.get_ptr_mut(ThreadState::slot(key, choice)).map(|slot| unsafe { &mut *slot })
+}
+
 /// What this thread does now, to be filled in.
 #[inline(always)]
 pub(crate) fn thread(probe: Probe, caller: Caller) -> Option<&'static mut ThreadState> {
-    let key = caller.key();
-    let mut found = THREADS.get_ptr_mut(key);
-    if found.is_none() {
-        let mut place = MaybeUninit::uninit();
-        let nothing: &ThreadState = read::zeroed(&mut place);
-        if THREADS.insert(key, nothing, 0).is_err() {
-            lost(probe);
+    known_thread(caller.key()).or_else(|| new_thread(probe, caller.key()))
+}
+
+/// What it does, for the first time.
+#[inline(always)]
+pub(crate) fn new_thread(probe: Probe, key: u32) -> Option<&'static mut ThreadState> {
+    for choice in 0..ThreadState::CHOICE {
+        let slot = thread_slot(key, choice)?;
+        if slot.key == 0 {
+            slot.key = key;
+            return Some(slot);
         }
-        found = THREADS.get_ptr_mut(key);
     }
-    // SAFETY: the entry is this thread's own.
-    found.map(|thread| unsafe { &mut *thread })
+    lost(probe);
+    None
 }
 
 /// What is known of this vCPU.
@@ -91,18 +127,18 @@ pub(crate) fn find(vcpu: u64) -> Option<&'static mut VcpuState> {
 #[raw_tracepoint]
 pub(crate) fn thread_exit(_ctx: RawTracePointContext) -> i32 {
     let caller = caller();
-    // SAFETY: the entry is this thread's own and is only read here.
-    if let Some(thread) = unsafe { THREADS.get(caller.key()) } {
+    if let Some(thread) = known_thread(caller.key()) {
         if let Some(state) = find(thread.vcpu)
             && state.runner == caller.tid
         {
             state.runner = NO_MORE;
+            state.runner_key = NO_MORE;
             quiet::taken_over(thread.vcpu, NO_MORE);
         }
         if watched(Probe::Exit).is_some() {
             emit_call(Probe::Exit, EventKind::ThreadEnded, caller, 0, 0);
         }
-        let _absent = THREADS.remove(caller.key());
+        put! { thread, vcpu: 0, file: 0, ioctl: 0, key: 0 }
     }
     if given!(TARGET.processes) != 0 && read::is_last_thread() {
         let _absent = TARGETS.remove(caller.tgid); // another process may get its number

@@ -1,5 +1,7 @@
 //! Every map and global of the kernel object, and its licence.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, PerCpuArray, RingBuf},
@@ -19,13 +21,19 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
 #[map]
 pub(crate) static VCPUS: HashMap<u64, VcpuState> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
 
-/// vCPUs of which there is nothing to tell at the moment, by slot.
-#[map]
-pub(crate) static QUIET: Array<QuietVcpu> = Array::with_max_entries(QuietVcpu::SLOTS, 0);
+/// vCPUs of which there is nothing to tell at the moment, by slot. A section of its own, and so a map: what is found in it
+/// is found by arithmetic alone.
+#[unsafe(link_section = ".bss.quiet")]
+#[unsafe(no_mangle)]
+pub(crate) static mut QUIET: MaybeUninit<[QuietVcpu; QuietVcpu::SLOTS as usize]> = MaybeUninit::zeroed();
 
-/// Threads that were seen inside a vCPU ioctl, by their number in the initial PID namespace.
+/// vCPUs created since we look.
+#[unsafe(no_mangle)]
+pub(crate) static mut CREATIONS: u32 = 0;
+
+/// Threads that were seen inside a vCPU ioctl, by slot.
 #[map]
-pub(crate) static THREADS: HashMap<u32, ThreadState> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+pub(crate) static THREADS: Array<ThreadState> = Array::with_max_entries(ThreadState::SLOTS, 0);
 
 /// Processes to watch, by tgid in stealtrace's PID namespace; used if [`Target::processes`] is set.
 #[map]

@@ -2,7 +2,6 @@
 //! was told, can change no judgement as long as last_steal and what enables the source stay the same. One array look-up,
 //! no hashing.
 
-use aya_ebpf::helpers::generated::bpf_jiffies64;
 use stealtrace_common::{
     kvm::KVM_RUN,
     vcpu::{QuietVcpu, VcpuState},
@@ -11,39 +10,37 @@ use stealtrace_common::{
 use crate::{
     area,
     caller::Caller,
-    emit::now_ns,
-    maps::{QUIET, given, put},
-    read,
+    emit::{jiffies, now_ns},
+    maps::{QUIET, VCPUS, given, put},
+    read::{self, Structure},
 };
 
 /// This vCPU's slot, if it has it.
 #[inline(always)]
 pub(crate) fn find(vcpu: u64) -> Option<&'static mut QuietVcpu> {
-    let slot = slot(vcpu)?;
+    let slot = slot(vcpu);
     if slot.vcpu == vcpu { Some(slot) } else { None }
 }
 
 #[inline(always)]
-fn slot(vcpu: u64) -> Option<&'static mut QuietVcpu> {
-    if given!(TARGET.pass_over) == 0 {
-        return None;
-    }
-    // SAFETY: array entries live as long as the map. Threads that race write whole fields, which are judged singly.
-    QUIET.get_ptr_mut(QuietVcpu::slot(vcpu)).map(|slot| unsafe { &mut *slot })
+fn slot(vcpu: u64) -> &'static mut QuietVcpu {
+    let slots = (&raw mut QUIET).cast::<QuietVcpu>();
+    // SAFETY: within the array. Threads that race write whole fields, which are judged singly.
+    unsafe { &mut *slots.add(QuietVcpu::slot(vcpu) as usize) }
 }
 
 /// Is there nothing to tell of this thread's entering an ioctl? Another thread may be about to take over.
 #[inline(always)]
-pub(crate) fn enters(vcpu: u64, tid: u32, ioctl: u32) -> bool {
+pub(crate) fn enters(vcpu: u64, key: u32, ioctl: u32) -> bool {
     let Some(quiet) = find(vcpu) else {
         return false;
     };
-    if quiet.tid != tid {
+    if quiet.thread != key {
         quiet.mingled = 1;
         return false;
     }
     quiet.ioctl = ioctl;
-    if quiet.runner != tid && (quiet.runner != 0 || ioctl == KVM_RUN) {
+    if quiet.runner != key && (quiet.runner != 0 || ioctl == KVM_RUN) {
         return false;
     }
     quiet.entered += 1;
@@ -52,14 +49,14 @@ pub(crate) fn enters(vcpu: u64, tid: u32, ioctl: u32) -> bool {
 
 /// Is there nothing to tell of this thread's letting go? KVM then added nothing to the guest's counter.
 #[inline(always)]
-pub(crate) fn leaves(vcpu: u64, tid: u32) -> bool {
+pub(crate) fn leaves(vcpu: u64, structure: impl Structure, key: u32) -> bool {
     let Some(quiet) = find(vcpu) else {
         return false;
     };
-    if quiet.tid != tid || quiet.enabling_written != 0 {
+    if quiet.thread != key {
         return false;
     }
-    let (enabling, last_steal_ns) = area::steal_time(vcpu);
+    let (enabling, last_steal_ns) = area::steal_time(structure);
     if quiet.enabling != enabling || quiet.last_steal_ns != last_steal_ns {
         return false;
     }
@@ -84,9 +81,9 @@ fn look(quiet: &mut QuietVcpu) {
 
 /// This thread enters an ioctl that is looked at in any case.
 #[inline(always)]
-pub(crate) fn mingles(vcpu: u64, tid: u32) {
+pub(crate) fn mingles(vcpu: u64, key: u32) {
     if let Some(quiet) = find(vcpu)
-        && quiet.tid != tid
+        && quiet.thread != key
     {
         quiet.mingled = 1;
     }
@@ -94,9 +91,9 @@ pub(crate) fn mingles(vcpu: u64, tid: u32) {
 
 /// The ioctl of this thread, if it is the one of which there is nothing to tell.
 #[inline(always)]
-pub(crate) fn ioctl(vcpu: u64, tid: u32) -> Option<u32> {
+pub(crate) fn ioctl(vcpu: u64, key: u32) -> Option<u32> {
     let quiet = find(vcpu)?;
-    if quiet.tid == tid { Some(quiet.ioctl) } else { None }
+    if quiet.thread == key { Some(quiet.ioctl) } else { None }
 }
 
 /// Did another thread's ioctl overlap with what the quiet thread did? Then nobody saw the counter in between.
@@ -108,15 +105,15 @@ pub(crate) fn is_mingled(vcpu: u64) -> bool {
 /// Do this thread's updates show when it lets go? Not beside a write of what enables the source, with which some kernels
 /// copy.
 #[inline(always)]
-pub(crate) fn updates(vcpu: u64, tid: u32) -> bool {
-    find(vcpu).is_some_and(|quiet| quiet.tid == tid && quiet.enabling_written == 0)
+pub(crate) fn updates(vcpu: u64, key: u32) -> bool {
+    find(vcpu).is_some_and(|quiet| quiet.thread == key && quiet.enabling != QuietVcpu::WRITTEN)
 }
 
 /// What enables the source was written: this stay has something to tell.
 #[inline(always)]
 pub(crate) fn enabling_written(vcpu: u64) {
     if let Some(quiet) = find(vcpu) {
-        quiet.enabling_written = 1;
+        quiet.enabling = QuietVcpu::WRITTEN;
     }
 }
 
@@ -137,10 +134,11 @@ pub(crate) fn since_ns(vcpu: u64) -> Option<u64> {
 /// Everything was told: from here on this is how it looks if nothing happens.
 #[inline(always)]
 pub(crate) fn settle(vcpu: u64, caller: Caller, state: &VcpuState) {
-    let Some(slot) = slot(vcpu) else {
+    if given!(TARGET.pass_over) == 0 {
         return;
-    };
-    if slot.vcpu != vcpu && slot.vcpu != 0 {
+    }
+    let slot = slot(vcpu);
+    if slot.vcpu != vcpu && slot.vcpu != 0 && lives(slot.vcpu) {
         return;
     }
     *slot = QuietVcpu {
@@ -149,35 +147,34 @@ pub(crate) fn settle(vcpu: u64, caller: Caller, state: &VcpuState) {
         last_steal_ns: state.open.last_steal_ns,
         since_ns: 0,
         looked_jiffies: 0,
-        tid: thread(state, caller),
-        runner: state.runner,
+        thread: thread(state, caller),
+        runner: state.runner_key,
         ioctl: state.ioctl,
-        enabling_written: 0,
         mingled: if caller.tid == state.runner { 0 } else { slot.mingled },
         ..*slot
     };
 }
 
-/// The thread of which there is nothing to tell; 0 if none. Who made a vCPU that was there before us is not known: whoever
+/// Is anything known of this vCPU? User space lets go of those that are no more.
+#[inline(always)]
+fn lives(vcpu: u64) -> bool {
+    // SAFETY: only presence matters, the value is not read.
+    unsafe { VCPUS.get(vcpu) }.is_some()
+}
+
+/// Key of the thread of which there is nothing to tell; 0 if none. Who made a vCPU that was there before us is not known: whoever
 /// was told of does nothing new.
 #[inline(always)]
 fn thread(state: &VcpuState, caller: Caller) -> u32 {
     let is_enabled = area::is_enabled(state.open.enabling);
     match (state.runner, state.creator) {
-        (0, 0) if !is_enabled || !area::accumulates() => return caller.tid, // only running it could update
-        (0, creator) if !is_enabled => return creator,
-        (runner, _) if !is_enabled => return runner,
+        (0, 0) if !is_enabled || !area::accumulates() => return caller.key(), // only running it could update
+        (0, _) if !is_enabled => return state.creator_key,
+        (_, _) if !is_enabled => return state.runner_key,
         _ => {}
     }
     let read = state.steal_last_known != 0 || !area::is_known();
-    if read && state.last_steal_tid == state.runner { state.runner } else { 0 }
-}
-
-/// Cheaper than a clock.
-#[inline(always)]
-fn jiffies() -> u64 {
-    // SAFETY: the helper has no arguments and always succeeds.
-    unsafe { bpf_jiffies64() }
+    if read && state.last_steal_tid == state.runner { state.runner_key } else { 0 }
 }
 
 /// A vCPU begins or ends at this address.
@@ -191,11 +188,10 @@ pub(crate) fn clear(vcpu: u64) {
             last_steal_ns: 0,
             since_ns: 0,
             looked_jiffies: 0,
-            tid: 0,
+            thread: 0,
             runner: 0,
             ioctl: 0,
-            enabling_written: 0,
-            mingled: 0,
+                mingled: 0,
         }
     }
 }

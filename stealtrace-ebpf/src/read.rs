@@ -1,9 +1,11 @@
 //! Bounded reads of kernel and guest memory through LAYOUT: the only pointer arithmetic.
 //! A read that fails yields zero or None; it never faults.
 
-use core::{ffi::c_void, mem::MaybeUninit};
+use core::{ffi::c_void, mem::MaybeUninit, ptr};
 
-use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_kernel, bpf_probe_read_user};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_probe_read_user,
+};
 use stealtrace_common::{
     target::{OUTSIDE, PidNamespace},
     vcpu::{ThreadState, VcpuState},
@@ -19,6 +21,9 @@ struct FdTable {
     padding: u32,
     files: u64,
 }
+
+/// `fdtable.fd` after `max_fds`.
+const FD_AFTER_MAX_FDS: u32 = 8;
 
 /// What may be read from memory that nobody checked.
 ///
@@ -98,10 +103,69 @@ pub(crate) fn current() -> u64 {
     unsafe { bpf_get_current_task() }
 }
 
+/// `current`, where the kernel knows its type; else null.
+#[inline(always)]
+fn typed_current() -> Typed {
+    if given!(LAYOUT.current_is_typed) == 0 {
+        return Typed(ptr::null());
+    }
+    // SAFETY: the helper has no arguments and always succeeds.
+    Typed(unsafe { bpf_get_current_task_btf() }.cast())
+}
+
+/// A structure in the kernel's memory.
+pub(crate) trait Structure: Copy {
+    /// The value of a field; 0 if it cannot be read.
+    fn field<T: Plain>(self, offset: u32) -> T;
+}
+
+/// By its address alone: anybody's, and read with a check.
+impl Structure for u64 {
+    #[inline(always)]
+    fn field<T: Plain>(self, offset: u32) -> T {
+        field(self, offset)
+    }
+}
+
+/// One that the kernel knows the type of.
+#[derive(Clone, Copy)]
+pub(crate) struct Typed(*const u8);
+
+impl Structure for Typed {
+    /// By a load, which fails instead of faulting.
+    #[inline(always)]
+    fn field<T: Plain>(self, offset: u32) -> T {
+        // SAFETY: the verifier lets pass only what is a field of this type.
+        unsafe { self.0.byte_add(offset as usize).cast::<T>().read_volatile() }
+    }
+}
+
+impl Typed {
+    #[inline(always)]
+    fn is_none(self) -> bool {
+        self.0.is_null()
+    }
+
+    /// What the kernel handed over as a pointer of its type.
+    #[inline(always)]
+    pub(crate) const fn new(structure: *const c_void) -> Self {
+        Self(structure.cast())
+    }
+
+    /// What a field points to.
+    #[inline(always)]
+    fn behind(self, offset: u32) -> Self {
+        // SAFETY: as in `field`.
+        Self(unsafe { self.0.byte_add(offset as usize).cast::<*const u8>().read_volatile() })
+    }
+}
+
 /// The caller's run_delay.
 #[inline(always)]
 pub(crate) fn run_delay_ns() -> u64 {
-    field(current(), given!(LAYOUT.task_run_delay))
+    let offset = given!(LAYOUT.task_run_delay);
+    let current = typed_current();
+    if current.is_none() { field(self::current(), offset) } else { current.field(offset) }
 }
 
 /// The thread that issued KVM_RUN last; 0 if none did.
@@ -157,16 +221,35 @@ pub(crate) fn holds_mutex(vcpu: u64) -> bool {
 
 /// `file->private_data`: of a vCPU's file, its `struct kvm_vcpu *`.
 #[inline(always)]
-pub(crate) fn private_data(file: u64) -> u64 {
-    field(file, given!(LAYOUT.file_private_data))
+pub(crate) fn private_data(file: impl Structure) -> u64 {
+    file.field(given!(LAYOUT.file_private_data))
 }
 
 /// The file behind one of the caller's descriptors; 0 if there is none.
 #[inline(always)]
 pub(crate) fn file_of_fd(fd: u32) -> u64 {
-    let fdt: u64 = field(field(current(), given!(LAYOUT.task_files)), given!(LAYOUT.files_fdt));
-    let table: FdTable = field(fdt, given!(LAYOUT.fdtable_max_fds));
+    let table = fd_table();
     if fd >= table.max_fds { 0 } else { field(table.files + u64::from(fd) * 8, 0) }
+}
+
+/// The caller's table of open files.
+#[inline(always)]
+fn fd_table() -> FdTable {
+    let (files, fdt) = (given!(LAYOUT.task_files), given!(LAYOUT.files_fdt));
+    let max_fds = given!(LAYOUT.fdtable_max_fds);
+    let current = typed_current();
+    if current.is_none() {
+        return field(field(field(self::current(), files), fdt), max_fds);
+    }
+    let files = current.behind(files);
+    if files.is_none() {
+        return FdTable::default();
+    }
+    let fdt = files.behind(fdt);
+    if fdt.is_none() {
+        return FdTable::default();
+    }
+    FdTable { max_fds: fdt.field(max_fds), padding: 0, files: fdt.field(max_fds + FD_AFTER_MAX_FDS) }
 }
 
 /// The vCPU behind one of the caller's descriptors; 0 if it is not a vCPU's.

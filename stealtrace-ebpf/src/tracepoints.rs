@@ -17,10 +17,10 @@ use stealtrace_common::{
 use crate::{
     area,
     caller::{Caller, caller, caller_of, is_process_watched, watched},
-    emit::{emit_call, now_ns},
+    emit::{emit_call, jiffies, now_ns},
     facts::{self, Stay},
     lifecycle::{self, vcpu_state},
-    maps::{THREADS, given},
+    maps::given,
     quiet, read, x86_64, x86_msr,
 };
 
@@ -64,9 +64,11 @@ fn enter([fd, ioctl, argument]: [u64; 3]) {
         return;
     }
     let caller = caller();
+    let known = lifecycle::known_thread(caller.key());
+    let file = if ioctl == KVM_CREATE_VCPU { 0 } else { read::file_of_fd(fd) };
     let (vcpu, quiet) = match ioctl {
         KVM_CREATE_VCPU => (0, false),
-        _ => vcpu_and_quiet(fd, ioctl, caller),
+        _ => vcpu_and_quiet(file, ioctl, caller, known.as_deref()),
     };
     if vcpu == 0 && ioctl != KVM_CREATE_VCPU {
         return;
@@ -78,10 +80,12 @@ fn enter([fd, ioctl, argument]: [u64; 3]) {
     if !is_ours {
         return;
     }
-    if let Some(thread) = lifecycle::thread(Probe::SysEnter, caller) {
+    if let Some(thread) = known.or_else(|| lifecycle::new_thread(Probe::SysEnter, caller.key())) {
+        thread.file = file;
+        thread.creations = lifecycle::creations();
         thread.vcpu = vcpu;
         thread.ioctl = ioctl;
-        thread.time_ns = now_ns();
+        note_time(thread, quiet);
         thread.unlooked = u32::from(quiet);
         if quiet {
             thread.entered.run_delay_ns = read::run_delay_ns();
@@ -92,26 +96,45 @@ fn enter([fd, ioctl, argument]: [u64; 3]) {
     }
 }
 
-/// The vCPU behind a descriptor, 0 if it is not a vCPU's; and whether there is nothing to tell. What is known to be quiet
+/// When this thread came in. A clock costs as much as all else where there is nothing to tell: there the tick will do.
+#[inline(always)]
+fn note_time(thread: &mut ThreadState, quiet: bool) {
+    let jiffies = jiffies();
+    if !quiet || thread.jiffies != jiffies {
+        thread.jiffies = jiffies;
+        thread.time_ns = now_ns();
+    }
+}
+
+/// The vCPU behind an open file, 0 if it is not a vCPU's; and whether there is nothing to tell. What is known to be quiet
 /// is a vCPU: only where there is something to tell is the file asked what it is.
 #[inline(always)]
-fn vcpu_and_quiet(fd: u32, ioctl: u32, caller: Caller) -> (u64, bool) {
-    let file = read::file_of_fd(fd);
-    let vcpu = read::private_data(file);
+fn vcpu_and_quiet(file: u64, ioctl: u32, caller: Caller, known: Option<&ThreadState>) -> (u64, bool) {
+    let vcpu = behind(file, known);
     if vcpu == 0 {
         return (0, false);
     }
     let looked_at = ioctl == KVM_SET_MSRS || !passes_over();
-    if !looked_at && quiet::enters(vcpu, caller.tid, ioctl) {
+    if !looked_at && quiet::enters(vcpu, caller.key(), ioctl) {
         return (vcpu, true);
     }
     if !read::is_vcpu(file) {
         return (0, false);
     }
     if looked_at {
-        quiet::mingles(vcpu, caller.tid);
+        quiet::mingles(vcpu, caller.key());
     }
     (vcpu, false)
+}
+
+/// What the file has to say. If it is the one that the thread used last, that is known, as long as no vCPU was created since,
+/// whose file might be in its place; if another is, what it does is passed over like the vCPU's.
+#[inline(always)]
+fn behind(file: u64, known: Option<&ThreadState>) -> u64 {
+    match known {
+        Some(thread) if thread.file == file && thread.creations == lifecycle::creations() => thread.vcpu,
+        _ => read::private_data(file),
+    }
 }
 
 /// May a thread be passed over that left last_steal as it was? Not where a load keeps its delta until guest entry: between
@@ -135,16 +158,16 @@ fn entered_vcpu(caller: Caller, thread: &mut ThreadState) {
 #[inline(always)]
 fn leave(ctx: &impl EbpfContext, ret: i64) {
     let pid_tgid = bpf_get_current_pid_tgid();
-    let Some(entry) = THREADS.get_ptr_mut(pid_tgid as u32) else {
+    let Some(thread) = lifecycle::known_thread(pid_tgid as u32) else {
         return;
     };
     let caller = caller_of(pid_tgid);
-    // SAFETY: the entry is this thread's own; nobody removes it but this thread.
-    let thread = unsafe { &mut *entry };
     if thread.ioctl == 0 {
         return;
     }
-    let quiet = passes_over() && thread.enabling_position == 0 && quiet::leaves(thread.vcpu, caller.tid);
+    let quiet = passes_over()
+        && thread.enabling_position == 0
+        && quiet::leaves(thread.vcpu, thread.vcpu, caller.key());
     if thread.vcpu == 0 || (!quiet && watched(Probe::SysExit).is_some()) {
         left(ctx, caller, thread, ret);
     }
@@ -177,7 +200,7 @@ fn report_changes(caller: Caller, thread: &ThreadState, ret: i64) {
         facts::opened(thread, state)
     } else {
         let mut unseen = facts::opened_unseen(state, &after);
-        if quiet::is_mingled(vcpu) || quiet::ioctl(vcpu, caller.tid).is_none() {
+        if quiet::is_mingled(vcpu) || quiet::ioctl(vcpu, caller.key()).is_none() {
             unseen.readable = 0;
         }
         unseen

@@ -4,7 +4,7 @@ use stealtrace_common::source::x86_msr::{MAX_IO_MSRS, MSR};
 
 use crate::{
     maps::given,
-    read::{field, user},
+    read::{Structure, user},
 };
 
 /// `struct kvm_msr_entry` (`arch/x86/include/uapi/asm/kvm.h`).
@@ -21,14 +21,14 @@ const MSRS_HEADER: u64 = 8;
 
 /// Is this `struct msr_data` about it?
 #[inline(always)]
-pub(crate) fn is_about(msr: u64) -> bool {
-    field::<u32>(msr, given!(LAYOUT.msr_index)) == MSR
+pub(crate) fn is_about(msr: impl Structure) -> bool {
+    msr.field::<u32>(given!(LAYOUT.msr_index)) == MSR
 }
 
 /// Does it come from the VMM?
 #[inline(always)]
-pub(crate) fn is_by_host(msr: u64) -> bool {
-    field::<u8>(msr, given!(LAYOUT.msr_host_initiated)) != 0
+pub(crate) fn is_by_host(msr: impl Structure) -> bool {
+    msr.field::<u8>(given!(LAYOUT.msr_host_initiated)) != 0
 }
 
 /// Where it stands in a user's `struct kvm_msrs`, counted from 1; 0 if it is not there. A function of its own: the verifier

@@ -38,7 +38,7 @@ fn threads_and_counters_are_what_qemus_monitor_says() {
             assert_eq!(lines(part, witness).len(), 2, "{part}");
         }
         assert!(
-            part.lines().any(|line| line.contains("kprobe backend") && line.ends_with("lost: 0")),
+            part.lines().any(|line| line.contains("fentry backend") && line.ends_with("lost: 0")),
             "{part}"
         );
     }

@@ -81,10 +81,10 @@ pub(crate) fn check() -> Result<u8> {
     Ok(0)
 }
 
-/// Begin with what comes over the network while the CPUs compile. What fails here fails again where it is needed, which
-/// says so.
+/// Begin with what comes over the network while the CPUs compile; what is compiled would only keep them from that. What
+/// fails here fails again where it is needed, which says so.
 fn fetch_ahead() {
-    thread::spawn(|| peers::names().for_each(|program| drop(peers::find(program))));
+    thread::spawn(|| peers::fetched_for_tests().for_each(|program| drop(peers::find(program))));
     thread::spawn(|| lab::of_every_run().for_each(|kernel| drop(kernel.files())));
 }
 

@@ -1,4 +1,4 @@
-//! Programs of others that packages are made with or that tests let stealtrace meet, in the cache and not installed, so
+//! Programs of others that packages are made with, that tests let stealtrace meet or that it is measured against, in the cache and not installed, so
 //! that no service of theirs starts here. To add one: a row.
 
 use std::{
@@ -18,6 +18,8 @@ use crate::{
 enum From {
     /// A package of Debian, and where the program lies in that.
     Debian(&'static str, &'static str),
+    /// The same, with all that the package needs and the system lacks.
+    WithNeeds(&'static str, &'static str),
     /// A package of Python's index; the program is a Python that has it.
     Python(&'static str),
     /// The version of a crate, which has the program's name.
@@ -40,23 +42,28 @@ const PEERS: &[(&str, From)] = &[
     ("cargo-deny", From::Crate("0.20.2")),
     ("cargo-generate-rpm", From::Crate("0.21.1")),
     ("mmdebstrap", From::Debian("mmdebstrap", "usr/bin/mmdebstrap")),
+    ("bpftrace", From::WithNeeds("bpftrace", "usr/bin/bpftrace")),
+    ("perf", From::WithNeeds("linux-perf", "usr/bin/perf")),
+    ("strace", From::WithNeeds("strace", "usr/bin/strace")),
     ("debian", From::System(&[])),
     ("chromium", From::System(&["chromium", "fonts-dejavu-core"])),
     ("packaging", From::System(&["lintian", "rpmlint", "rpm", "buildah"])),
 ];
 
-/// All of them.
-pub(crate) fn names() -> impl Iterator<Item = &'static str> {
-    PEERS.iter().map(|(name, _)| *name)
+/// Those that tests need and that come over the network, not from a compiler.
+pub(crate) fn fetched_for_tests() -> impl Iterator<Item = &'static str> {
+    let is_fetched = |from: &From| !matches!(from, From::WithNeeds(..) | From::Crate(_));
+    PEERS.iter().filter(move |(_, from)| is_fetched(from)).map(|(name, _)| *name)
 }
 
 /// Where it is; fetched if need be.
 pub(crate) fn find(name: &str) -> Result<PathBuf> {
     let row = PEERS.iter().find(|(program, _)| *program == name);
-    let all = || names().collect::<Vec<_>>().join(", ");
+    let all = || PEERS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
     let (_, from) = row.with_context(|| format!("no program {name}; there are {}", all()))?;
     let (package, file) = match from {
         From::Debian(package, file) => ((*package).to_owned(), (*file).to_owned()),
+        From::WithNeeds(package, _) => (format!("{package}-with-needs"), name.to_owned()),
         From::Python(package) => ((*package).to_owned(), "python".to_owned()),
         From::Crate(version) => (format!("{name}-{version}"), format!("bin/{name}")),
         From::System(_) => (format!("system-{name}"), "enter".to_owned()),
@@ -65,6 +72,7 @@ pub(crate) fn find(name: &str) -> Result<PathBuf> {
         say(&format!("fetching {package}"));
         match from {
             From::Debian(..) => unpack(&package, into),
+            From::WithNeeds(package, file) => unpack_with_needs(name, package, file, into),
             From::Python(_) => with_python(&package, into),
             From::Crate(version) => install(name, version, into),
             From::System(packages) => bootstrap(packages, into),
@@ -78,6 +86,18 @@ fn unpack(package: &str, into: &Path) -> Result<()> {
         debian::refresh_lists()?;
         debian::unpack(package, into)
     })
+}
+
+/// The program is a script that knows where its libraries lie.
+fn unpack_with_needs(name: &str, package: &str, file: &str, into: &Path) -> Result<()> {
+    debian::refresh_lists()?;
+    debian::Archive::system().unpack_with_needs(&[package], &into.join("root"))?;
+    let script = format!(
+        "#!/bin/sh\nroot=$(dirname \"$(readlink -f \"$0\")\")/root\n\
+         export LD_LIBRARY_PATH=\"$root/usr/lib/x86_64-linux-gnu:$root/lib/x86_64-linux-gnu\"\n\
+         exec \"$root/{file}\" \"$@\"\n"
+    );
+    cache::script(&into.join(name), &script)
 }
 
 /// The folder is renamed once it is whole, so the package lies beside a script that finds it there.

@@ -1,6 +1,6 @@
 //! Attaching: each program to its place, or why the kernel refuses.
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Error, Result, anyhow, bail};
 use aya::{
     Ebpf,
     programs::{KProbe, Program, ProgramError, RawTracePoint, TracePoint},
@@ -13,68 +13,141 @@ use stealtrace_common::{
 
 use super::{
     BackendKind, Plan, Processes,
-    table::{Hook, Place, label, place, planned, serves_edges},
+    fentry::{Programs, Running},
+    table::{Hook, Place, by, label, place, planned, serves_edges},
 };
-use crate::kernel::KernelFacts;
+use crate::kernel::{KernelFacts, bpf::On};
 
-/// A probe that is attached, and to what, as people say it.
+/// A probe that is attached, in which way, and to what, as people say it.
 #[derive(Clone, Copy)]
 pub(super) struct Attached {
-    pub(super) probe: Probe,
+    pub(super) row: &'static ProbeRow,
     pub(super) program: &'static str,
     pub(super) target: &'static str,
+    pub(super) kind: BackendKind,
 }
 
-pub(super) fn attach_all(
-    ebpf: &mut Ebpf,
-    plan: &Plan,
-    kind: BackendKind,
-    facts: &KernelFacts,
-) -> Result<Vec<Attached>> {
-    let follows = matches!(plan.processes, Processes::Tree(_));
-    let mut attached = Vec::new();
-    for row in planned(plan.task, kind).into_iter().filter(|row| row.probe != Probe::Fork || follows) {
-        match place(row, facts) {
-            Ok(place) if plan.volume == Volume::Edges && !serves_edges(row, &place) => {}
-            Ok(place) => {
-                let floor = place.hook.floor().filter(|_| plan.floor);
-                let place = Place { program: floor.unwrap_or(place.program), ..place };
-                attach_one(ebpf, place)?;
-                attached.push(Attached { probe: row.probe, program: place.program, target: place.target });
+/// The kernel side while it is attached: each probe in the first of the ways that the kernel lets it have.
+pub(super) struct Attaching<'a> {
+    pub(super) ebpf: &'a mut Ebpf,
+    /// For fentry, if that is one of the ways.
+    pub(super) programs: Option<Programs>,
+    pub(super) running: Vec<Running>,
+    pub(super) plan: &'a Plan,
+    pub(super) ways: &'a [BackendKind],
+    pub(super) facts: &'a KernelFacts,
+}
+
+impl Attaching<'_> {
+    pub(super) fn all(&mut self) -> Result<Vec<Attached>> {
+        let follows = matches!(self.plan.processes, Processes::Tree(_));
+        let rows = planned(self.plan.task, self.ways).into_iter();
+        let mut attached = self.calls()?; // first, so that ours run before them
+        for row in rows.filter(|row| row.probe != Probe::Fork || follows) {
+            match self.row(row) {
+                Ok(one) => attached.extend(one),
+                Err(reason) if row.required => return Err(reason),
+                Err(reason) => log::info!("without {}: {reason:#}", label(row, self.facts)),
             }
-            Err(reason) if row.required => return Err(anyhow!(reason)),
-            Err(reason) => log::info!("without {}: {reason}", label(row, facts)),
         }
+        Ok(attached)
     }
-    Ok(attached)
+
+    /// None if it is not worth its price; else the last way's error if it is refused in all.
+    fn row(&mut self, row: &'static ProbeRow) -> Result<Option<Attached>> {
+        let mut refused = anyhow!("there is no way");
+        for kind in self.ways {
+            match self.row_by(row, *kind) {
+                Ok(one) => return Ok(one),
+                Err(reason) => {
+                    log::info!("{} not by {kind}: {reason:#}", label(row, self.facts));
+                    refused = reason;
+                }
+            }
+        }
+        Err(refused)
+    }
+
+    fn row_by(&mut self, row: &'static ProbeRow, kind: BackendKind) -> Result<Option<Attached>> {
+        let place = place(row, kind, self.facts).map_err(Error::msg)?;
+        if self.plan.volume == Volume::Edges && !serves_edges(row, &place) {
+            return Ok(None);
+        }
+        let floor = place.hook.floor().filter(|_| self.plan.floor);
+        let place = Place { program: floor.unwrap_or(place.program), ..place };
+        self.one(place)?;
+        Ok(Some(Attached { row, program: place.program, target: place.target, kind }))
+    }
+
+    fn one(&mut self, place: Place<'_>) -> Result<()> {
+        let on = match place.hook {
+            Hook::Fentry => On::Entry,
+            Hook::Fexit => On::Exit,
+            Hook::Kprobe | Hook::Kretprobe => return self.kprobe(place),
+            _ => return attach_one(self.ebpf, place),
+        };
+        let function = self.facts.fentry().ok().and_then(|fentry| fentry.function(place.target));
+        let (Some(function), Some(programs)) = (function, &self.programs) else {
+            bail!("no fentry for {}", place.target);
+        };
+        let running = programs.attach(place.program, on, function);
+        self.running.push(running.with_context(|| format!("attach {} to {}", place.program, place.target))?);
+        Ok(())
+    }
+
+    /// Without perf where the kernel can: that is cheaper, and takes fewer privileges.
+    fn kprobe(&mut self, place: Place<'_>) -> Result<()> {
+        let on_return = place.hook == Hook::Kretprobe;
+        let address =
+            self.facts.symbols.address(place.target).filter(|_| self.facts.symbols.has_kprobe_multi());
+        if let (Some(programs), Some(address)) = (&self.programs, address) {
+            match programs.attach_kprobe(place.program, address, on_return) {
+                Ok(running) => {
+                    self.running.push(running);
+                    return Ok(());
+                }
+                Err(error) => log::info!("{} not without perf: {error:#}", place.target),
+            }
+        }
+        attach_one(self.ebpf, place)
+    }
+
+    /// The view of calls: the same program on many functions.
+    fn calls(&mut self) -> Result<Vec<Attached>> {
+        let symbols = &self.facts.symbols;
+        let present: Vec<_> = self.plan.functions.iter().filter(|name| symbols.has(name)).collect();
+        if present.is_empty() || self.ways.contains(&BackendKind::Tracepoint) {
+            return Ok(Vec::new());
+        }
+        let mut attached = Vec::new();
+        for row in probes(Set::Calls) {
+            let mut ways = Vec::new();
+            for name in &present {
+                ways.push(self.call(row, name)?);
+            }
+            let kind = ways.into_iter().max().unwrap_or(BackendKind::Kprobe);
+            attached.push(Attached { row, program: by(row, kind).0, target: row.purpose, kind });
+        }
+        Ok(attached)
+    }
+
+    fn call(&mut self, row: &'static ProbeRow, function: &str) -> Result<BackendKind> {
+        let mut refused = anyhow!("there is no way");
+        for kind in self.ways {
+            let (program, hook) = by(row, *kind);
+            match self.one(Place { program, hook, target: function }) {
+                Ok(()) => return Ok(*kind),
+                Err(reason) => refused = reason,
+            }
+        }
+        Err(refused)
+    }
 }
 
-/// The view of calls: one program on many functions.
-pub(super) fn attach_calls(
-    ebpf: &mut Ebpf,
-    plan: &Plan,
-    kind: BackendKind,
-    facts: &KernelFacts,
-) -> Result<Vec<Attached>> {
-    let present: Vec<_> = plan.functions.iter().filter(|name| facts.symbols.has(name)).collect();
-    if present.is_empty() || kind == BackendKind::Tracepoint {
-        return Ok(Vec::new());
-    }
-    for row in probes(Set::Calls) {
-        let kprobe: &mut KProbe = program(ebpf, row.program)?.try_into()?;
-        loaded(row.program, kprobe.load())?;
-        for name in &present {
-            kprobe.attach(name, 0).with_context(|| format!("attach kprobe to {name}"))?;
-        }
-    }
-    let attached = |row: &ProbeRow| Attached { probe: row.probe, program: row.program, target: row.purpose };
-    Ok(probes(Set::Calls).map(attached).collect())
-}
-
-pub(super) fn attach_one(ebpf: &mut Ebpf, Place { program: name, hook, target }: Place) -> Result<()> {
+pub(super) fn attach_one(ebpf: &mut Ebpf, Place { program: name, hook, target }: Place<'_>) -> Result<()> {
     let program = program(ebpf, name)?;
     match hook {
-        Hook::Kprobe => {
+        Hook::Kprobe | Hook::Kretprobe => {
             let kprobe: &mut KProbe = program.try_into()?;
             loaded(name, kprobe.load())?;
             kprobe.attach(target, 0).with_context(|| format!("attach kprobe to {target}"))?;
@@ -90,6 +163,7 @@ pub(super) fn attach_one(ebpf: &mut Ebpf, Place { program: name, hook, target }:
             let context = || format!("attach to tracepoint syscalls:{target}");
             tracepoint.attach("syscalls", target).with_context(context)?;
         }
+        Hook::Fentry | Hook::Fexit => bail!("{name} is attached in another way"),
         Hook::Iterator => bail!("{name} is an iterator, which runs when it is asked to"),
     }
     Ok(())

@@ -4,12 +4,13 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
+    path::PathBuf,
 };
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Btf, Ebpf,
-    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
+    maps::{HashMap, Map, MapData, PerCpuArray, RingBuf},
     programs::{Iter, Program},
 };
 use aya_log::EbpfLogger;
@@ -21,23 +22,29 @@ use stealtrace_common::{
 };
 
 use super::{
-    BackendKind, Plan,
-    attach::{Attached, attach_all, attach_calls, loaded, program},
-    choose,
-    load::{CounterPod, LayoutPod, QuietPod, VcpuPod, find_namespace, load, take, watch},
-    rehearsal,
+    BackendKind, Plan, Task,
+    attach::{Attached, Attaching, loaded, program},
+    fentry::{Programs, Running},
+    load::{CounterPod, LayoutPod, VcpuPod, find_namespace, load, take, watch},
+    rehearsal, ways,
 };
 use crate::{
-    kernel::KernelFacts,
+    kernel::{KernelFacts, bpf, kvm_is_a_module, vendor_folder},
     model::{Losses, Lost, ProbeLoss},
 };
 
 /// Probes attached to the running kernel; detached when dropped.
 pub struct EbpfBackend {
     ebpf: Ebpf,
+    /// On fentry.
+    running: Vec<Running>,
+    /// What those missed that run no more, by their programs.
+    missed: Vec<(&'static str, u64)>,
+    /// What goes before kvm where it is a module, which these keep there.
+    vendor: Option<PathBuf>,
     ring: RingBuf<MapData>,
     counters: PerCpuArray<MapData, CounterPod>,
-    quiet: Array<MapData, QuietPod>,
+    quiet: MapData,
     vcpus: HashMap<MapData, u64, VcpuPod>,
     /// Is anything passed over? Else there is nothing in `quiet`.
     passes_over: bool,
@@ -56,16 +63,25 @@ impl EbpfBackend {
     /// When the kernel has no place for a required probe, or refuses a program; says which.
     pub fn attach(plan: &Plan, facts: &KernelFacts) -> Result<Self> {
         let types = facts.require_traceable()?;
-        let kind = choose(plan.wanted, facts)?;
-        let layout = types.layout(facts.symbols.address("kvm_vcpu_ioctl"))?;
-        let layout = if types.are_of_kvm { layout } else { rehearsal::confirmed(layout, kind, facts)? };
-        Self::attach_by(layout, kind, plan, facts)
+        let ways = ways(plan.wanted, facts)?;
+        let layout = types.layout(&facts.symbols)?;
+        let layout = if types.are_of_kvm { layout } else { rehearsal::confirmed(layout, &ways, facts)? };
+        let attached = Self::attach_by(layout, &ways, plan, facts);
+        let last = [BackendKind::Tracepoint];
+        let may_be_last = plan.wanted.is_none() && ways != last && matches!(plan.task, Task::Watch);
+        match attached {
+            Err(error) if may_be_last && BackendKind::Tracepoint.problem(facts).is_none() => {
+                log::info!("by no function: {error:#}");
+                Self::attach_by(layout, &last, plan, facts)
+            }
+            attached => attached,
+        }
     }
 
-    /// The same in this way, where everything is where this layout says.
+    /// The same in these ways, where everything is where this layout says.
     pub(super) fn attach_by(
         layout: Layout,
-        kind: BackendKind,
+        ways: &[BackendKind],
         plan: &Plan,
         facts: &KernelFacts,
     ) -> Result<Self> {
@@ -74,6 +90,13 @@ impl EbpfBackend {
         let layout = LayoutPod(layout);
         let namespace = find_namespace(namespace, layout, plan)?;
         let mut ebpf = load(layout, plan, namespace)?;
+        let takes_more_than_aya = |kind: &BackendKind| match kind {
+            BackendKind::Fentry => true,
+            BackendKind::Kprobe => facts.symbols.has_kprobe_multi(),
+            BackendKind::Tracepoint => false,
+        };
+        let programs =
+            ways.iter().any(takes_more_than_aya).then(|| Programs::with_maps_of(&ebpf, plan.verbose));
         let logger = EbpfLogger::init(&mut ebpf).context("start the kernel side's log")?;
         let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?).with_context(|| {
             format!(
@@ -82,13 +105,19 @@ impl EbpfBackend {
             )
         })?;
         let counters = PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?)?;
-        let quiet = Array::try_from(take(&mut ebpf, "QUIET")?)?;
+        let Map::Array(quiet) = take(&mut ebpf, ".bss.quiet")? else { bail!("the kernel side has no slots") };
         let vcpus = HashMap::try_from(take(&mut ebpf, "VCPUS")?)?;
         watch(&mut ebpf, &plan.processes)?;
-        let mut attached = attach_calls(&mut ebpf, plan, kind, facts)?; // first, so that ours run before them
-        attached.extend(attach_all(&mut ebpf, plan, kind, facts)?);
+        let programs = programs.transpose()?;
+        let mut attaching = Attaching { ebpf: &mut ebpf, programs, running: Vec::new(), plan, ways, facts };
+        let attached = attaching.all()?;
+        let running = attaching.running;
+        let kind = cheapest(&attached).or(ways.first().copied()).unwrap_or(BackendKind::Tracepoint);
         Ok(Self {
             ebpf,
+            vendor: vendor_folder().filter(|_| kvm_is_a_module() && !running.is_empty()),
+            running,
+            missed: Vec::new(),
             ring,
             counters,
             quiet,
@@ -106,6 +135,33 @@ impl EbpfBackend {
     #[must_use]
     pub const fn kind(&self) -> BackendKind {
         self.kind
+    }
+
+    /// The same as people say it, and which probes are attached in another way.
+    #[must_use]
+    pub fn way(&self) -> String {
+        let others: Vec<_> = told_by_way(&self.attached)
+            .filter(|one| one.kind != self.kind)
+            .map(|one| format!("{} by {}", one.target, one.kind))
+            .collect();
+        let others = if others.is_empty() { String::new() } else { format!(" ({})", others.join(", ")) };
+        format!("{} backend{others}", self.kind)
+    }
+
+    /// Let go of kvm if the rest of it was unloaded, so that it can be, too: no VM is left. True if so, once.
+    pub fn lets_go(&mut self) -> bool {
+        let gone = self.vendor.take_if(|vendor| !vendor.exists());
+        if gone.is_some() {
+            self.stop_running();
+        }
+        gone.is_some()
+    }
+
+    /// The last first: what ends something goes after what begins it.
+    fn stop_running(&mut self) {
+        while let Some(one) = self.running.pop() {
+            self.missed.extend(one.misses().map(|misses| (one.name, misses)));
+        }
     }
 
     /// Hand over up to `limit` entries while `each` takes them; true if the ring is empty then.
@@ -143,7 +199,8 @@ impl EbpfBackend {
         if iterator.fd().is_err() {
             let types = Btf::from_sys_fs().context("read the kernel's types")?;
             loaded(row.program, iterator.load(target, &types))?;
-            self.attached.push(Attached { probe: row.probe, program: row.program, target });
+            let kind = self.kind;
+            self.attached.push(Attached { row, program: row.program, target, kind });
         }
         let link = iterator.attach().context("make an iterator over open files")?;
         let mut files = iterator.take_link(link)?.into_file()?;
@@ -158,6 +215,7 @@ impl EbpfBackend {
 
     /// Remove every probe; what is in the ring stays there to be drained.
     pub fn detach(&mut self) {
+        self.stop_running();
         for Attached { program, .. } in self.attached.iter().rev() {
             // Dropping a program's links removes them; a program without links is inert.
             match self.ebpf.program_mut(program) {
@@ -174,11 +232,10 @@ impl EbpfBackend {
     /// # Errors
     /// When the kernel does not let us read the counters.
     pub fn losses(&self) -> Result<Losses> {
-        let mut probes: Vec<_> =
-            self.attached.iter().map(|one| self.loss(one.probe, one.target)).collect::<Result<_>>()?;
+        let mut probes: Vec<_> = self.attached.iter().map(|one| self.loss(one)).collect::<Result<_>>()?;
         let (entered, left) = self.quiet_hits()?;
         for (one, loss) in self.attached.iter().zip(&mut probes) {
-            match one.probe {
+            match one.row.probe {
                 Probe::VcpuIoctl | Probe::SysEnter => loss.hits += entered,
                 Probe::VcpuPut | Probe::SysExit => loss.hits += left,
                 _ => {}
@@ -194,7 +251,7 @@ impl EbpfBackend {
     pub fn lost(&self) -> Result<Lost> {
         let mut lost = Lost::from([("undecodable", self.undecodable)]);
         for one in &self.attached {
-            *lost.entry(one.target).or_default() += self.loss(one.probe, one.target)?.lost;
+            *lost.entry(one.target).or_default() += self.loss(one)?.lost;
         }
         Ok(lost)
     }
@@ -217,12 +274,6 @@ impl EbpfBackend {
         }
         for address in gone {
             let _gone_by_now = self.vcpus.remove(&address);
-            let slot = QuietVcpu::slot(address);
-            let QuietPod(quiet) = self.quiet.get(&slot, 0).context("read what was quiet")?;
-            if quiet.vcpu == address {
-                let free = QuietVcpu { entered: quiet.entered, left: quiet.left, ..QuietVcpu::default() };
-                self.quiet.set(slot, QuietPod(free), 0).context("free a slot")?;
-            }
         }
         Ok(())
     }
@@ -233,22 +284,23 @@ impl EbpfBackend {
         if !self.passes_over {
             return Ok(hits);
         }
-        for slot in self.quiet.iter() {
-            let QuietPod(quiet) = slot.context("read what was quiet")?;
+        let mut slots = vec![QuietVcpu::default(); QuietVcpu::SLOTS as usize];
+        bpf::look_up(self.quiet.fd().as_fd(), 0, &mut slots).context("read what was quiet")?;
+        for quiet in slots {
             hits.0 += quiet.entered;
             hits.1 += quiet.left;
         }
         Ok(hits)
     }
 
-    fn loss(&self, probe: Probe, target: &str) -> Result<ProbeLoss> {
-        let per_cpu = self.counters.get(&(probe as u32), 0).context("read the probes' counters")?;
-        let sum = |of: fn(&Counter) -> u64| per_cpu.iter().map(|pod| of(&pod.0)).sum();
+    fn loss(&self, one: &Attached) -> Result<ProbeLoss> {
+        let per_cpu = self.counters.get(&(one.row.probe as u32), 0).context("read the probes' counters")?;
+        let sum = |of: fn(&Counter) -> u64| per_cpu.iter().map(|pod| of(&pod.0)).sum::<u64>();
         Ok(ProbeLoss {
-            probe: target.to_owned(),
+            probe: one.target.to_owned(),
             hits: sum(|counter| counter.hits),
             emitted: sum(|counter| counter.emitted),
-            lost: sum(|counter| counter.lost),
+            lost: sum(|counter| counter.lost) + self.misses(one.program)?,
             lost_by_cpu: per_cpu
                 .iter()
                 .map(|pod| pod.0.lost)
@@ -257,6 +309,23 @@ impl EbpfBackend {
                 .collect(),
         })
     }
+
+    /// What the kernel did not let a program see.
+    fn misses(&self, program: &str) -> Result<u64> {
+        let running = self.running.iter().filter(|one| one.name == program);
+        let running: u64 = running.map(Running::misses).sum::<Result<u64>>()?;
+        let before = self.missed.iter().filter(|(name, _)| *name == program);
+        Ok(running + before.map(|(_, misses)| misses).sum::<u64>())
+    }
+}
+
+/// Those that may be attached in one way or another.
+fn told_by_way(attached: &[Attached]) -> impl Iterator<Item = &Attached> {
+    attached.iter().filter(|one| matches!(one.row.set, Set::Functions | Set::Tracepoint | Set::Guard))
+}
+
+fn cheapest(attached: &[Attached]) -> Option<BackendKind> {
+    told_by_way(attached).map(|one| one.kind).min()
 }
 
 impl AsFd for EbpfBackend {

@@ -11,7 +11,7 @@ use stealtrace_common::{
     layout::Layout,
     probe::Counter,
     target::{GuardOrders, PidNamespace, Target},
-    vcpu::{QuietVcpu, VcpuState},
+    vcpu::VcpuState,
 };
 
 use super::{
@@ -21,7 +21,7 @@ use super::{
 };
 
 /// The kernel side, as the build script left it.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("STEALTRACE_OBJECT"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("STEALTRACE_OBJECT"));
 
 /// `aya::Pod` is a promise about the type; it can only be made for our own.
 #[repr(transparent)]
@@ -41,9 +41,6 @@ struct NamespacePod(PidNamespace);
 pub(super) struct CounterPod(pub(super) Counter);
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-pub(super) struct QuietPod(pub(super) QuietVcpu);
-#[repr(transparent)]
-#[derive(Clone, Copy)]
 pub(super) struct VcpuPod(pub(super) VcpuState);
 
 // SAFETY: Layout is repr(C) integers without padding.
@@ -52,8 +49,6 @@ unsafe impl Pod for LayoutPod {}
 unsafe impl Pod for TargetPod {}
 // SAFETY: GuardOrders is repr(C) integers without padding.
 unsafe impl Pod for GuardPod {}
-// SAFETY: QuietVcpu is repr(C) integers without padding.
-unsafe impl Pod for QuietPod {}
 // SAFETY: PidNamespace is repr(C) integers without padding.
 unsafe impl Pod for NamespacePod {}
 // SAFETY: VcpuState is repr(C) integers without padding.

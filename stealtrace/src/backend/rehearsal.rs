@@ -24,11 +24,11 @@ const WAITED: Duration = Duration::from_millis(1);
 const RING_BYTES: u32 = 1 << 18;
 
 /// This layout of the kernel's types, or what of it is otherwise in the kvm that runs, as it proved to be.
-pub(super) fn confirmed(layout: Layout, kind: BackendKind, facts: &KernelFacts) -> Result<Layout> {
+pub(super) fn confirmed(layout: Layout, ways: &[BackendKind], facts: &KernelFacts) -> Result<Layout> {
     let accumulates = (facts.era() == Era::Accumulating).then(|| accumulating(layout));
     let mut wrong = None;
     for layout in accumulates.into_iter().chain([layout]) {
-        let tried = rehearse(layout, kind, facts)
+        let tried = rehearse(layout, ways, facts)
             .context("kvm carries no types, and the kernel's cannot be tried out on a VM of ours")?;
         match tried {
             Ok(()) => return Ok(layout),
@@ -50,9 +50,9 @@ fn accumulating(layout: Layout) -> Layout {
 }
 
 /// Restore and run a vCPU; is what is seen what was done?
-fn rehearse(layout: Layout, kind: BackendKind, facts: &KernelFacts) -> Result<Result<()>> {
+fn rehearse(layout: Layout, ways: &[BackendKind], facts: &KernelFacts) -> Result<Result<()>> {
     let plan = Plan::of(Processes::These(vec![process::id()]), Volume::All, RING_BYTES);
-    let mut backend = EbpfBackend::attach_by(layout, kind, &plan, facts)?;
+    let mut backend = EbpfBackend::attach_by(layout, ways, &plan, facts)?;
     let mut vcpu = Vm::new()?.create_vcpu(VCPU_ID.into())?;
     accrue_run_delay(WAITED)?;
     vcpu.restore()?;

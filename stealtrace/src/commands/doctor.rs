@@ -66,11 +66,11 @@ fn checks(facts: &KernelFacts, usable: &Result<String, String>) -> Vec<Check> {
 /// The backend `auto` takes, or why there is none. Its probes are attached for a moment, to this process alone.
 fn usable(facts: &KernelFacts) -> Result<String, String> {
     let attempt = || -> Result<String> {
-        facts.require_traceable()?.layout(None)?;
+        facts.require_traceable()?.layout(&facts.symbols)?;
         let plan = Plan::of(Processes::These(vec![std::process::id()]), Volume::Edges, RING_BYTES);
         let mut backend = EbpfBackend::attach(&plan, facts)?;
         backend.detach();
-        Ok(backend.kind().to_string())
+        Ok(backend.way())
     };
     attempt().map_err(|error| format!("{error:#}"))
 }
@@ -98,11 +98,11 @@ fn namespace(facts: &KernelFacts) -> Result<String, String> {
 
 /// One line for a backend that cannot be used here, and is no fault.
 fn backend_checks(kind: BackendKind, facts: &KernelFacts) -> Vec<Check> {
-    match (kind, &facts.no_kprobes) {
-        (BackendKind::Kprobe, Some(reason)) => {
-            vec![Check::fact("kprobe backend", format!("not available: {reason}"))]
+    match kind.absence(facts) {
+        Some(reason) => {
+            vec![Check::fact(&format!("{kind} backend"), format!("not available: {reason}"))]
         }
-        _ => kind.probes().map(|row| probe(kind, row, facts)).collect(),
+        None => kind.probes().map(|row| probe(kind, row, facts)).collect(),
     }
 }
 
@@ -147,7 +147,7 @@ fn kvm(facts: &KernelFacts) -> Result<String, String> {
 fn btf(facts: &KernelFacts) -> Result<String, String> {
     match &facts.types {
         Err(error) => Err(format!("{error:#}")),
-        Ok(types) => match types.layout(None) {
+        Ok(types) => match types.layout(&facts.symbols) {
             Err(error) => Err(format!("{error:#}")),
             Ok(_) if std::path::Path::new(KVM_BTF).exists() => {
                 Ok("kernel and kvm module, every field found".to_owned())
@@ -191,7 +191,7 @@ const fn era(era: Era) -> &'static str {
 
 fn probe(kind: BackendKind, row: &ProbeRow, facts: &KernelFacts) -> Check {
     let item = format!("{kind}: {}", label(row, facts));
-    match place(row, facts) {
+    match place(row, kind, facts) {
         Ok(place) => Check::of(&item, Ok(format!("usable at {}: {}", place.target, row.purpose))),
         Err(reason) if row.required => Check::of(&item, Err(reason)),
         Err(reason) => Check::fact(&item, format!("{reason}; not required")),

@@ -131,7 +131,7 @@ fn give_up_privileges(kind: BackendKind, release: &str) -> Result<()> {
     }
     const ATTACHING: [Cap; 3] = [Cap::CAP_BPF, Cap::CAP_PERFMON, Cap::CAP_SYSLOG];
     let mut later = if kvm_is_a_module() { ATTACHING.to_vec() } else { Vec::new() };
-    if kvm_is_a_module() && kind == BackendKind::Kprobe && perf_takes_sys_admin() {
+    if kvm_is_a_module() && kind != BackendKind::Tracepoint && perf_takes_sys_admin() {
         later.push(Cap::CAP_SYS_ADMIN);
     }
     let kept = privileges::drop_all_but(&looking, &later)?;
@@ -143,7 +143,7 @@ fn give_up_privileges(kind: BackendKind, release: &str) -> Result<()> {
 struct Exporter {
     vcpus: Vcpus,
     /// Which loading of kvm the probes are attached to; None while it is not loaded.
-    loading: Option<u64>,
+    loading: Option<(u64, u64)>,
     start_ns: u64,
     service: Service,
     looked: Instant,

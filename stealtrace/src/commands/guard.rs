@@ -12,7 +12,7 @@ use stealtrace_common::{
 
 use super::{Run, Shared, options::that};
 use crate::{
-    backend::{self, BackendKind, Plan, Processes, Task},
+    backend::{self, Plan, Processes, Task},
     exit::Exit,
     kernel::{Capability, KernelFacts, Lockdown},
     live::{Live, Sink},
@@ -99,7 +99,6 @@ impl Guard {
             reserved: 0,
         };
         Plan {
-            wanted: Some(BackendKind::Kprobe),
             task: Task::Guard(orders),
             verbose,
             ..Plan::of(Processes::named(&self.pids), Volume::Edges, RING_BYTES)

@@ -104,8 +104,10 @@ impl Only {
 /// `--backend`
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum BackendChoice {
-    /// Kprobes if this kernel has them, else tracepoints
+    /// The cheapest that this kernel has, function by function
     Auto,
+    /// Programs on the entries of KVM's functions
+    Fentry,
     /// Kprobes on KVM's functions
     Kprobe,
     /// Raw tracepoints on system calls
@@ -116,6 +118,7 @@ impl From<BackendChoice> for Option<BackendKind> {
     fn from(choice: BackendChoice) -> Self {
         match choice {
             BackendChoice::Auto => None,
+            BackendChoice::Fentry => Some(BackendKind::Fentry),
             BackendChoice::Kprobe => Some(BackendKind::Kprobe),
             BackendChoice::Tracepoint => Some(BackendKind::Tracepoint),
         }

@@ -172,10 +172,10 @@ fn say_what_calls_cannot_show(functions: &[String], kind: BackendKind, facts: &K
         BackendKind::Tracepoint if !functions.is_empty() => {
             remark("the tracepoint backend shows entry and return of ioctls, not of KVM's functions");
         }
-        BackendKind::Kprobe if !missing.is_empty() => {
+        BackendKind::Fentry | BackendKind::Kprobe if !missing.is_empty() => {
             say(&format!("not in this kernel (inlined or absent): {}", missing.join(", ")));
         }
-        BackendKind::Tracepoint | BackendKind::Kprobe => {}
+        BackendKind::Fentry | BackendKind::Kprobe | BackendKind::Tracepoint => {}
     }
 }
 
@@ -192,7 +192,7 @@ struct Tracing {
 impl Tracing {
     fn run(mut self, time: Option<Duration>) -> Result<Summary> {
         if !self.has_command && !self.live.is_interrupted() {
-            remark(&format!("tracing ({} backend); Ctrl-C ends it", self.live.backend.kind()));
+            remark(&format!("tracing ({}); Ctrl-C ends it", self.live.backend.way()));
         }
         let Self { live, shown, recording, .. } = &mut self;
         let recording = recording.iter_mut().map(|recording| recording as &mut dyn Sink);
@@ -221,7 +221,7 @@ impl Tracing {
         let mut summary = self.shown.pipeline.summary();
         summary.duration_ns = now_ns()?.saturating_sub(self.live.start_ns);
         summary.edges = self.edges;
-        summary.source = format!("{} backend", self.live.backend.kind());
+        summary.source = self.live.backend.way();
         summary.losses = self.live.backend.losses()?;
         summary.unproved = self.unproved(ended, summary.vcpus.is_empty());
         Ok(summary)
@@ -231,6 +231,9 @@ impl Tracing {
     fn unproved(&self, ended: Option<&Ended>, saw_nothing: bool) -> Option<String> {
         if let Some(failure) = ended.and_then(Ended::failure) {
             return Some(format!("the command failed: {failure}"));
+        }
+        if self.live.lost_kvm() {
+            return Some("kvm was unloaded, and what a kvm loaded since did was not seen".to_owned());
         }
         match (self.has_command, ended) {
             _ if !saw_nothing => None,

@@ -14,11 +14,12 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use btf_rs::{Backend, Btf, BtfType, Member, Type};
 use stealtrace_common::{
     layout::{ABSENT, Layout},
+    probe::functions,
     source::Source,
     target::PidNamespace,
 };
 
-use super::{Era, kvm_is_a_module};
+use super::{Era, Fentry, Symbols, kvm_is_a_module, symbols::TYPED_CURRENT};
 
 /// BTF of the kernel image.
 pub const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -46,21 +47,24 @@ pub struct KernelTypes {
     pub are_of_kvm: bool,
     /// Is it known where the guest's area lies in the host's memory?
     pub shows_steal_area: bool,
+    /// kvm's functions by fentry, or why not.
+    pub fentry: Result<Fentry, String>,
     /// But for the address of a function.
     layout: Result<Layout>,
 }
 
 impl KernelTypes {
-    /// Read /sys/kernel/btf, for a stealtrace in this PID namespace.
+    /// Read /sys/kernel/btf, for a stealtrace in this PID namespace; these functions may be probed beside our own.
     ///
     /// # Errors
     /// When the kernel carries no type information, or it cannot be parsed.
-    pub fn read(namespace: PidNamespace) -> Result<Self> {
+    pub fn read(namespace: PidNamespace, functions: &[String]) -> Result<Self> {
         let types = Types::read()?;
         Ok(Self {
             era: types.era(),
             are_of_kvm: Path::new(KVM_BTF).exists() || !kvm_is_a_module(),
             shows_steal_area: types.cached_area().is_ok_and(|at| at != ABSENT),
+            fentry: types.fentry(functions),
             layout: types.layout(namespace),
         })
     }
@@ -69,9 +73,10 @@ impl KernelTypes {
     ///
     /// # Errors
     /// Names the first required field this kernel lacks or keeps in another size.
-    pub fn layout(&self, kvm_vcpu_ioctl: Option<u64>) -> Result<Layout> {
+    pub fn layout(&self, symbols: &Symbols) -> Result<Layout> {
         let layout = self.layout.as_ref().map_err(|error| anyhow!("{error:#}"))?;
-        Ok(Layout { kvm_vcpu_ioctl: kvm_vcpu_ioctl.unwrap_or(0), ..*layout })
+        let kvm_vcpu_ioctl = symbols.address("kvm_vcpu_ioctl").unwrap_or(0);
+        Ok(Layout { kvm_vcpu_ioctl, current_is_typed: symbols.has(TYPED_CURRENT).into(), ..*layout })
     }
 }
 
@@ -133,6 +138,18 @@ impl Types {
             signal_live: self.required("signal_struct", "live", 4)?,
             kvm_mm: self.required("kvm", "mm", 8)?,
             kvm_vcpu_ioctl: 0,
+            current_is_typed: 0,
+        })
+    }
+
+    /// kvm's functions: our own, and these.
+    fn fentry(&self, more: &[String]) -> Result<Fentry, String> {
+        let mut functions: Vec<&str> = functions().collect();
+        functions.extend(more.iter().map(String::as_str));
+        let of_kvm = self.btf.split().unwrap_or_else(|| self.btf.base());
+        Fentry::find(self.btf.split().is_some(), &functions, |name| {
+            let ids = of_kvm.resolve_ids_by_name(name).ok()?;
+            ids.into_iter().find(|id| matches!(of_kvm.resolve_type_by_id(*id), Ok(Type::Func(_))))
         })
     }
 

@@ -1,6 +1,8 @@
 //! Read-only facts about the running kernel. Gathers, never judges; what cannot be known is said to be unknown.
 
+pub(crate) mod bpf;
 mod capabilities;
+mod fentry;
 mod layout;
 mod module;
 mod namespace;
@@ -13,8 +15,9 @@ use anyhow::{Result, anyhow, bail};
 use stealtrace_common::target::PidNamespace;
 
 pub use capabilities::{Capability, missing_capabilities};
+pub use fentry::Fentry;
 pub use layout::{KVM_BTF, KernelTypes, NO_AREA, VMLINUX_BTF};
-pub use module::{kvm_is_a_module, kvm_loading, reading_maps_takes_bpf};
+pub use module::{kvm_is_a_module, kvm_loading, reading_maps_takes_bpf, vendor_folder};
 pub use perf::perf_takes_sys_admin;
 pub use symbols::Symbols;
 
@@ -73,6 +76,8 @@ pub struct KernelFacts {
     pub kvm: Kvm,
     /// Vendor module (`kvm_intel`, `kvm_amd`, …), if one is there.
     pub vendor: Option<String>,
+    /// Can nearly everything in it be preempted (`CONFIG_PREEMPT_RT`)?
+    pub is_realtime: bool,
     /// Kernel functions.
     pub symbols: Symbols,
     /// Kernel types, or why there are none.
@@ -96,7 +101,7 @@ impl KernelFacts {
         let pid_namespace = namespace::pid_namespace();
         let namespace = *pid_namespace.as_ref().unwrap_or(&PidNamespace::INITIAL);
         let (symbols, types) = thread::scope(|scope| {
-            let types = scope.spawn(|| KernelTypes::read(namespace));
+            let types = scope.spawn(|| KernelTypes::read(namespace, functions));
             (Symbols::read(functions), types.join())
         });
         let (symbols, no_symbols) = match symbols {
@@ -107,7 +112,9 @@ impl KernelFacts {
         Self {
             release: read_trimmed("/proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".to_owned()),
             kvm: kvm_presence(&symbols),
-            vendor: vendor_module(),
+            is_realtime: read_trimmed("/proc/sys/kernel/version")
+                .is_some_and(|version| version.contains("PREEMPT_RT")),
+            vendor: vendor_folder().and_then(|folder| folder.file_name()?.to_str().map(str::to_owned)),
             types: types.unwrap_or_else(|_| Err(anyhow!("reading the kernel's types panicked"))),
             syscall_events: perf.is_ok()
                 && ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
@@ -128,6 +135,15 @@ impl KernelFacts {
             return Era::Accumulating; // kvm itself says so, which may be newer or older than the kernel's types
         }
         self.types.as_ref().map_or(Era::Unknown, |types| types.era)
+    }
+
+    /// kvm's functions by fentry.
+    ///
+    /// # Errors
+    /// Why there is no such way here.
+    pub fn fentry(&self) -> Result<&Fentry, String> {
+        let types = self.types.as_ref().map_err(|error| format!("{error:#}"))?;
+        types.fentry.as_ref().map_err(Clone::clone)
     }
 
     /// In whose numbers threads and processes are told.
@@ -180,13 +196,6 @@ fn kvm_presence(symbols: &Symbols) -> Kvm {
     } else {
         Kvm::BuiltIn
     }
-}
-
-fn vendor_module() -> Option<String> {
-    fs::read_dir("/sys/module")
-        .ok()?
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .find(|name| name.starts_with("kvm_"))
 }
 
 fn lockdown() -> Lockdown {

@@ -9,6 +9,12 @@ use std::{
 use anyhow::{Context as _, Result};
 use stealtrace_common::probe::functions;
 
+/// The helper that says of which type `current` is.
+pub(super) const TYPED_CURRENT: &str = "bpf_get_current_task_btf";
+
+/// There where kprobes can be had without perf.
+const KPROBE_MULTI: &str = "bpf_kprobe_multi_link_release";
+
 /// The symbols that matter to us, by name.
 #[derive(Debug, Default)]
 pub struct Symbols(HashMap<String, u64>);
@@ -27,7 +33,7 @@ impl Symbols {
     /// Line by line: the whole is more than ten megabytes.
     fn parse(mut text: impl BufRead, more: &[String]) -> io::Result<Self> {
         let wanted = |name: &[u8]| {
-            functions().any(|wanted| wanted.as_bytes() == name)
+            functions().chain([TYPED_CURRENT, KPROBE_MULTI]).any(|wanted| wanted.as_bytes() == name)
                 || more.iter().any(|wanted| wanted.as_bytes() == name)
         };
         let mut symbols = HashMap::new();
@@ -49,6 +55,12 @@ impl Symbols {
     #[must_use]
     pub fn address(&self, name: &str) -> Option<u64> {
         self.0.get(name).copied().filter(|address| *address != 0)
+    }
+
+    /// Can kprobes be had without perf?
+    #[must_use]
+    pub fn has_kprobe_multi(&self) -> bool {
+        self.has(KPROBE_MULTI)
     }
 
     /// Why there is none.

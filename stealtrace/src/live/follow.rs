@@ -12,7 +12,10 @@ use tokio::{
 };
 
 use super::{Live, Sink};
-use crate::{os::process, pipeline::Flow};
+use crate::{
+    os::{process, talk::remark},
+    pipeline::Flow,
+};
 
 /// Events handled before anything else is looked at again.
 const BATCH: usize = 16_384;
@@ -81,7 +84,10 @@ impl Live {
                     }
                     drained
                 }
-                _ = tick.tick() => self.drain(sink)?,
+                _ = tick.tick() => {
+                    self.let_go();
+                    self.drain(sink)?
+                }
             };
             if drained == Drained::Enough || self.is_over()? {
                 return Ok(());
@@ -89,6 +95,13 @@ impl Live {
             self.interrupted = self.interrupt.came();
         }
         Ok(())
+    }
+
+    /// kvm must not stay loaded for our sake.
+    fn let_go(&mut self) {
+        if self.backend.lets_go() {
+            remark("kvm's vendor module was unloaded: letting go of kvm");
+        }
     }
 
     /// Has the command ended, or every process that was named?

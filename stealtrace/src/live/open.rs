@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::{
     backend::{EbpfBackend, Plan, Processes},
-    kernel::{KernelFacts, NO_AREA},
+    kernel::{KernelFacts, NO_AREA, kvm_loading},
     os::{
         clock::now_ns,
         command::{Ended, HeldCommand, Orphaned, RunningCommand},
@@ -29,6 +29,8 @@ pub(crate) struct Live {
     pub(crate) start_ns: u64,
     /// Nothing waits longer than this.
     pub(crate) tick: Duration,
+    /// Which kvm it is of.
+    loading: Option<(u64, u64)>,
     pub(super) interrupt: Interrupt,
     pub(super) interrupted: bool,
     held: Option<HeldCommand>,
@@ -59,14 +61,30 @@ impl Live {
             plan.processes = Processes::Tree(held.pid());
         }
         let start_ns = now_ns()?;
+        let loading = kvm_loading();
         let backend = EbpfBackend::attach(&plan, facts)?;
         let interrupted = interrupt.came();
-        Ok(Self { backend, start_ns, tick: TICK, interrupt, interrupted, held, command: None, watched })
+        Ok(Self {
+            backend,
+            start_ns,
+            tick: TICK,
+            loading,
+            interrupt,
+            interrupted,
+            held,
+            command: None,
+            watched,
+        })
     }
 
     /// Did a signal come?
     pub(crate) const fn is_interrupted(&self) -> bool {
         self.interrupted
+    }
+
+    /// Was kvm unloaded meanwhile, or another loaded? Whatever that does was not seen.
+    pub(crate) fn lost_kvm(&self) -> bool {
+        kvm_loading() != self.loading
     }
 
     /// Let the command run, if there is one; not after a signal.

@@ -15,13 +15,11 @@ rm -f /tmp/started
 stealtrace trace > /dev/null 2> /tmp/started &
 pid=$!
 until grep -qs tracing /tmp/started; do sleep 0.1; done
-mount -t debugfs debugfs /sys/kernel/debug
-echo during $(grep -c kvm_vcpu_ioctl /sys/kernel/debug/kprobes/list)
+echo during $(grep -c kvm_vcpu_ioctl /sys/kernel/tracing/enabled_functions)
 kill -9 $pid
 wait $pid
-until [ $(grep -c . /sys/kernel/debug/kprobes/list) = 0 ]; do sleep 0.1; done
-echo after 0
-umount /sys/kernel/debug",
+until [ $(grep -c . /sys/kernel/tracing/enabled_functions) = 0 ]; do sleep 0.1; done
+echo after 0",
 );
 
 #[test]

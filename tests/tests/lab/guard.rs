@@ -153,9 +153,7 @@ done
 : > /tmp/enough
 wait $vm
 echo kills $kills repairs $(grep -c repaired /tmp/repairs)
-mount -t debugfs debugfs /sys/kernel/debug
-until [ $(grep -c . /sys/kernel/debug/kprobes/list) = 0 ]; do sleep 0.1; done
-umount /sys/kernel/debug
+until [ $(grep -c . /sys/kernel/tracing/enabled_functions) = 0 ]; do sleep 0.1; done
 echo left 0
 cat /tmp/verify",
 );

@@ -10,6 +10,7 @@ mod guard;
 mod guest;
 mod inspect;
 mod itself;
+mod privileges;
 mod refusals;
 mod shown;
 mod traces;

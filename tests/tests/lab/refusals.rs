@@ -29,7 +29,7 @@ fn doctor_tells_the_eras_and_the_update_probe_apart() {
         };
         assert_eq!(step.code, 0, "{}", step.stdout);
         let object = &json_lines(&step.stdout)[0];
-        assert_eq!(object["backend"], "kprobe");
+        assert_eq!(object["backend"], "fentry backend");
         assert!(step.stdout.contains(looks_like), "{}", step.stdout);
         assert!(step.stdout.contains(update), "{}", step.stdout);
         let guard = object["checks"].as_array().and_then(|all| all.iter().find(|one| one["item"] == "guard"));

@@ -7,6 +7,9 @@ use stealtrace_tests::{Run, expected, findings, json_lines, summary};
 use super::{Class, Findings, KERNELS, Kernel, Step, UNDERFLOW, number};
 
 pub(crate) static STEPS: &[&Step] = &[
+    &FENTRY.all,
+    &FENTRY.edges,
+    &FENTRY.recorded,
     &KPROBE.all,
     &KPROBE.edges,
     &KPROBE.recorded,
@@ -14,6 +17,7 @@ pub(crate) static STEPS: &[&Step] = &[
     &TRACEPOINT.edges,
     &TRACEPOINT.recorded,
     &RAW_TRACEPOINTS,
+    &ONE_WITHOUT_FENTRY,
     &HARMLESS,
 ];
 
@@ -40,6 +44,12 @@ struct Traced {
 const EDGES: &str = "cat /tmp/edges; exit $(cat /tmp/edges.code)";
 const RECORDED: &str = "stealtrace analyze --format json /tmp/recording";
 
+static FENTRY: Traced = Traced {
+    backend: "fentry",
+    all: Step::made("fentry", |kernel| traced_twice("fentry", kernel)),
+    edges: Step::every("fentry, edges", EDGES),
+    recorded: Step::every("fentry, recorded", RECORDED),
+};
 static KPROBE: Traced = Traced {
     backend: "kprobe",
     all: Step::made("kprobe", |kernel| traced_twice("kprobe", kernel)),
@@ -53,8 +63,8 @@ static TRACEPOINT: Traced = Traced {
     recorded: Step::every("tracepoint, recorded", RECORDED),
 };
 
-/// Both.
-static BACKENDS: [&Traced; 2] = [&KPROBE, &TRACEPOINT];
+/// Every one.
+static BACKENDS: [&Traced; 3] = [&FENTRY, &KPROBE, &TRACEPOINT];
 
 /// Two traces watch the same run: one reports everything and records it, the one around it only edges. Each scenario is a
 /// process of its own, by whose number what is found is told apart.
@@ -293,5 +303,31 @@ fn raw_tracepoints_serve_where_tracefs_is_not_mounted() {
         assert_eq!(step.code, 1, "{}{}", step.stdout, step.stderr);
         assert_eq!(findings(&json_lines(&step.stdout)), expected(UNDERFLOW), "{}", step.stdout);
         assert!(step.stdout.contains(r#""probe":"sys_enter""#), "{}", step.stdout);
+    }
+}
+
+/// As where the types of kvm do not tell of one function: the others have fentry all the same.
+static ONE_WITHOUT_FENTRY: Step = Step::every(
+    "one function without fentry",
+    "\
+sed s/kvm_set_msr_common/kvm_set_msr_commo_/ /sys/kernel/btf/kvm > /tmp/btf
+mount -o bind /tmp/btf /sys/kernel/btf/kvm
+stealtrace trace -v --findings-only --format json -- \
+    sh -c 'stealtrace verify --no-trace restore-by-main-thread > /dev/null'
+code=$?
+umount /sys/kernel/btf/kvm
+exit $code",
+);
+
+#[test]
+fn a_function_that_fentry_is_not_to_be_had_for_gets_a_kprobe_and_the_summary_says_so() {
+    for (kernel, step) in ONE_WITHOUT_FENTRY.runs() {
+        let lines = json_lines(&step.stdout);
+        let source = &summary(&lines)["source"];
+        assert_eq!(source, "fentry backend (kvm_set_msr_common by kprobe)", "{}", step.stderr);
+        let why = "kvm_set_msr_common not by fentry: no kvm_set_msr_common among the kernel's types";
+        assert!(step.stderr.contains(why), "{}", step.stderr);
+        let restored = lines.iter().any(|line| line["rule"] == "foreign-steal-restore");
+        assert!(restored, "{}: {}", kernel.name, step.stdout);
     }
 }

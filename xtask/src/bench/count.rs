@@ -22,7 +22,7 @@ watched() {
 }
 for work in get-regs run; do
     echo "$work unwatched $(calls)"
-    for backend in kprobe tracepoint; do
+    for backend in fentry kprobe tracepoint; do
         watched $backend-empty --backend $backend --findings-only --floor
         watched $backend-edges --backend $backend --findings-only
         watched $backend-all --backend $backend --format json
@@ -33,40 +33,62 @@ for work in get-regs run; do
 done
 "#;
 
+const KERNELS: [&str; 2] = ["stock-6.1", "stock-6.12"];
+const BACKENDS: [&str; 3] = ["fentry", "kprobe", "tracepoint"];
+
 pub(super) fn rows(_: &Path) -> Result<Vec<Row>> {
-    say("bench: instructions, in the lab");
-    let xtask = std::env::current_exe().context("find xtask itself")?;
-    let text =
-        output(Command::new(xtask).args(["lab", "run", "stock-6.1", "--icount", "--", "sh", "-c", SCRIPT]))?;
-    let calls = |work: &str, name: &str| -> Result<f64> {
-        let start = format!("{work} {name} ");
-        let line = text.lines().find_map(|line| line.strip_prefix(&start));
-        line.with_context(|| format!("the lab did not count {start}"))?.trim().parse().context("a number")
-    };
     let mut rows = Vec::new();
-    for work in ["get-regs", "run"] {
-        let unwatched = calls(work, "unwatched")?;
-        let added = |name: &str| Ok::<_, anyhow::Error>(calls(work, name)? - unwatched);
-        for backend in ["kprobe", "tracepoint"] {
-            let [empty, edges, all] =
-                ["empty", "edges", "all"].map(|name| added(&format!("{backend}-{name}")));
-            let (empty, edges, all) = (empty?, edges?, all?);
-            let counted = backend == "kprobe" && work == "run";
-            let goal = |goal| if counted { goal } else { Goal::None };
-            let mut row = |name: &str, number, unit, goal| {
-                rows.push(Row::of(format!("lab, {work}, {backend}, {name}"), vec![number], unit, goal));
-            };
-            row("empty programs", empty, "instructions", Goal::None);
-            row("edges", edges, "instructions", goal(Goal::AtMost(1020.0)));
-            row("edges over empty programs", edges / empty, "x", goal(Goal::AtMost(1.5)));
-            row("all", all, "instructions", Goal::None);
+    for kernel in KERNELS {
+        say(&format!("bench: instructions, on {kernel} in the lab"));
+        let counts = Counts::on(kernel)?;
+        for work in ["get-regs", "run"] {
+            for backend in BACKENDS {
+                rows.extend(of_backend(&counts, kernel, work, backend)?);
+            }
+            let name = format!("{kernel}, {work}, kvm tracepoints on");
+            let added = counts.added(work, "kvm-events")?;
+            rows.push(Row::of(name, vec![added], "instructions", Goal::None));
         }
-        rows.push(Row::of(
-            format!("lab, {work}, kvm tracepoints on"),
-            vec![added("kvm-events")?],
-            "instructions",
-            Goal::None,
-        ));
     }
     Ok(rows)
+}
+
+fn of_backend(counts: &Counts, kernel: &str, work: &str, backend: &str) -> Result<Vec<Row>> {
+    let added = |name: &str| counts.added(work, &format!("{backend}-{name}"));
+    let (empty, edges, all) = (added("empty")?, added("edges")?, added("all")?);
+    let (most_edges, most_over_empty, most_all) = match backend {
+        "fentry" => (Goal::AtMost(400.0), Goal::AtMost(1.6), Goal::AtMost(2500.0)),
+        "kprobe" => (Goal::AtMost(1070.0), Goal::AtMost(1.5), Goal::None),
+        _ => (Goal::AtMost(1300.0), Goal::None, Goal::None),
+    };
+    let row = |name: &str, number, unit, goal| {
+        Row::of(format!("{kernel}, {work}, {backend}, {name}"), vec![number], unit, goal)
+    };
+    Ok(vec![
+        row("empty programs", empty, "instructions", Goal::None),
+        row("edges", edges, "instructions", most_edges),
+        row("edges over empty programs", edges / empty, "x", most_over_empty),
+        row("all", all, "instructions", most_all),
+    ])
+}
+
+/// Instructions per call, by work and watcher.
+struct Counts(String);
+
+impl Counts {
+    fn on(kernel: &str) -> Result<Self> {
+        let xtask = std::env::current_exe().context("find xtask itself")?;
+        let arguments = ["lab", "run", kernel, "--icount", "--", "sh", "-c", SCRIPT];
+        Ok(Self(output(Command::new(xtask).args(arguments))?))
+    }
+
+    fn calls(&self, work: &str, name: &str) -> Result<f64> {
+        let start = format!("{work} {name} ");
+        let line = self.0.lines().find_map(|line| line.strip_prefix(&start));
+        line.with_context(|| format!("the lab did not count {start}"))?.trim().parse().context("a number")
+    }
+
+    fn added(&self, work: &str, name: &str) -> Result<f64> {
+        Ok(self.calls(work, name)? - self.calls(work, "unwatched")?)
+    }
 }

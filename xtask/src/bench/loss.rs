@@ -45,7 +45,7 @@ pub(super) fn rows(stealtrace: &Path) -> Result<Vec<Row>> {
     ])
 }
 
-/// Every ioctl entered makes one event, but for the creation of a vCPU; every event emitted is consumed.
+/// Every vCPU ioctl entered makes one event; every event emitted is consumed.
 fn unaccounted(summary: &Value) -> Result<f64> {
     let probes = summary["probes"].as_array().context("a summary lists its probes")?;
     let entry = probes
@@ -54,8 +54,7 @@ fn unaccounted(summary: &Value) -> Result<f64> {
             ["sys_enter_ioctl", "sys_enter", "kvm_vcpu_ioctl"].iter().any(|name| probe["probe"] == *name)
         })
         .context("no probe at the entry of ioctls")?;
-    let creations = if entry["probe"] == "kvm_vcpu_ioctl" { 0 } else { VCPUS };
-    let entered = number(entry, "hits")? - creations as f64;
+    let entered = number(entry, "hits")?;
     let emitted: f64 = probes.iter().map(|probe| number(probe, "emitted")).sum::<Result<f64>>()?;
     let at_entry = entered - number(entry, "emitted")? - number(entry, "lost")?;
     Ok(at_entry.abs() + (emitted - number(summary, "events")?).abs())

@@ -27,6 +27,8 @@ pub(crate) struct Row {
     spread: (f64, f64),
     unit: &'static str,
     goal: Goal,
+    /// Why there is no number, if so.
+    absent: Option<String>,
 }
 
 /// What a number should be.
@@ -45,7 +47,13 @@ impl Row {
         let spread =
             (numbers.first().copied().unwrap_or(f64::NAN), numbers.last().copied().unwrap_or(f64::NAN));
         let measured = numbers.get(numbers.len() / 2).copied().unwrap_or(f64::NAN);
-        Self { what: what.into(), measured, spread, unit, goal }
+        Self { what: what.into(), measured, spread, unit, goal, absent: None }
+    }
+
+    /// What could not be measured.
+    fn absent(what: String, why: &str) -> Self {
+        let why = Some(why.replace(['\n', '|'], " "));
+        Self { what, measured: f64::NAN, spread: (0.0, 0.0), unit: "", goal: Goal::None, absent: why }
     }
 
     fn verdict(&self) -> &'static str {
@@ -112,7 +120,10 @@ fn print(rows: &[Row]) {
         };
         table.add_row([
             row.what.clone(),
-            format!("{} {}", number(row.measured), row.unit),
+            row.absent.as_ref().map_or_else(
+                || format!("{} {}", number(row.measured), row.unit),
+                |why| format!("not here: {why}"),
+            ),
             spread,
             match row.goal {
                 Goal::AtMost(most) => format!("<= {}", number(most)),

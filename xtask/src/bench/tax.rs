@@ -14,7 +14,7 @@ use crate::process::{output, say};
 const OTHER_CALLS: &str = "1000000";
 
 pub(super) fn rows(stealtrace: &Path) -> Result<Vec<Row>> {
-    let watchers = watchers(stealtrace);
+    let (watchers, absent) = watchers(stealtrace);
     let [floor, edges, ..] = &watchers[..] else { return Ok(Vec::new()) };
     let mut rows = Vec::new();
     for work in ["get-regs", "run"] {
@@ -26,6 +26,7 @@ pub(super) fn rows(stealtrace: &Path) -> Result<Vec<Row>> {
                 watchers.iter().map(|watcher| tax(&what, watcher, load)).collect::<Result<Vec<_>>>()?;
             rows.extend(share_of_bpftrace(&what, &taxes));
             rows.extend(taxes);
+            rows.extend(absent.iter().map(|(name, why)| Row::absent(format!("{what}, {name}"), why)));
             let ratios = interleaved(7, || Ok(watched(edges, load)? / watched(floor, load)?))?;
             rows.push(Row::of(format!("{what}, edges over empty programs"), ratios, "x", Goal::AtMost(1.05)));
         }

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::process::which;
+use crate::{peers, process::which};
 
 /// How long tools that do not say when they are ready get to attach.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -43,8 +43,9 @@ pub(super) fn ours(stealtrace: &Path, name: &'static str, arguments: &[&str]) ->
     Watcher { name, command, way: Way::Says("tracing") }
 }
 
-/// Empty programs on the probes of stealtrace's edges, its two volumes, and what else is installed.
-pub(super) fn watchers(stealtrace: &Path) -> Vec<Watcher> {
+/// Empty programs on the probes of stealtrace's edges, its two volumes, and what it is compared with; of the others the
+/// name, and why they are not here.
+pub(super) fn watchers(stealtrace: &Path) -> (Vec<Watcher>, Vec<(&'static str, String)>) {
     let mut watchers = vec![
         ours(stealtrace, "empty programs", &["--findings-only", "--floor"]),
         ours(stealtrace, "edges", &["--findings-only"]),
@@ -56,13 +57,18 @@ pub(super) fn watchers(stealtrace: &Path) -> Vec<Watcher> {
         ("perf trace", "perf", vec!["trace", "-a", "-e", "ioctl", "-o", "/dev/null"], Way::Settles),
         ("strace", "strace", vec!["-f", "-e", "trace=ioctl", "-o", "/dev/null"], Way::Around),
     ];
+    let mut absent = Vec::new();
     for (name, program, arguments, way) in others {
-        if which(program).is_some() {
-            let command = std::iter::once(program).chain(arguments).map(str::to_owned).collect();
-            watchers.push(Watcher { name, command, way });
+        match which(program).map_or_else(|| peers::find(program), Ok) {
+            Ok(program) => {
+                let arguments = arguments.into_iter().map(str::to_owned);
+                let command = std::iter::once(program.display().to_string()).chain(arguments).collect();
+                watchers.push(Watcher { name, command, way });
+            }
+            Err(error) => absent.push((name, format!("{error:#}"))),
         }
     }
-    watchers
+    (watchers, absent)
 }
 
 impl Watcher {

@@ -174,9 +174,9 @@ impl Kernel {
         self.class.is_some() && self.series.suites == DEBIAN_12
     }
 
-    /// Does every run of the tests boot it?
+    /// Does every run of the tests boot it, as Debian has it?
     pub(crate) fn is_of_every_run(&self) -> bool {
-        self.series.suites == DEBIAN_12 || (self.patch.is_none() && [V5_10, NEWEST].contains(&self.series))
+        self.patch.is_none() && [V5_10, V6_1, V6_12, NEWEST].contains(&self.series)
     }
 
     /// Its image and modules, fetched and built as needed.

@@ -19,7 +19,7 @@ pub(super) fn page(rows: &[Row]) -> Result<String> {
          --markdown FILE`. What the words mean stands in VERIFY.md; how kernels get here in [LAB.md](LAB.md). A cell says \
          in how many scenarios the tracer says the same as the VMM, and of random hand-offs how many corruptions it named \
          (recall) and how many of its reports were one (precision).\n\n\
-         | kernel | version | it is | kprobe | tracepoint | not seen there |\n|---|---|---|---|---|---|\n",
+         | kernel | version | it is | fentry | kprobe | tracepoint | not seen there |\n|---|---|---|---|---|---|---|\n",
         date.trim()
     );
     for row in rows {
@@ -39,8 +39,9 @@ fn line(row: &Row) -> String {
         |backend| passes.iter().find(|pass| pass.backend() == Some(backend)).map(cell).unwrap_or_default();
     let unseen: Vec<_> =
         passes.iter().filter_map(|pass| pass.summary.as_ref()?["no_witness"].as_str()).collect();
-    let unseen = unseen.first().copied().or(unable.as_deref()).unwrap_or_default();
-    format!("| {name} | {release} | {class} | {} | {} | {unseen} |\n", by("kprobe"), by("tracepoint"))
+    let unseen = unseen.first().copied().or(unable.first().map(String::as_str)).unwrap_or_default();
+    let seen = ["fentry", "kprobe", "tracepoint"].map(by).join(" | ");
+    format!("| {name} | {release} | {class} | {seen} | {unseen} |\n")
 }
 
 fn cell(pass: &Pass) -> String {

@@ -77,7 +77,7 @@ pub(super) fn lines(row: &Row) -> Vec<String> {
         Ok(passes) => {
             let mut lines = vec![class(row, passes)];
             lines.extend(passes.iter().map(|pass| format!("{name}: {}", witness(pass))));
-            lines.extend(row.unable.iter().map(|why| format!("{name}: a second backend cannot run: {why}")));
+            lines.extend(row.unable.iter().map(|why| format!("{name}: another backend cannot run: {why}")));
             let failed =
                 passes.iter().flat_map(|pass| &pass.verdicts).filter(|verdict| verdict["status"] != "passed");
             lines.extend(failed.map(|verdict| {

@@ -167,7 +167,7 @@ fn fail(kernel: &Kernel, boot: &qemu::Machine, how: &str) -> Result<u8> {
     bail!("{}: {how}; console: {}", kernel.name, boot.console().display())
 }
 
-/// Those that every run of the tests boots.
+/// Those that every run of the tests boots as Debian has them.
 pub(crate) fn of_every_run() -> impl Iterator<Item = &'static Kernel> {
     KERNELS.iter().filter(|kernel| kernel.is_of_every_run())
 }

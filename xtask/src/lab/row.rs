@@ -27,7 +27,7 @@ pub(super) struct Row {
     /// Per backend; why not, if the lab itself failed.
     pub(super) passes: Result<Vec<Pass>, String>,
     /// Why a second backend could not run there, if so.
-    pub(super) unable: Option<String>,
+    pub(super) unable: Vec<String>,
 }
 
 /// All scenarios with one backend.
@@ -44,7 +44,7 @@ pub(super) struct Pass {
 }
 
 impl Pass {
-    /// `kprobe`, `tracepoint`, or None where no second witness saw.
+    /// `fentry`, `kprobe`, `tracepoint`, or None where no second witness saw.
     pub(super) fn backend(&self) -> Option<&str> {
         self.summary.as_ref()?["witness"].as_str()
     }
@@ -60,19 +60,23 @@ impl Pass {
 }
 
 impl Row {
-    /// A second pass that turned out to be the same backend is left out, and one that could not run there, but for why.
+    /// Of later passes those that turned out to be an earlier one's backend are left out, and those that could not run there,
+    /// but for why.
     pub(super) fn of(name: &str, release: String, expect: &str, passes: Vec<Result<Pass>>) -> Self {
         let passes: Result<Vec<Pass>> = passes.into_iter().collect();
-        let mut passes = passes.map_err(|error| format!("{error:#}"));
-        let mut unable = None;
-        if let Ok(found) = &mut passes
-            && let [first, second] = &found[..]
-        {
-            unable = (second.code == CANNOT_RUN).then(|| second.said.trim().replace('\n', "; "));
-            if unable.is_some() || (first.backend().is_some() && first.backend() == second.backend()) {
-                found.truncate(1);
+        let mut unable = Vec::new();
+        let passes = passes.map_err(|error| format!("{error:#}")).map(|found| {
+            let mut kept: Vec<Pass> = Vec::new();
+            for pass in found {
+                let is_known = |known: &Pass| known.backend().is_some() && known.backend() == pass.backend();
+                if !kept.is_empty() && pass.code == CANNOT_RUN {
+                    unable.push(pass.said.trim().replace('\n', "; "));
+                } else if !kept.iter().any(is_known) {
+                    kept.push(pass);
+                }
             }
-        }
+            kept
+        });
         Self { name: name.to_owned(), release, expect: expect.to_owned(), passes, unable }
     }
 

@@ -55,6 +55,9 @@ pub(crate) struct Verify {
     /// Only these scenarios, as a glob (repeatable)
     #[arg(long = "scenario", value_name = "GLOB")]
     scenarios: Vec<String>,
+    /// Only by these backends of stealtrace (repeatable)
+    #[arg(long = "backend", value_name = "NAME", value_parser = ["fentry", "kprobe", "tracepoint"])]
+    backends: Vec<String>,
     /// Also write every verdict to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -102,7 +105,7 @@ pub(crate) fn verify(options: &Verify) -> Result<u8> {
 fn verify_all(options: &Verify) -> Result<u8> {
     let binary = build::dist()?;
     let subjects = subjects(options)?;
-    let backends = backends(&options.arguments);
+    let backends = backends(options);
     let jobs: Vec<_> =
         subjects.iter().flat_map(|subject| backends.iter().map(move |backend| (subject, *backend))).collect();
     let passes = in_parallel(&jobs, |(subject, backend)| try_out(subject, backend, &binary, options));
@@ -135,10 +138,14 @@ fn write(file: &Path, text: &str) -> Result<()> {
     std::fs::write(file, text).with_context(|| format!("write {}", file.display()))
 }
 
-/// The better backend, and tracepoints, which the better one hides; unless the user has chosen.
-fn backends(arguments: &[String]) -> &'static [&'static str] {
-    let chosen = |word: &String| word == "--no-trace" || word.starts_with("--backend");
-    if arguments.iter().any(chosen) { &[""] } else { &["", "tracepoint"] }
+/// Those that a user chose, or the best one, `""`, and those that it hides.
+fn backends(options: &Verify) -> Vec<&str> {
+    let is_chosen = |word: &String| word == "--no-trace" || word.starts_with("--backend");
+    match &options.backends[..] {
+        [] if options.arguments.iter().any(is_chosen) => vec![""],
+        [] => vec!["", "kprobe", "tracepoint"],
+        chosen => chosen.iter().map(String::as_str).collect(),
+    }
 }
 
 fn subjects(options: &Verify) -> Result<Vec<Subject>> {
@@ -192,7 +199,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// All scenarios in one kernel with one backend; `""` is the better one.
+/// All scenarios in one kernel with one backend; `""` is the best one.
 fn try_out(subject: &Subject, backend: &str, binary: &Path, options: &Verify) -> Result<Pass> {
     let mut command =
         ["stealtrace", "verify", "--format", "json", "--expect", &subject.expect].map(str::to_owned).to_vec();
