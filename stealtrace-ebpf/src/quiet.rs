@@ -1,6 +1,6 @@
 //! The short way where only edges are reported: a thread whose own run_delay is in last_steal, and of which everything
-//! was told, can change no judgement as long as last_steal and what enables the source stay the same. One array look-up,
-//! no hashing.
+//! was told, can change no judgement as long as last_steal and what enables the source stay the same. One slot,
+//! found by arithmetic.
 
 use stealtrace_common::{
     kvm::KVM_RUN,
@@ -162,8 +162,8 @@ fn lives(vcpu: u64) -> bool {
     unsafe { VCPUS.get(vcpu) }.is_some()
 }
 
-/// Key of the thread of which there is nothing to tell; 0 if none. Who made a vCPU that was there before us is not known: whoever
-/// was told of does nothing new.
+/// Key of the thread of which there is nothing to tell; 0 if none. Who made a vCPU that was there before us is not known:
+/// whoever was told of does nothing new.
 #[inline(always)]
 fn thread(state: &VcpuState, caller: Caller) -> u32 {
     let is_enabled = area::is_enabled(state.open.enabling);
@@ -191,7 +191,7 @@ pub(crate) fn clear(vcpu: u64) {
             thread: 0,
             runner: 0,
             ioctl: 0,
-                mingled: 0,
+            mingled: 0,
         }
     }
 }

@@ -4,6 +4,7 @@ use std::{
     env, fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -44,6 +45,12 @@ pub(crate) fn made(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result
     }
     let _gone = fs::remove_dir_all(&parts);
     result.map(|()| whole)
+}
+
+/// Was it written less than so long ago?
+pub(crate) fn is_younger(file: &Path, age: Duration) -> bool {
+    let written = fs::metadata(file).and_then(|metadata| metadata.modified());
+    written.is_ok_and(|time| time.elapsed().is_ok_and(|since| since < age))
 }
 
 /// A program that a shell runs.

@@ -9,7 +9,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::process::{output, run, say, which};
+use crate::{
+    cache::is_younger,
+    process::{output, run, say, which},
+};
 
 /// Install these packages, or say how. Removes nothing: what conflicts with them is named instead.
 pub(crate) fn install(packages: &[String]) -> Result<()> {
@@ -131,7 +134,7 @@ impl Archive {
         ];
         let options = options.into_iter().flat_map(|option| ["-o".to_owned(), option]).collect();
         let archive = Self { options, _lock: Some(lock) };
-        if !is_fresh(&updated) {
+        if !is_younger(&updated, FRESH) {
             output(archive.command("apt-get").args(["update", "-q"]))?;
             fs::write(&updated, "")?;
         }
@@ -182,12 +185,6 @@ impl Archive {
 
 /// So long lists need not be looked up again: it takes seconds, and many ask at once.
 const FRESH: Duration = Duration::from_secs(600);
-
-/// Was it written a moment ago?
-fn is_fresh(stamp: &Path) -> bool {
-    let written = fs::metadata(stamp).and_then(|metadata| metadata.modified());
-    written.is_ok_and(|time| time.elapsed().is_ok_and(|age| age < FRESH))
-}
 
 /// Without it there is nothing to fetch.
 pub(crate) fn require_apt() -> Result<()> {

@@ -53,14 +53,24 @@ impl Attaching<'_> {
         Ok(attached)
     }
 
-    /// None if it is not worth its price; else the last way's error if it is refused in all.
+    /// None if it is not worth its price.
     fn row(&mut self, row: &'static ProbeRow) -> Result<Option<Attached>> {
+        let label = label(row, self.facts);
+        self.in_some_way(&label, |attaching, kind| attaching.row_by(row, kind))
+    }
+
+    /// In the first way that the kernel lets it have; else the last one's error.
+    fn in_some_way<T>(
+        &mut self,
+        what: &str,
+        attach: impl Fn(&mut Self, BackendKind) -> Result<T>,
+    ) -> Result<T> {
         let mut refused = anyhow!("there is no way");
         for kind in self.ways {
-            match self.row_by(row, *kind) {
+            match attach(self, *kind) {
                 Ok(one) => return Ok(one),
                 Err(reason) => {
-                    log::info!("{} not by {kind}: {reason:#}", label(row, self.facts));
+                    log::info!("{what} not by {kind}: {reason:#}");
                     refused = reason;
                 }
             }
@@ -132,15 +142,11 @@ impl Attaching<'_> {
     }
 
     fn call(&mut self, row: &'static ProbeRow, function: &str) -> Result<BackendKind> {
-        let mut refused = anyhow!("there is no way");
-        for kind in self.ways {
-            let (program, hook) = by(row, *kind);
-            match self.one(Place { program, hook, target: function }) {
-                Ok(()) => return Ok(*kind),
-                Err(reason) => refused = reason,
-            }
-        }
-        Err(refused)
+        self.in_some_way(function, |attaching, kind| {
+            let (program, hook) = by(row, kind);
+            attaching.one(Place { program, hook, target: function })?;
+            Ok(kind)
+        })
     }
 }
 

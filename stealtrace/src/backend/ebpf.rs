@@ -115,7 +115,7 @@ impl EbpfBackend {
         let kind = cheapest(&attached).or(ways.first().copied()).unwrap_or(BackendKind::Tracepoint);
         Ok(Self {
             ebpf,
-            vendor: vendor_folder().filter(|_| kvm_is_a_module() && !running.is_empty()),
+            vendor: (!running.is_empty() && kvm_is_a_module()).then(vendor_folder).flatten(),
             running,
             missed: Vec::new(),
             ring,

@@ -86,11 +86,8 @@ impl Series {
             self.suites.join("-")
         ));
         let known = fs::read_to_string(&note).ok().and_then(|text| Version::from_note(&text));
-        let fresh = fs::metadata(&note)
-            .and_then(|metadata| metadata.modified())
-            .is_ok_and(|time| time.elapsed().is_ok_and(|age| age < FRESH));
         if let Some(version) = known.clone()
-            && fresh
+            && cache::is_younger(&note, FRESH)
         {
             return Ok(version);
         }
