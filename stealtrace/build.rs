@@ -1,4 +1,4 @@
-//! Builds the kernel object with the eBPF toolchain that `cargo xtask setup` chose.
+//! Builds the kernel object with the eBPF toolchain that `cargo xtask setup` chose; when clippy checks us, it checks that, too.
 
 use std::{
     env, fs,
@@ -32,13 +32,12 @@ fn build() -> Result<()> {
         println!("cargo::rerun-if-changed={}", root.join(source).display());
     }
     let toolchain = Toolchain::read(&root.join(TOOLCHAIN))?;
-    let target_dir = root.join(TARGET_DIR);
-    let built = toolchain.cargo(root, &target_dir).output().context("run the eBPF toolchain's cargo")?;
+    let made = PathBuf::from(env::var("OUT_DIR")?);
+    let built = toolchain.cargo(root, &made).output().context("run the eBPF toolchain's cargo")?;
     if !built.status.success() {
         bail!("the kernel side did not build:\n{}", String::from_utf8_lossy(&built.stderr));
     }
-    let object = PathBuf::from(env::var("OUT_DIR")?).join("stealtrace.o");
-    let made = target_dir.join(TARGET).join("release/stealtrace");
+    let (object, made) = (made.join("stealtrace.o"), made.join("stealtrace"));
     let bytes = fs::read(&made).with_context(|| format!("read {}", made.display()))?;
     fs::write(&object, without_dwarf(&bytes)?).with_context(|| format!("write {}", object.display()))?;
     println!("cargo::rustc-env=STEALTRACE_OBJECT={}", object.display());
@@ -78,6 +77,13 @@ fn commit(root: &Path) -> String {
     env::var("STEALTRACE_COMMIT").ok().or_else(told).unwrap_or_else(|| "commit not known".to_owned())
 }
 
+/// What `cargo clippy` compiles a workspace's crates with.
+const CLIPPY: &str = "clippy-driver";
+
+fn is_checked_by_clippy() -> bool {
+    env::var_os("RUSTC_WORKSPACE_WRAPPER").is_some_and(|wrapper| Path::new(&wrapper).ends_with(CLIPPY))
+}
+
 struct Toolchain {
     cargo: String,
     rustc: String,
@@ -99,16 +105,15 @@ impl Toolchain {
     }
 
     /// What aya-build does, for any cargo and rustc: a stable one is told to accept `-Z build-std`.
-    fn cargo(&self, root: &Path, target_dir: &Path) -> Command {
+    /// The object is put into a folder of this build's own: others may build at the same time.
+    fn cargo(&self, root: &Path, into: &Path) -> Command {
         let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
-        // Paths as seen from where it is built, which BTF names: the same on every machine.
-        let same = |folder: &Path, name: &str| format!("--remap-path-prefix={}={name}", folder.display());
+        // Paths that BTF names, and by which cargo knows what it built: the same on every machine.
         let home = env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")).unwrap_or_default();
         let home = env::var_os("CARGO_HOME").map_or(home, PathBuf::from);
         let flags = [
-            same(&home, "/cargo"),
-            same(root, ".."),
-            same(&root.join("stealtrace-ebpf"), "."),
+            format!("--remap-path-prefix={}=/cargo", home.display()),
+            "-Zremap-cwd-prefix=..".to_owned(),
             format!("--cfg=bpf_target_arch=\"{arch}\""),
             "-Cdebuginfo=2".to_owned(),
             "-Ctarget-cpu=v3".to_owned(), // 32 bits at once, since Linux 5.1
@@ -124,22 +129,19 @@ impl Toolchain {
         if let Ok(home) = env::var("CARGO_HOME") {
             cargo.env("CARGO_HOME", home);
         }
+        if is_checked_by_clippy() {
+            cargo.env("RUSTC_WORKSPACE_WRAPPER", Path::new(&self.rustc).with_file_name(CLIPPY));
+        }
         cargo
             .env("RUSTC", &self.rustc)
             .env("RUSTC_BOOTSTRAP", "1")
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
             .current_dir(root.join("stealtrace-ebpf"))
-            .args([
-                "build",
-                "--quiet",
-                "--locked",
-                "--release",
-                "-Zbuild-std=core",
-                "--target",
-                TARGET,
-                "--target-dir",
-            ])
-            .arg(target_dir);
+            .args(["build", "--quiet", "--locked", "--release", "-Zbuild-std=core", "-Zunstable-options"])
+            .args(["--target", TARGET, "--target-dir"])
+            .arg(root.join(TARGET_DIR))
+            .arg("--artifact-dir")
+            .arg(into);
         cargo
     }
 }

@@ -32,7 +32,7 @@ pub(crate) fn again(binary: &Path, other: &Path) -> Result<PathBuf> {
         copy(&root.join(file), &other.join(file))?;
     }
     copy(&root.join(TOOLCHAIN), &other.join(TOOLCHAIN))?;
-    for built in ["release", TARGET] {
+    for built in ["release", "ebpf", TARGET] {
         run(Command::new("cp")
             .args(["--archive", "--reflink=auto"])
             .arg(target.join(built))

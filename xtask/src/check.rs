@@ -18,7 +18,6 @@ use crate::{
     ledger::Ledger,
     peers,
     process::{output, run, say},
-    setup,
 };
 
 /// Tests that boot emulated machines, which share the CPUs: the longest first.
@@ -43,7 +42,6 @@ pub(crate) fn check() -> Result<u8> {
     fetch_ahead();
     run.step("format", cargo().args(["fmt", "--all", "--check"]))?;
     run.beside(vec![
-        ("lints, kernel side", setup::toolchain()?.clippy(&cache::root()?, &cache::target()?)),
         ("lints, and tests built", arguments("test --quiet --locked --all-targets --no-run")?),
         ("static binary", build::command()?),
     ])?;
@@ -81,10 +79,12 @@ pub(crate) fn check() -> Result<u8> {
     Ok(0)
 }
 
-/// Begin with what comes over the network while the CPUs compile; what is compiled would only keep them from that. What
-/// fails here fails again where it is needed, which says so.
+/// Begin with what comes over the network, and with what others' programs take of a compiler, while ours are built: of that
+/// the last part keeps one CPU alone busy. What fails here fails again where it is needed, which says so.
 fn fetch_ahead() {
-    thread::spawn(|| peers::fetched_for_tests().for_each(|program| drop(peers::find(program))));
+    for programs in peers::for_tests() {
+        thread::spawn(|| programs.into_iter().for_each(|program| drop(peers::find(program))));
+    }
     thread::spawn(|| lab::of_every_run().for_each(|kernel| drop(kernel.files())));
 }
 

@@ -78,45 +78,14 @@ fn llvm_prefix(llvm: u32) -> PathBuf {
 }
 
 /// A cargo and rustc whose rust-src can be built for BPF.
-pub(crate) struct Toolchain {
+struct Toolchain {
     cargo: PathBuf,
     rustc: PathBuf,
     llvm: u32,
 }
 
-impl Toolchain {
-    /// Lint the kernel side.
-    pub(crate) fn clippy(&self, root: &Path, target: &Path) -> Command {
-        let mut command = Command::new(&self.cargo);
-        if let Some(tools) = self.cargo.parent() {
-            let path = std::env::var_os("PATH").unwrap_or_default();
-            let first = std::iter::once(tools.to_owned()).chain(std::env::split_paths(&path));
-            command.env("PATH", std::env::join_paths(first).unwrap_or(path));
-        }
-        command
-            .env("RUSTC", &self.rustc)
-            .env("RUSTC_BOOTSTRAP", "1")
-            .env("CARGO_ENCODED_RUSTFLAGS", format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH))
-            .env_remove("RUSTUP_TOOLCHAIN")
-            .current_dir(root.join("stealtrace-ebpf"))
-            .args([
-                "clippy",
-                "--quiet",
-                "--locked",
-                "--release",
-                "-Zbuild-std=core",
-                "--target",
-                "bpfel-unknown-none",
-            ])
-            .arg("--target-dir")
-            .arg(target.join("ebpf-clippy"))
-            .args(["--", "-D", "warnings"]);
-        command
-    }
-}
-
 /// The toolchain for the kernel side.
-pub(crate) fn toolchain() -> Result<Toolchain> {
+fn toolchain() -> Result<Toolchain> {
     find_toolchain().context(
         "no Rust with rust-src that is new enough; run `rustup toolchain install nightly --component rust-src`",
     )
