@@ -100,7 +100,7 @@ fn rpms(folder: &Folder) -> [PathBuf; 2] {
     }
     fs::write(file(folder, "kernel.spec"), SPEC).expect("written");
     let script = "rpmbuild --quiet --define '_topdir /mnt/made' -bb /mnt/kernel.spec";
-    let built = run(Command::new(peer("packaging")).arg(folder.make("")).args(["sh", "-ec", script]));
+    let built = run(Command::new(peer("tools")).arg(folder.make("")).args(["sh", "-ec", script]));
     assert_eq!(built.code, 0, "{}{}", built.stdout, built.stderr);
     ["core", "modules-core"]
         .map(|part| folder.make("").join(format!("made/RPMS/x86_64/kernel-{part}-9.9-1.x86_64.rpm")))

@@ -62,7 +62,7 @@ fn the_deb_is_installed_upgraded_and_purged_without_a_trace() {
 #[test]
 fn the_rpm_is_installed_upgraded_and_erased_without_a_trace() {
     let shown = inside(
-        "packaging",
+        "tools",
         r#"
         everything() { find / -xdev ! -path "/var/lib/rpm*" ! -path "$HOME/*" ! -path "/tmp/*" | sort; }
         : folders that another package of such a host has
@@ -84,7 +84,7 @@ fn the_rpm_is_installed_upgraded_and_erased_without_a_trace() {
 #[test]
 fn lintian_has_nothing_to_say() {
     let script = "lintian --allow-root --fail-on error,warning,info --tag-display-limit 0 /mnt/*.deb";
-    let said = inside("packaging", script);
+    let said = inside("tools", script);
     assert!(!said.lines().any(|line| line.starts_with(['E', 'W', 'I'])), "{said}");
 }
 
@@ -92,7 +92,7 @@ fn lintian_has_nothing_to_say() {
 fn rpmlint_has_nothing_to_say_that_is_not_explained() {
     let explained = packages().join("rpmlint.toml");
     fs::copy(dist("rpmlint.toml"), &explained).expect("copied");
-    let said = inside("packaging", "rpmlint --config /mnt/rpmlint.toml /mnt/*.rpm");
+    let said = inside("tools", "rpmlint --config /mnt/rpmlint.toml /mnt/*.rpm");
     fs::remove_file(explained).expect("removed");
     assert!(said.contains(" 0 errors, 0 warnings"), "{said}");
 }
@@ -114,7 +114,7 @@ fn the_archive_runs_where_it_is_unpacked() {
 #[test]
 fn the_image_is_the_binary_alone() {
     let shown = inside(
-        "packaging",
+        "tools",
         r#"
         mkdir /tmp/image && tar -xf /mnt/*.oci.tar -C /tmp/image
         buildah="buildah --storage-driver vfs"
@@ -188,7 +188,7 @@ fn the_labs_container_gates_a_kernel_without_a_checkout() {
             /usr/bin/xtask lab verify --image /k/vmlinuz --modules /k --junit /k/steal.xml \
             --scenario same-thread --scenario restore-by-main-thread --scenario replug
     "#;
-    let gated = run(Command::new(peer("packaging")).arg(folder.make("")).args(["sh", "-ec", script]));
+    let gated = run(Command::new(peer("tools")).arg(folder.make("")).args(["sh", "-ec", script]));
     assert_eq!(gated.code, 0, "{}{}", gated.stdout, gated.stderr);
     assert!(gated.stdout.contains("-amd64: fixed, as expected"), "{}", gated.stdout);
     let junit = fs::read_to_string(kernel.join("steal.xml")).expect("written");

@@ -25,7 +25,7 @@ fn drawn(folder: &Folder, page: &str, width: u32, dark: bool) -> (PathBuf, Strin
          --blink-settings=preferredColorScheme={} --screenshot=/mnt/{shot} file:///mnt/{page}.html",
         u8::from(!dark)
     );
-    let said = run(Command::new(peer("chromium")).arg(&here).args(["sh", "-c", &script]));
+    let said = run(Command::new(peer("tools")).arg(&here).args(["sh", "-c", &script]));
     assert_eq!(said.code, 0, "{}", said.stderr);
     (here.join(shot), said.stderr)
 }

@@ -130,6 +130,8 @@ impl Archive {
             "Dir::Etc::SourceParts=/dev/null".to_owned(),
             format!("Dir::State::Lists={folder}/lists"),
             format!("Dir::Cache={folder}/cache"),
+            "Dir::Cache::pkgcache=pkgcache.bin".to_owned(), // containers have none: a second for each question
+            "Dir::Cache::srcpkgcache=srcpkgcache.bin".to_owned(),
             "APT::Sandbox::User=root".to_owned(), // the folder is the user's
         ];
         let options = options.into_iter().flat_map(|option| ["-o".to_owned(), option]).collect();

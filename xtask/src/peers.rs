@@ -46,14 +46,14 @@ const PEERS: &[(&str, From)] = &[
     ("perf", From::WithNeeds("linux-perf", "usr/bin/perf")),
     ("strace", From::WithNeeds("strace", "usr/bin/strace")),
     ("debian", From::System(&[])),
-    ("chromium", From::System(&["chromium", "fonts-dejavu-core"])),
-    ("packaging", From::System(&["lintian", "rpmlint", "rpm", "buildah"])),
+    ("tools", From::System(&["buildah", "chromium", "fonts-dejavu-core", "lintian", "rpm", "rpmlint"])),
 ];
 
-/// Those that tests need and that come over the network, not from a compiler.
-pub(crate) fn fetched_for_tests() -> impl Iterator<Item = &'static str> {
-    let is_fetched = |from: &From| !matches!(from, From::WithNeeds(..) | From::Crate(_));
-    PEERS.iter().filter(move |(_, from)| is_fetched(from)).map(|(name, _)| *name)
+/// Those that tests need: of the network, and of a compiler.
+pub(crate) fn for_tests() -> [Vec<&'static str>; 2] {
+    let needed = PEERS.iter().filter(|(_, from)| !matches!(from, From::WithNeeds(..)));
+    let (compiled, fetched): (Vec<_>, Vec<_>) = needed.partition(|(_, from)| matches!(from, From::Crate(_)));
+    [fetched, compiled].map(|rows| rows.into_iter().map(|(name, _)| *name).collect())
 }
 
 /// Where it is; fetched if need be.
@@ -111,10 +111,10 @@ fn with_python(package: &str, into: &Path) -> Result<()> {
     cache::script(&into.join("python"), PYTHON)
 }
 
-/// Optimised as little as it can be: it takes longer to build than it will ever run.
+/// Optimised as little as it can be: it takes longer to build than it will ever run. On what the CPUs have to spare.
 fn install(program: &str, version: &str, into: &Path) -> Result<()> {
-    run(Command::new("cargo")
-        .args(["install", program, "--quiet", "--locked", "--debug", "--version", version, "--root"])
+    run(Command::new("nice")
+        .args(["cargo", "install", program, "--quiet", "--locked", "--debug", "--version", version, "--root"])
         .arg(into)
         .env("CARGO_PROFILE_DEV_DEBUG", "0")
         .env_remove("CARGO_TARGET_DIR")

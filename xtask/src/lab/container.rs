@@ -62,8 +62,5 @@ fn make_in(folder: &Path) -> Result<()> {
     say("unpacking QEMU for the image");
     Archive::backports(&folder.join("apt"))?.for_system(&root).unpack_with_needs(&PACKAGES, &add)?;
     run(Command::new(debian).arg(folder).args(["sh", "-ec", TREE]))?;
-    run(Command::new(peers::find("packaging")?)
-        .arg(folder)
-        .args(["sh", "-ec", IMAGE])
-        .stdout(std::io::stderr()))
+    run(Command::new(peers::find("tools")?).arg(folder).args(["sh", "-ec", IMAGE]).stdout(std::io::stderr()))
 }

@@ -27,7 +27,7 @@ pub(super) fn oci(goods: &Goods) -> Result<PathBuf> {
     let folder = goods.into.join(format!("image-{}", std::process::id()));
     fs::create_dir_all(&folder)?;
     fs::copy(goods.tree.join("usr/bin/stealtrace"), folder.join("stealtrace"))?;
-    let mut command = Command::new(peers::find("packaging")?);
+    let mut command = Command::new(peers::find("tools")?);
     command.arg(&folder).args(["sh", "-c", SCRIPT, "image", &goods.version, &goods.time]);
     let made = output(&mut command).and_then(|_| {
         run(goods.tar(&package).arg("--directory").arg(folder.join("image")).args([
