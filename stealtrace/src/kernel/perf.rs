@@ -18,7 +18,8 @@ fn paranoid() -> String {
     text.trim().to_owned()
 }
 
-/// Make a perf event that counts nothing, and drop it.
+/// Make a perf event that counts nothing, and drop it: of a CPU, as those are that we use. For the first event of a thread
+/// the kernel changes its own code, which takes it 20 ms.
 ///
 /// # Errors
 /// Why the kernel refuses.
@@ -29,9 +30,9 @@ pub(super) fn try_perf() -> Result<(), String> {
     const DISABLED_AND_NOT_OF_THE_KERNEL: u64 = 1 | 1 << 5;
     const CLOSE_ON_EXEC: u64 = 8;
     let attributes = [SOFTWARE | SIZE << 32, DUMMY, 0, 0, 0, DISABLED_AND_NOT_OF_THE_KERNEL, 0, 0];
-    // SAFETY: attributes of the size that they say; of this process, on any CPU, in no group.
+    // SAFETY: attributes of the size that they say; of any thread, on the first CPU, in no group.
     let fd =
-        unsafe { libc::syscall(libc::SYS_perf_event_open, attributes.as_ptr(), 0, -1, -1, CLOSE_ON_EXEC) };
+        unsafe { libc::syscall(libc::SYS_perf_event_open, attributes.as_ptr(), -1, 0, -1, CLOSE_ON_EXEC) };
     match i32::try_from(fd) {
         Ok(fd) if fd >= 0 => {
             // SAFETY: the kernel just made it and nobody else owns it.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use rustc_hash::FxHashSet;
 use stealtrace_common::probe::functions;
 
 /// The helper that says of which type `current` is.
@@ -32,10 +33,8 @@ impl Symbols {
 
     /// Line by line: the whole is more than ten megabytes.
     fn parse(mut text: impl BufRead, more: &[String]) -> io::Result<Self> {
-        let wanted = |name: &[u8]| {
-            functions().chain([TYPED_CURRENT, KPROBE_MULTI]).any(|wanted| wanted.as_bytes() == name)
-                || more.iter().any(|wanted| wanted.as_bytes() == name)
-        };
+        let ours: FxHashSet<&str> = functions().chain([TYPED_CURRENT, KPROBE_MULTI]).collect();
+        let wanted = |name: &str| ours.contains(name) || more.iter().any(|wanted| wanted == name);
         let mut symbols = HashMap::new();
         let mut line = Vec::new();
         while text.read_until(b'\n', &mut line)? > 0 {
@@ -77,16 +76,13 @@ impl Symbols {
 }
 
 /// `ffffffffc0a1b2c0 t record_steal_time  [kvm]`
-fn parse_line(line: &[u8], wanted: impl Fn(&[u8]) -> bool) -> Option<(String, u64)> {
-    let mut words = line.split(u8::is_ascii_whitespace);
-    let address = words.next()?;
-    let kind = words.next()?;
-    let name = words.next()?;
-    if !matches!(kind, b"t" | b"T") || !wanted(name) {
+fn parse_line(line: &[u8], wanted: impl Fn(&str) -> bool) -> Option<(String, u64)> {
+    let mut words = str::from_utf8(line).ok()?.split_ascii_whitespace();
+    let (address, kind, name) = (words.next()?, words.next()?, words.next()?);
+    if !matches!(kind, "t" | "T") || !wanted(name) {
         return None;
     }
-    let text = |word| str::from_utf8(word).ok();
-    Some((text(name)?.to_owned(), u64::from_str_radix(text(address)?, 16).ok()?))
+    Some((name.to_owned(), u64::from_str_radix(address, 16).ok()?))
 }
 
 #[cfg(test)]
