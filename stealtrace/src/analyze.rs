@@ -87,8 +87,11 @@ fn nothing(options: &AnalyzeOptions, out: &Output) -> Result<Exit> {
     Ok(Exit::of(&summary, options.fail_on))
 }
 
+/// Bytes to write at once.
+const AT_ONCE: usize = 1 << 16;
+
 fn pipeline(options: &AnalyzeOptions, header: &Header, out: &Output) -> Pipeline {
-    let reporter = report::reporter(options.style, header, BufWriter::new(out.clone()));
+    let reporter = report::reporter(options.style, header, BufWriter::with_capacity(AT_ONCE, out.clone()));
     Pipeline::new(&options.selection, reporter)
 }
 
@@ -118,9 +121,9 @@ fn play_events(
     while !out.is_over() {
         match player.next_item() {
             Item::Event(_) if is_enough => {} // on to the end, which knows of losses
-            Item::Event(event) if !options.filter.admits(&event) => {}
-            Item::Event(event) if !bounds.admit(&event) => left_out += 1,
-            Item::Event(event) => is_enough = pipeline.event(&event)? == Flow::Stop,
+            Item::Event(event) if !options.filter.admits(event) => {}
+            Item::Event(event) if !bounds.admit(event) => left_out += 1,
+            Item::Event(event) => is_enough = pipeline.event(event)? == Flow::Stop,
             Item::End(end) => return Ok(less(end, left_out)),
             Item::Cut(how) => {
                 let unproved = Some(format!("the recording is not whole: {how}"));

@@ -1,6 +1,6 @@
 //! Engine: knows every vCPU, lets every rule judge every event, folds repetition, keeps the count for the summary.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque, hash_map::Entry};
 
 use rustc_hash::FxHashMap;
 use stealtrace_common::event::{Event, EventKind};
@@ -98,20 +98,8 @@ impl Engine {
             return Ruling::default();
         }
         let key = VcpuKey::of(event);
-        let mut found_before = Vec::new();
-        if self.vcpus.contains_key(&key) && !self.alive.contains_key(&key.address) {
-            self.alive.insert(key.address, (key, event.vm)); // taken for one that ended, and lives
-            self.ended.retain(|ended| *ended != key);
-        }
-        if !self.vcpus.contains_key(&key)
-            && let Some((gone, vm)) = self.alive.insert(key.address, (key, event.vm))
-        {
-            found_before = self.settle_vcpu(gone); // its end was not seen
-            if vm != event.vm {
-                self.forget_name(gone, vm); // else its id tells that the VM is a new one
-            }
-            self.end(gone);
-        }
+        let is_there = self.alive.get(&key.address).is_some_and(|(alive, _)| *alive == key);
+        let found_before = if is_there { Vec::new() } else { self.meet(key, event) };
         let threads = &self.threads;
         let vcpu = self.vcpus.entry(key).or_insert_with(|| {
             self.order.push(key);
@@ -119,22 +107,45 @@ impl Engine {
         });
         let case = Case { vcpu, threads, event };
         let open = Open { vcpu, threads, next: Some(event) };
-        let settled = settled(&self.rules, open);
-        let judged = self.rules.iter().filter_map(|rule| Some(advised(rule, (rule.judge)(case)?)));
-        let found: Vec<Finding> =
-            settled.chain(judged).filter(|finding| finding.severity >= self.min_severity).collect();
+        let mut found =
+            if vcpu.awaits_more() { settled(&self.rules, open, self.min_severity) } else { Vec::new() };
+        for rule in &self.rules {
+            if let Some(finding) = (rule.judge)(case) {
+                found.push(advised(rule, finding));
+            }
+        }
+        found.retain(|finding| finding.severity >= self.min_severity);
         vcpu.findings += found.iter().map(|finding| finding.count).sum::<u64>();
         vcpu.learn(event);
-        let fired = found.iter().map(|finding| (finding.rule, finding.severity)).collect();
-        let vcpu = vcpu.name;
-        let told = found.into_iter().filter_map(|finding| self.fold(key, finding));
-        let told = found_before.into_iter().chain(told).collect();
+        let mut ruling = Ruling { vcpu: vcpu.name, fired: Vec::new(), told: found_before };
+        for finding in found {
+            ruling.fired.push((finding.rule, finding.severity));
+            ruling.told.extend(self.fold(key, finding));
+        }
         if event.kind == EventKind::Destroyed {
             self.alive.remove(&key.address);
             self.forget_name(key, event.vm);
             self.end(key);
         }
-        Ruling { vcpu, fired, told }
+        ruling
+    }
+
+    /// It is new, or another was thought to be there: what is found of that.
+    fn meet(&mut self, key: VcpuKey, event: &Event) -> Vec<Finding> {
+        if self.vcpus.contains_key(&key) {
+            if let Entry::Vacant(place) = self.alive.entry(key.address) {
+                place.insert((key, event.vm)); // taken for one that ended, and lives
+                self.ended.retain(|ended| *ended != key);
+            }
+            return Vec::new();
+        }
+        let Some((gone, vm)) = self.alive.insert(key.address, (key, event.vm)) else { return Vec::new() };
+        let found = self.settle_vcpu(gone); // its end was not seen
+        if vm != event.vm {
+            self.forget_name(gone, vm); // else its id tells that the VM is a new one
+        }
+        self.end(gone);
+        found
     }
 
     /// It may have run any number of vCPUs.
@@ -173,8 +184,7 @@ impl Engine {
             return Vec::new();
         };
         let open = Open { vcpu, threads: &self.threads, next: None };
-        let found: Vec<_> =
-            settled(&self.rules, open).filter(|finding| finding.severity >= self.min_severity).collect();
+        let found = settled(&self.rules, open, self.min_severity);
         vcpu.findings += found.iter().map(|finding| finding.count).sum::<u64>();
         found.into_iter().filter_map(|finding| self.fold(key, finding)).collect()
     }
@@ -281,10 +291,12 @@ impl Engine {
     }
 }
 
-/// What the rules that waited say now.
-fn settled<'a>(rules: &'a [&'static Rule], open: Open<'a>) -> impl Iterator<Item = Finding> + 'a {
+/// What the rules that waited say now, from this severity upwards.
+fn settled(rules: &[&Rule], open: Open<'_>, min_severity: Severity) -> Vec<Finding> {
     let waiting = rules.iter().filter_map(|rule| Some((rule, rule.settle?)));
-    waiting.flat_map(move |(rule, settle)| settle(open).into_iter().map(|finding| advised(rule, finding)))
+    let found =
+        waiting.flat_map(|(rule, settle)| settle(open).into_iter().map(|finding| advised(rule, finding)));
+    found.filter(|finding| finding.severity >= min_severity).collect()
 }
 
 /// With the rule's advice, unless it has its own.

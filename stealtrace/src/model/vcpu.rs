@@ -103,6 +103,12 @@ impl Vcpu {
         }
     }
 
+    /// May something be found of it that waits for more, as most of the time nothing does? What rules settle is in these.
+    #[must_use]
+    pub fn awaits_more(&self) -> bool {
+        self.hand_off.is_some() || self.unsettled.is_some() || !self.strangers.is_empty()
+    }
+
     /// The hand-off that this update ends: it is the new runner's first.
     #[must_use]
     pub fn ended_hand_off(&self, update: &Event) -> Option<&HandOff> {

@@ -17,17 +17,18 @@ pub struct Player<R> {
     blocks: BlockReader<R>,
     before: Before,
     /// The block being read, and how much of it was.
-    events: Vec<u8>,
+    block: Vec<u8>,
     taken: usize,
+    event: Event,
     /// Where and how it was made.
     pub header: Header,
 }
 
 /// What comes next in a recording.
 #[derive(Debug)]
-pub enum Item {
+pub enum Item<'a> {
     /// An event.
-    Event(Box<Event>),
+    Event(&'a Event),
     /// The end.
     End(End),
     /// No end: the file was cut off or is damaged from here on.
@@ -46,34 +47,43 @@ impl<R: BufRead> Player<R> {
         let kind = blocks.next(&mut block).context("the recording's header")?;
         let header = Some(&block).filter(|_| kind == Kind::Header).and_then(|json| Header::from_json(json));
         let header = header.context("the recording's header is damaged")?;
-        Ok(Self { blocks, before: Before::default(), events: Vec::new(), taken: 0, header })
+        Ok(Self {
+            blocks,
+            before: Before::default(),
+            block: Vec::new(),
+            taken: 0,
+            event: Event::default(),
+            header,
+        })
     }
 
     /// The next item; after the end or a cut nothing follows.
-    pub fn next_item(&mut self) -> Item {
+    pub fn next_item(&mut self) -> Item<'_> {
         match self.read_item() {
-            Ok(item) => item,
+            Ok(None) => Item::Event(&self.event),
+            Ok(Some(end)) => Item::End(end),
             Err(error) => Item::Cut(format!("{error:#}")),
         }
     }
 
-    fn read_item(&mut self) -> Result<Item> {
-        while self.taken == self.events.len() {
+    /// The next event, or the end.
+    fn read_item(&mut self) -> Result<Option<End>> {
+        while self.taken == self.block.len() {
             self.taken = 0;
-            match self.blocks.next(&mut self.events)? {
+            match self.blocks.next(&mut self.block)? {
                 Kind::Events => {}
-                Kind::End => return self.end().map(Item::End),
+                Kind::End => return self.end().map(Some),
                 Kind::Header => bail!("damaged: a second header"),
             }
         }
-        let mut rest = &self.events[self.taken..];
-        let event = self.before.take(&mut rest)?;
-        self.taken = self.events.len() - rest.len();
-        Ok(Item::Event(Box::new(event)))
+        let mut rest = &self.block[self.taken..];
+        self.event = self.before.take(&mut rest)?;
+        self.taken = self.block.len() - rest.len();
+        Ok(None)
     }
 
     fn end(&mut self) -> Result<End> {
-        let mut end = End::from_json(&self.events).context("its end is damaged")?;
+        let mut end = End::from_json(&self.block).context("its end is damaged")?;
         if self.blocks.has_more()? {
             let more = "something follows its end and was not read; if that is another recording, analyze it by itself";
             end.unproved.get_or_insert(more.to_owned());

@@ -30,8 +30,8 @@ pub(super) fn rows(stealtrace: &Path) -> Result<Vec<Row>> {
     let events = events(stealtrace, &recording)?;
     let mut rows = Vec::new();
     for (what, arguments, goal) in [
-        ("to findings", &["--findings-only"][..], Goal::AtLeast(2.0)),
-        ("to JSON", &["--format", "json"], Goal::AtLeast(1.0)),
+        ("to findings", &["--findings-only"][..], Goal::AtLeast(10.0)),
+        ("to JSON", &["--format", "json"], Goal::AtLeast(2.0)),
         ("to text", &[], Goal::None),
         ("to a page", &["--format", "html", "--quiet"], Goal::AtLeast(1.0 / 3.0)),
     ] {

@@ -30,7 +30,7 @@ pub(super) fn rows(stealtrace: &Path) -> Result<Vec<Row>> {
         speeds.push(LOG_BYTES as f64 / 1e6 / start.elapsed().as_secs_f64());
     }
     std::fs::remove_file(&log).context("remove the log")?;
-    Ok(vec![Row::of("analyze a strace log", speeds, "MB/s", Goal::AtLeast(200.0))])
+    Ok(vec![Row::of("analyze a strace log", speeds, "MB/s", Goal::AtLeast(500.0))])
 }
 
 /// A VMM's strace: a vCPU that runs, and another thread that looks at it now and then.
