@@ -106,6 +106,7 @@ fn bad_usage_is_exit_2() {
     fails(&["trace", "--comm", ""], 2, "value is required");
     fails(&["trace", "--tid", "1", "--", "true"], 2, "cannot be used with");
     fails(&["guard", "--pid", "1", "--", "true"], 2, "cannot be used with");
+    fails(&["guard", "--backend", "tracepoint"], 2, "auto, fentry, kprobe");
     fails(&["inspect", "--watch", "1"], 2, "time unit needed");
     for endless in
         [["trace", "--duration"], ["inspect", "--watch"], ["inspect", "--wait"], ["guest", "--interval"]]

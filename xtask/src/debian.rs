@@ -1,6 +1,8 @@
 //! Debian's packages: install them as root, fetch them without.
 
 use std::{
+    env,
+    ffi::OsString,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -89,6 +91,18 @@ pub(crate) fn unpack(package: &str, into: &Path) -> Result<()> {
     Archive::system().unpack_all(&[package.to_owned()], into)
 }
 
+/// Where packages put libraries below a folder, for the dynamic linker.
+pub(crate) fn library_path(root: &Path) -> OsString {
+    let folders = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|folder| root.join(folder));
+    env::join_paths(folders).unwrap_or_default()
+}
+
+/// What a program is linked with, that packages unpacked into a folder hold.
+pub(crate) fn libraries(program: &Path, root: &Path) -> Result<Vec<PathBuf>> {
+    let linked = output(Command::new("ldd").arg(program).env("LD_LIBRARY_PATH", library_path(root)))?;
+    Ok(linked.split_ascii_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect())
+}
+
 /// Where packages come from: the system's own sources, or also its release's backports.
 pub(crate) struct Archive {
     options: Vec<String>,
@@ -164,11 +178,15 @@ impl Archive {
         Ok(candidate.filter(|version| *version != "(none)").map(str::to_owned))
     }
 
-    /// Packages and all that they need and the system lacks, unpacked into a folder: nothing is installed, and nothing
+    /// Packages, and all that they need and the system lacks, unpacked into a folder: nothing is installed, and nothing
     /// of the system's can be in conflict with it.
     pub(crate) fn unpack_with_needs(&self, packages: &[&str], into: &Path) -> Result<()> {
         let packages: Vec<_> = packages.iter().map(|package| (*package).to_owned()).collect();
-        self.unpack_all(&Plan::of(self, &packages)?.brings, into)
+        let mut wanted = Plan::of(self, &packages)?.brings;
+        let is_new = |package: &String| wanted.iter().any(|one| one.starts_with(&format!("{package}=")));
+        let installed: Vec<_> = packages.iter().filter(|package| !is_new(package)).cloned().collect();
+        wanted.extend(installed);
+        self.unpack_all(&wanted, into)
     }
 
     /// Packages, `name=version` each, unpacked into a folder.

@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{
     cache, debian,
@@ -58,9 +58,7 @@ pub(crate) fn for_tests() -> [Vec<&'static str>; 2] {
 
 /// Where it is; fetched if need be.
 pub(crate) fn find(name: &str) -> Result<PathBuf> {
-    let row = PEERS.iter().find(|(program, _)| *program == name);
-    let all = || PEERS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
-    let (_, from) = row.with_context(|| format!("no program {name}; there are {}", all()))?;
+    let (_, from) = row(name)?;
     let (package, file) = match from {
         From::Debian(package, file) => ((*package).to_owned(), (*file).to_owned()),
         From::WithNeeds(package, _) => (format!("{package}-with-needs"), name.to_owned()),
@@ -79,6 +77,22 @@ pub(crate) fn find(name: &str) -> Result<PathBuf> {
         }
     })?;
     Ok(folder.join(file))
+}
+
+/// A program and what it is linked with, for a machine that lacks both.
+pub(crate) fn with_libraries(name: &str) -> Result<(PathBuf, Vec<PathBuf>)> {
+    let (found, (_, from)) = (find(name)?, row(name)?);
+    let From::WithNeeds(_, file) = from else { bail!("{name} is no program by itself") };
+    let root = found.with_file_name("root");
+    let program = root.join(file);
+    let libraries = debian::libraries(&program, &root)?;
+    Ok((program, libraries))
+}
+
+fn row(name: &str) -> Result<&'static (&'static str, From)> {
+    let all = || PEERS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+    let row = PEERS.iter().find(|(program, _)| *program == name);
+    row.with_context(|| format!("no program {name}; there are {}", all()))
 }
 
 fn unpack(package: &str, into: &Path) -> Result<()> {
@@ -111,10 +125,10 @@ fn with_python(package: &str, into: &Path) -> Result<()> {
     cache::script(&into.join("python"), PYTHON)
 }
 
-/// Optimised as little as it can be: it takes longer to build than it will ever run. On what the CPUs have to spare.
+/// Optimised as little as it can be: it takes longer to build than it will ever run.
 fn install(program: &str, version: &str, into: &Path) -> Result<()> {
-    run(Command::new("nice")
-        .args(["cargo", "install", program, "--quiet", "--locked", "--debug", "--version", version, "--root"])
+    run(Command::new("cargo")
+        .args(["install", program, "--quiet", "--locked", "--debug", "--version", version, "--root"])
         .arg(into)
         .env("CARGO_PROFILE_DEV_DEBUG", "0")
         .env_remove("CARGO_TARGET_DIR")

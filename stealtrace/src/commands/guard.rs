@@ -10,7 +10,10 @@ use stealtrace_common::{
     target::{GuardOrders, Volume},
 };
 
-use super::{Run, Shared, options::that};
+use super::{
+    Run, Shared,
+    options::{BackendChoice, that},
+};
 use crate::{
     backend::{self, Plan, Processes, Task},
     exit::Exit,
@@ -46,6 +49,9 @@ pub(super) struct Guard {
     /// Re-base, once per vCPU, a counter that was poisoned before guard began
     #[arg(long)]
     heal: bool,
+    /// How to see KVM's updates
+    #[arg(long, default_value = "auto", value_parser = that(BackendChoice::sees_functions))]
+    backend: BackendChoice,
     #[arg(long, default_value = "text", value_parser = that(Format::shows_states))]
     format: Format,
     /// Run this command, guard it and its children, and end with it
@@ -99,6 +105,7 @@ impl Guard {
             reserved: 0,
         };
         Plan {
+            wanted: self.backend.into(),
             task: Task::Guard(orders),
             verbose,
             ..Plan::of(Processes::named(&self.pids), Volume::Edges, RING_BYTES)

@@ -17,11 +17,13 @@ use crate::{
     report::{Format, Paint, Style, Units},
 };
 
-/// A format that can.
-pub(super) fn that(can: fn(Format) -> bool) -> impl TypedValueParser<Value = Format> + use<> {
-    let formats = Format::value_variants().iter().filter(|format| can(**format));
-    let names = formats.filter_map(ValueEnum::to_possible_value);
-    PossibleValuesParser::from(names.collect::<Vec<_>>()).try_map(|name| Format::from_str(&name, false))
+/// One of those that can: a format that shows it, a backend that sees it.
+pub(super) fn that<T: ValueEnum + Clone + Send + Sync + 'static>(
+    can: fn(T) -> bool,
+) -> impl TypedValueParser<Value = T> + use<T> {
+    let able = T::value_variants().iter().filter(|one| can((*one).clone()));
+    let names = able.filter_map(ValueEnum::to_possible_value);
+    PossibleValuesParser::from(names.collect::<Vec<_>>()).try_map(|name| T::from_str(&name, false))
 }
 
 /// What the view of calls, of `--calls`, has no place for.
@@ -112,6 +114,13 @@ pub(super) enum BackendChoice {
     Kprobe,
     /// Raw tracepoints on system calls
     Tracepoint,
+}
+
+impl BackendChoice {
+    /// Does it see KVM's functions begin and end?
+    pub(super) const fn sees_functions(self) -> bool {
+        !matches!(self, Self::Tracepoint)
+    }
 }
 
 impl From<BackendChoice> for Option<BackendKind> {

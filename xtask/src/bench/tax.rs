@@ -91,8 +91,17 @@ fn ns_per_call(stealtrace: &Path, around: &[String], work: &str, vcpus: &str) ->
 
 /// `stealtrace load` prints nanoseconds per call, then calls.
 pub(super) fn first_number(text: &str) -> Result<f64> {
-    let word = text.split_whitespace().next().with_context(|| format!("load printed {text:?}"))?;
-    word.parse().with_context(|| format!("load printed {text:?}"))
+    number(text.split_whitespace().next(), text)
+}
+
+/// How many calls.
+pub(super) fn last_number(text: &str) -> Result<f64> {
+    number(text.split_whitespace().next_back(), text)
+}
+
+fn number(word: Option<&str>, text: &str) -> Result<f64> {
+    let printed = || format!("load printed {text:?}");
+    word.with_context(printed)?.parse().with_context(printed)
 }
 
 fn others() -> Result<f64> {

@@ -19,8 +19,7 @@ use crate::{
 pub(super) const PACKAGE: &str = "qemu-system-x86";
 
 const PROGRAM: &str = "qemu-system-x86_64";
-/// Where Debian's packages put libraries and firmware.
-const LIBRARIES: [&str; 2] = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"];
+/// Where Debian's packages put firmware.
 const FIRMWARE: [&str; 3] = ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"];
 
 /// Older ones forget a timer's interrupt far more often (see [`super::watch`]): in two of five lives of the Linux guest with
@@ -90,20 +89,12 @@ impl Qemu {
 
     /// To run it.
     pub(crate) fn command(&self) -> Command {
-        let mut command = self.with_libraries(&self.program);
+        let mut command = Command::new(&self.program);
         if self.root != Path::new("/") {
+            command.env("LD_LIBRARY_PATH", debian::library_path(&self.root));
             for folder in FIRMWARE.map(|folder| self.root.join(folder)) {
                 command.arg("-L").arg(folder);
             }
-        }
-        command
-    }
-
-    fn with_libraries(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new(program);
-        if self.root != Path::new("/") {
-            let folders = LIBRARIES.map(|folder| self.root.join(folder));
-            command.env("LD_LIBRARY_PATH", std::env::join_paths(folders).unwrap_or_default());
         }
         command
     }
@@ -115,8 +106,7 @@ impl Qemu {
 
     /// What it is linked with.
     pub(super) fn libraries(&self) -> Result<Vec<PathBuf>> {
-        let linked = output(self.with_libraries("ldd").arg(&self.program))?;
-        Ok(linked.split_ascii_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect())
+        debian::libraries(&self.program, &self.root)
     }
 
     /// A file of its firmware.

@@ -34,7 +34,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Subcommand;
 use comfy_table::{Table, presets};
 
-use crate::{build, ledger};
+use crate::{build, ledger, peers};
 
 use self::kernels::{KERNELS, Kernel};
 pub(crate) use self::{emulator::Qemu, progress::Counts, qemu::Clock};
@@ -67,6 +67,12 @@ pub(crate) enum Verb {
         /// Put this program on PATH, too (repeatable)
         #[arg(long = "program", value_name = "FILE")]
         programs: Vec<PathBuf>,
+        /// And this one of `xtask peer`, with its libraries (repeatable)
+        #[arg(long = "peer", value_name = "NAME")]
+        peers: Vec<String>,
+        /// Leave the kernel's mitigations of processors' faults on
+        #[arg(long)]
+        mitigations: bool,
         /// The command; `stealtrace` is on PATH
         #[arg(last = true)]
         command: Vec<String>,
@@ -96,12 +102,17 @@ pub(crate) fn run(verb: Verb) -> Result<u8> {
     match verb {
         Verb::List => list(),
         Verb::Files { kernel } => files(find(&kernel)?),
-        Verb::Run { kernel, timeout, icount, expect_output, programs, command } => {
+        Verb::Run { kernel, timeout, icount, expect_output, programs, peers, mitigations, command } => {
             let clock = if icount { Clock::Instructions } else { Clock::Real };
             let counts = if expect_output { Counts::Work } else { Counts::Life };
-            let boot =
-                boot(&command)?.with(programs.iter().map(|file| on_path(file)).collect::<Result<_>>()?);
-            run_boot(find(&kernel)?, &boot.counting(counts).by(clock), Duration::from_secs(timeout))
+            let mut extras = programs.iter().map(|file| on_path(file)).collect::<Result<Vec<_>>>()?;
+            for name in &peers {
+                let (program, libraries) = peers::with_libraries(name)?;
+                extras.push(on_path(&program)?);
+                extras.extend(libraries.into_iter().map(linked));
+            }
+            let boot = boot(&command)?.with(extras).counting(counts).by(clock).mitigated(mitigations);
+            run_boot(find(&kernel)?, &boot, Duration::from_secs(timeout))
         }
         Verb::Verify(options) => verify::verify(&options),
         Verb::Container => container(),
@@ -145,6 +156,13 @@ fn boot(command: &[String]) -> Result<Boot> {
 fn on_path(file: &Path) -> Result<Extra> {
     let name = file.file_name().and_then(|name| name.to_str()).context("a program without a name")?;
     Ok(Extra { file: file.to_owned(), at: format!("bin/{name}") })
+}
+
+/// A library, where the dynamic linker of Debian's programs looks for it, and where they look for the linker.
+fn linked(file: PathBuf) -> Extra {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let folder = if name.starts_with("ld-linux") { "lib64" } else { "lib/x86_64-linux-gnu" };
+    Extra { at: format!("{folder}/{name}"), file }
 }
 
 /// Boot a kernel; the command's exit code. A hang is tried once more, and said.

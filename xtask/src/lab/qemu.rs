@@ -25,8 +25,9 @@ use crate::{cache, ledger, process::say};
 /// A hand-off waits for a grace period (`synchronize_rcu` in KVM_RUN), as the end of a probe does. If the kernel looks at
 /// once who is still reading, a thousand random hand-offs take 11 s instead of 16. Expedited grace periods would take 2,
 /// but whoever waited for one is preempted right afterwards, in the run that a scenario must see undisturbed.
-const KERNEL_ARGUMENTS: &str =
-    "console=ttyS0 quiet panic=-1 mitigations=off rcutree.jiffies_till_first_fqs=0";
+const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet panic=-1 rcutree.jiffies_till_first_fqs=0";
+/// Of a processor's faults, which a processor that is emulated has not.
+const WITHOUT_MITIGATIONS: &str = "mitigations=off";
 
 /// An AMD processor with SVM.
 const ANY_CLOCK: &[&str] = &["-machine", "q35", "-cpu", "EPYC"];
@@ -42,6 +43,7 @@ pub(crate) struct Boot {
     cpus: u8,
     counts: Counts,
     extras: Vec<Extra>,
+    mitigations: bool,
 }
 
 /// How time passes in the lab guest.
@@ -61,13 +63,14 @@ impl Boot {
         cpus: 2,
         counts: Counts::Nothing,
         extras: Vec::new(),
+        mitigations: false,
     };
 
     /// One command.
     pub(crate) fn command(command: &[String]) -> Self {
         let words: Vec<_> = command.iter().map(|word| quote(word)).collect();
         let action = Action::Script(words.join(" "));
-        Self { action, clock: Clock::Real, cpus: 2, counts: Counts::Life, extras: Vec::new() }
+        Self { action, counts: Counts::Life, ..Self::SHELL }
     }
 
     /// The same with files that it needs.
@@ -78,6 +81,11 @@ impl Boot {
     /// The same, where this counts as progress.
     pub(crate) fn counting(self, counts: Counts) -> Self {
         Self { counts, ..self }
+    }
+
+    /// The same with the kernel's mitigations, or without.
+    pub(crate) fn mitigated(self, mitigations: bool) -> Self {
+        Self { mitigations, ..self }
     }
 
     /// The same by this clock.
@@ -110,6 +118,7 @@ pub(crate) struct Machine {
     clock: Clock,
     cpus: u8,
     counts: Counts,
+    mitigations: bool,
 }
 
 impl Machine {
@@ -127,6 +136,7 @@ impl Machine {
             clock: boot.clock,
             cpus: boot.cpus,
             counts: boot.counts,
+            mitigations: boot.mitigations,
         };
         let beats = boot.counts != Counts::Nothing;
         initramfs::write(&machine.initramfs, kernel, stealtrace, &boot.action, beats, &boot.extras)?;
@@ -226,6 +236,7 @@ impl Machine {
             Clock::Real => &[][..],
             Clock::Instructions => &["-icount", "shift=0,sleep=off"],
         };
+        let mitigations = if self.mitigations { "" } else { WITHOUT_MITIGATIONS };
         let mut qemu = Qemu::find()?.command();
         qemu.args(if image::is_realtime(&self.image) { CONSTANT_CLOCK } else { ANY_CLOCK });
         qemu.args(["-accel", "tcg,thread=single", "-m", "2048"])
@@ -236,7 +247,7 @@ impl Machine {
             .arg(&self.image)
             .arg("-initrd")
             .arg(&self.initramfs)
-            .args(["-append", KERNEL_ARGUMENTS]);
+            .args(["-append", &format!("{KERNEL_ARGUMENTS} {mitigations}")]);
         Ok(qemu)
     }
 }

@@ -1,7 +1,7 @@
 //! A real VMM with a real Linux guest inside the lab guest: Debian's QEMU with KVM, and the lab's own kernel once more.
 //! A program of the tests' plays the guest's life, and compares what everybody says of it.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -9,6 +9,7 @@ use super::{
     emulator::Qemu,
     initramfs::{self, Extra},
     kernels::Kernel,
+    linked,
     progress::Counts,
     qemu::Boot,
     run_boot,
@@ -76,18 +77,10 @@ pub(super) fn run(kernel: &Kernel, parts: &[String]) -> Result<u8> {
 /// QEMU, the libraries it is linked with, and the firmware of the machine it makes.
 fn vmm() -> Result<Vec<Extra>> {
     let qemu = Qemu::find()?;
-    let mut extras: Vec<_> =
-        qemu.libraries()?.into_iter().map(|file| Extra { at: library(&file), file }).collect();
+    let mut extras: Vec<_> = qemu.libraries()?.into_iter().map(linked).collect();
     for name in ["bios-256k.bin", "kvmvapic.bin", "linuxboot_dma.bin"] {
         extras.push(Extra { file: qemu.firmware(name)?, at: format!("q/{name}") });
     }
     extras.push(Extra { file: qemu.program().to_owned(), at: "bin/qemu-system-x86_64".to_owned() });
     Ok(extras)
-}
-
-/// Where the dynamic linker of Debian's programs looks for it, and where they look for the linker.
-fn library(file: &Path) -> String {
-    let name = file.file_name().unwrap_or_default().to_string_lossy();
-    let folder = if name.starts_with("ld-linux") { "lib64" } else { "lib/x86_64-linux-gnu" };
-    format!("{folder}/{name}")
 }
