@@ -34,14 +34,14 @@ impl Before {
     pub(super) fn take(&mut self, from: &mut &[u8]) -> Result<Event> {
         let (changed, rest) = from.split_first_chunk().context("damaged: half an event")?;
         *from = rest;
-        let changed = u32::from_le_bytes(*changed);
+        let mut changed = u32::from_le_bytes(*changed);
         if changed >> Event::WORDS != 0 {
             bail!("damaged: an event has {} words", Event::WORDS);
         }
-        for (i, word) in self.0.iter_mut().enumerate() {
-            if changed & (1 << i) != 0 {
-                *word = word.wrapping_add(unzigzag(take_varint(from)?));
-            }
+        while changed != 0 {
+            let word = &mut self.0[changed.trailing_zeros() as usize];
+            *word = word.wrapping_add(unzigzag(take_varint(from)?));
+            changed &= changed - 1;
         }
         Event::from_words(&self.0).context("damaged")
     }
