@@ -108,8 +108,8 @@ fn unpack_with_needs(name: &str, package: &str, file: &str, into: &Path) -> Resu
     debian::Archive::system().unpack_with_needs(&[package], &into.join("root"))?;
     let script = format!(
         "#!/bin/sh\nroot=$(dirname \"$(readlink -f \"$0\")\")/root\n\
-         export LD_LIBRARY_PATH=\"$root/usr/lib/x86_64-linux-gnu:$root/lib/x86_64-linux-gnu\"\n\
-         exec \"$root/{file}\" \"$@\"\n"
+         export LD_LIBRARY_PATH=\"{}\"\nexec \"$root/{file}\" \"$@\"\n",
+        debian::library_path(Path::new("$root")).display()
     );
     cache::script(&into.join(name), &script)
 }

@@ -107,14 +107,14 @@ impl Engine {
         });
         let case = Case { vcpu, threads, event };
         let open = Open { vcpu, threads, next: Some(event) };
-        let mut found =
-            if vcpu.awaits_more() { settled(&self.rules, open, self.min_severity) } else { Vec::new() };
+        let mut found = settled(&self.rules, open, self.min_severity);
         for rule in &self.rules {
-            if let Some(finding) = (rule.judge)(case) {
+            if let Some(finding) = (rule.judge)(case)
+                && finding.severity >= self.min_severity
+            {
                 found.push(advised(rule, finding));
             }
         }
-        found.retain(|finding| finding.severity >= self.min_severity);
         vcpu.findings += found.iter().map(|finding| finding.count).sum::<u64>();
         vcpu.learn(event);
         let mut ruling = Ruling { vcpu: vcpu.name, fired: Vec::new(), told: found_before };
@@ -293,6 +293,9 @@ impl Engine {
 
 /// What the rules that waited say now, from this severity upwards.
 fn settled(rules: &[&Rule], open: Open<'_>, min_severity: Severity) -> Vec<Finding> {
+    if !open.vcpu.awaits_more() {
+        return Vec::new(); // as mostly
+    }
     let waiting = rules.iter().filter_map(|rule| Some((rule, rule.settle?)));
     let found =
         waiting.flat_map(|(rule, settle)| settle(open).into_iter().map(|finding| advised(rule, finding)));
