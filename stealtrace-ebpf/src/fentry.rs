@@ -45,6 +45,7 @@ macro_rules! by_fentry {
 
 by_fentry! {
     vcpu_ioctl as vcpu_ioctl_fentry
+    vcpu_ioctl_checked as vcpu_ioctl_fentry_checked
     vcpu_load as vcpu_load_fentry
     steal_update as steal_update_fentry
     set_msr as set_msr_fentry

@@ -38,7 +38,19 @@ pub(crate) trait Arguments: EbpfContext {
 #[inline(always)]
 pub(crate) fn vcpu_ioctl(ctx: &impl Arguments) {
     let key = caller_key(); // first: what is known then need not be saved over the call
-    let (vcpu, ioctl) = (read::private_data(ctx.structure(0)), ctx.plain(1) as u32);
+    enters(key, read::private_data(ctx.structure(0)), ctx);
+}
+
+/// The same where what a field of no type points to is no number to the verifier.
+#[inline(always)]
+pub(crate) fn vcpu_ioctl_checked(ctx: &impl Arguments) {
+    let key = caller_key();
+    enters(key, read::private_data(ctx.number(0)), ctx);
+}
+
+#[inline(always)]
+fn enters(key: u32, vcpu: u64, ctx: &impl Arguments) {
+    let ioctl = ctx.plain(1) as u32;
     if !quiet::enters(vcpu, key, ioctl) {
         entered(vcpu, ioctl);
     }

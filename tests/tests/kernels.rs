@@ -148,7 +148,9 @@ fn the_newest_kernel_is_seen_in_every_way() {
 }
 
 fn assert_seen(kernel: &str, backends: &[&str]) {
-    let arguments = [&[kernel][..], &DECIDING, &["--scenario", "random-hand-offs", "--", "--rounds", "300"]];
+    let by_name: Vec<_> = backends.iter().flat_map(|backend| ["--backend", backend]).collect();
+    let random = ["--scenario", "random-hand-offs", "--", "--rounds", "300"];
+    let arguments = [&[kernel][..], &by_name, &DECIDING, &random];
     let result = verify(|command| command.args(arguments.concat()));
     assert_eq!(result.code, 0, "{}{}", result.stdout, result.stderr);
     for backend in backends {
