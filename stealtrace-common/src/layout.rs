@@ -64,6 +64,10 @@ pub struct Layout {
     pub signal_live: u32,
     /// `kvm.mm` (pointer): whose ioctls KVM obeys
     pub kvm_mm: u32,
+    /// `kvm_vcpu.preempted` (bool): was its thread scheduled out against its will?
+    pub vcpu_preempted: u32,
+    /// 0
+    pub reserved: u32,
     /// Address of `kvm_vcpu_ioctl`, by which the tracepoint backend knows a vCPU's descriptor; 0 if unknown.
     pub kvm_vcpu_ioctl: u64,
     /// 1 if the kernel says of which type `current` is (Linux 5.11), so that its fields need no checked read.
@@ -101,9 +105,11 @@ impl Layout {
         task_signal: ABSENT,
         signal_live: ABSENT,
         kvm_mm: ABSENT,
+        vcpu_preempted: ABSENT,
+        reserved: 0,
         kvm_vcpu_ioctl: 0,
         current_is_typed: 0,
     };
 }
 
-const _: () = assert!(size_of::<Layout>() == 28 * 4 + 2 * 8);
+const _: () = assert!(size_of::<Layout>() == 30 * 4 + 2 * 8);

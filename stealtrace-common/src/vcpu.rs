@@ -51,7 +51,7 @@ pub struct VcpuState {
     pub vm_tgid: u32,
     /// The ioctl that the thread that last let go of the vCPU was in.
     pub ioctl: u32,
-    /// 1 if `update` is set since a thread last let go of the vCPU.
+    /// 1 if `update` is set since a thread last let go of the vCPU; 2 if it was preempted in the midst of that update.
     pub updating: u32,
     /// By whom, since a thread last let go of the vCPU.
     pub enabling_write: EnablingWrite,

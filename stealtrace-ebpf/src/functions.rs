@@ -103,7 +103,8 @@ pub(crate) fn steal_update(ctx: &impl Arguments) {
         && let Some(state) = lifecycle::find(vcpu)
     {
         let now = area::snapshot(ctx.structure(0));
-        if area::is_enabled(now.enabling) && (state.updating == 0 || lower(&now, &state.update)) {
+        let tells_more = state.updating == 0 || (state.updating != HALFWAY && lower(&now, &state.update));
+        if area::is_enabled(now.enabling) && tells_more {
             state.update = now;
             state.updating = 1;
         }
@@ -181,6 +182,15 @@ fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64, after: &Snapshot) {
     if state.updating != 0 {
         before = state.update;
     }
+    if state.updating == HALFWAY {
+        before.run_delay_ns = after.last_steal_ns; // what the updates since then subtracted from, together
+    }
+    if !area::accumulates() && is_halfway(state, &before, after) && read::is_preempted(vcpu) {
+        if state.updating != 0 {
+            state.updating = HALFWAY;
+        }
+        return; // it goes on, and lets go once more
+    }
     if enabling_write == EnablingWrite::HOST {
         opened.run_delay_ns = before.run_delay_ns;
     }
@@ -197,6 +207,21 @@ fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64, after: &Snapshot) {
         counts: true,
     };
     facts::left(state, &stay);
+}
+
+/// [`VcpuState::updating`] where the thread was preempted since: KVM updates once more when it goes on.
+const HALFWAY: u32 = 2;
+
+/// Is KVM in the midst of an update? It was about to begin, or has set last_steal and not yet the guest's counter.
+#[inline(always)]
+fn is_halfway(state: &VcpuState, before: &Snapshot, after: &Snapshot) -> bool {
+    let is_written = before.version != after.version && after.version.is_multiple_of(2);
+    let stands = before.steal_ns == after.steal_ns && !is_written;
+    if before.last_steal_ns == after.last_steal_ns {
+        state.updating != 0 && stands
+    } else {
+        before.readable & after.readable != 0 && stands
+    }
 }
 
 /// Nobody's ioctl, or one that began before us: from here on we know.

@@ -219,6 +219,12 @@ pub(crate) fn holds_mutex(vcpu: u64) -> bool {
     field::<u64>(vcpu, given!(LAYOUT.vcpu_mutex_owner)) & !FLAGS == current()
 }
 
+/// Was the thread that lets go of it scheduled out against its will? It goes on where it was.
+#[inline(always)]
+pub(crate) fn is_preempted(vcpu: u64) -> bool {
+    field::<u8>(vcpu, given!(LAYOUT.vcpu_preempted)) != 0
+}
+
 /// `file->private_data`: of a vCPU's file, its `struct kvm_vcpu *`.
 #[inline(always)]
 pub(crate) fn private_data(file: impl Structure) -> u64 {

@@ -137,6 +137,8 @@ impl Types {
             task_signal: self.required("task_struct", "signal", 8)?,
             signal_live: self.required("signal_struct", "live", 4)?,
             kvm_mm: self.required("kvm", "mm", 8)?,
+            vcpu_preempted: self.required("kvm_vcpu", "preempted", 1)?,
+            reserved: 0,
             kvm_vcpu_ioctl: 0,
             current_is_typed: 0,
         })
