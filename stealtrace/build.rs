@@ -14,7 +14,7 @@ use object::{
 
 /// Written by `cargo xtask setup`: `cargo=`, `rustc=`, `linker=`, one a line.
 const TOOLCHAIN: &str = "target/ebpf-toolchain";
-/// One for all profiles: the kernel object is the same in each.
+/// One for all profiles, in which the kernel object is the same; below it one for each processor, for which it is not.
 const TARGET_DIR: &str = "target/ebpf";
 const TARGET: &str = "bpfel-unknown-none";
 
@@ -139,7 +139,7 @@ impl Toolchain {
             .current_dir(root.join("stealtrace-ebpf"))
             .args(["build", "--quiet", "--locked", "--release", "-Zbuild-std=core", "-Zunstable-options"])
             .args(["--target", TARGET, "--target-dir"])
-            .arg(root.join(TARGET_DIR))
+            .arg(root.join(TARGET_DIR).join(&arch))
             .arg("--artifact-dir")
             .arg(into);
         cargo

@@ -9,6 +9,9 @@ pub const KVM_CREATE_VCPU: u32 = 0xae41;
 pub const KVM_RUN: u32 = 0xae80;
 /// Write MSRs from the host side: the way a VMM restores the steal MSR.
 pub const KVM_SET_MSRS: u32 = 0x4008_ae89;
+/// Set an attribute; of a vCPU on arm64, where the area of its stolen time lies.
+pub const KVM_SET_DEVICE_ATTR: u32 = 0x4018_aee1;
+
 /// The type byte of an ioctl number, as `_IOC_TYPE` does.
 #[must_use]
 pub const fn ioctl_type(ioctl: u32) -> u32 {

@@ -30,9 +30,11 @@ pub struct Layout {
     pub vcpu_id: u32,
     /// `kvm_vcpu.mutex.owner` (word: task pointer and 3 flag bits)
     pub vcpu_mutex_owner: u32,
-    /// What enables the source, in `kvm_vcpu` (u64), followed by `last_steal` (u64, ns); see [`crate::source`]
-    pub vcpu_enabling: u32,
-    /// Guest address of the area in `kvm_vcpu` (u64), followed by its host address; [`ABSENT`] before 5.16 and its backports
+    /// What enables the source, and `last_steal` (u64, ns), in `kvm_vcpu`: one of the two (u64), followed by the other; see
+    /// [`crate::source`]
+    pub vcpu_steal: u32,
+    /// Guest address of the area in `kvm_vcpu` (u64), followed by its host address; [`ABSENT`] before 5.16 and its
+    /// backports, and where the source keeps none
     pub vcpu_cached_area: u32,
     /// `msr_data.index` (u32)
     pub msr_index: u32,
@@ -64,10 +66,22 @@ pub struct Layout {
     pub signal_live: u32,
     /// `kvm.mm` (pointer): whose ioctls KVM obeys
     pub kvm_mm: u32,
+    /// `kvm.memslots` (array of pointers); [`ABSENT`] before 5.17, and where the source does without
+    pub kvm_memslots: u32,
+    /// `kvm_memslots.gfn_tree.rb_node` (pointer into a slot)
+    pub memslots_tree: u32,
+    /// `kvm_memslots.node_idx` (i32): which of its slots' nodes are of this tree
+    pub memslots_node: u32,
+    /// `kvm_memory_slot.gfn_node` (array of `struct rb_node`)
+    pub slot_nodes: u32,
+    /// `kvm_memory_slot.base_gfn` (u64), followed by `npages` (u64)
+    pub slot_base: u32,
+    /// `kvm_memory_slot.userspace_addr` (u64)
+    pub slot_address: u32,
+    /// Bits of an address within a page.
+    pub page_bits: u32,
     /// `kvm_vcpu.preempted` (bool): was its thread scheduled out against its will?
     pub vcpu_preempted: u32,
-    /// 0
-    pub reserved: u32,
     /// Address of `kvm_vcpu_ioctl`, by which the tracepoint backend knows a vCPU's descriptor; 0 if unknown.
     pub kvm_vcpu_ioctl: u64,
     /// 1 if the kernel says of which type `current` is (Linux 5.11), so that its fields need no checked read.
@@ -88,7 +102,7 @@ impl Layout {
         vcpu_kvm: ABSENT,
         vcpu_id: ABSENT,
         vcpu_mutex_owner: ABSENT,
-        vcpu_enabling: ABSENT,
+        vcpu_steal: ABSENT,
         vcpu_cached_area: ABSENT,
         msr_index: ABSENT,
         msr_host_initiated: ABSENT,
@@ -105,11 +119,17 @@ impl Layout {
         task_signal: ABSENT,
         signal_live: ABSENT,
         kvm_mm: ABSENT,
+        kvm_memslots: ABSENT,
+        memslots_tree: ABSENT,
+        memslots_node: ABSENT,
+        slot_nodes: ABSENT,
+        slot_base: ABSENT,
+        slot_address: ABSENT,
+        page_bits: 0,
         vcpu_preempted: ABSENT,
-        reserved: 0,
         kvm_vcpu_ioctl: 0,
         current_is_typed: 0,
     };
 }
 
-const _: () = assert!(size_of::<Layout>() == 30 * 4 + 2 * 8);
+const _: () = assert!(size_of::<Layout>() == 36 * 4 + 2 * 8);

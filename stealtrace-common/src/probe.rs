@@ -1,11 +1,17 @@
 //! The probe table: per probe its number, its program in the kernel object, what that attaches to, whether a trace can do
 //! without, and what it is for. To add a probe: write its program, add its row.
 
+use crate::source::{Source, here};
+
 /// What probes are attached for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Set {
     /// To watch, by KVM's functions.
     Functions,
+    /// The same, where this is the source.
+    X86Msr,
+    /// Likewise.
+    Arm64Pvtime,
     /// To watch, by tracepoints of system calls.
     Tracepoint,
     /// To watch, either way, and to guard.
@@ -16,6 +22,19 @@ pub enum Set {
     Guard,
     /// To look at open files.
     Files,
+}
+
+impl Set {
+    /// Beside [`Self::Functions`], on a host like this one.
+    const OF_SOURCE: Self = match Source::HERE {
+        Source::X86Msr => Self::X86Msr,
+        Source::Arm64Pvtime => Self::Arm64Pvtime,
+    };
+
+    /// Are these rows of it? Those of the source are among the functions.
+    fn has(self, of: Self) -> bool {
+        of == self || (self == Self::Functions && of == Self::OF_SOURCE)
+    }
 }
 
 /// What a program is attached to.
@@ -88,11 +107,14 @@ probes! {
     VcpuIoctl: Functions, "vcpu_ioctl", Functions(&["kvm_vcpu_ioctl"]), true, "who issues which vCPU ioctl";
     VcpuLoad: Functions, "vcpu_load", Functions(&["kvm_arch_vcpu_load"]), true, "last_steal before";
     VcpuPut: Functions, "vcpu_put", Functions(&["kvm_arch_vcpu_put"]), true, "last_steal and guest steal after";
-    SetMsr: Functions, "set_msr", Functions(&["kvm_set_msr_common"]), true, "writes of the steal MSR";
+    SetMsr: X86Msr, "set_msr", Functions(&["kvm_set_msr_common"]), true, "writes of the steal MSR";
+    PvtimeWasSet: Arm64Pvtime, "pvtime_was_set", Functions(&["kvm_arm_pvtime_set_attr"]), true, "where the VMM put the area";
+    PvtimeSet: Arm64Pvtime, "pvtime_set", Functions(&["kvm_arm_pvtime_set_attr"]), true, "what is true before";
+    PvtimeBegin: Arm64Pvtime, "pvtime_begin", Functions(&["kvm_init_stolen_time"]), true, "a guest's asking for it";
     VcpuCreate: Functions, "vcpu_create", Functions(&["kvm_arch_vcpu_create"]), true, "a new vCPU, perhaps at an old address";
     VcpuDestroy: Functions, "vcpu_destroy", Functions(&["kvm_arch_vcpu_destroy"]), true, "its end";
     // Without it the delta is what changed between load and put.
-    StealUpdate: Functions, "steal_update", Functions(&["accumulate_steal_time", "record_steal_time"]), false,
+    StealUpdate: Functions, "steal_update", Functions(here::SUBTRACTS), false,
         "guest steal right before KVM's write";
 
     SysExit: Tracepoint, "ioctl_exit", Syscall { event: "sys_exit_ioctl", raw: "sys_exit" }, true,
@@ -106,8 +128,8 @@ probes! {
     Return: Calls, "call_return", Functions(&[]), false, "returns";
     Call: Calls, "call_enter", Functions(&[]), false, "calls";
 
-    GuardExit: Guard, "guard_exit", Functions(&["record_steal_time"]), true, "the guest's counter after KVM's write";
-    GuardEnter: Guard, "guard_enter", Functions(&["record_steal_time"]), true, "the guest's counter before it";
+    GuardExit: Guard, "guard_exit", Functions(here::WRITES), true, "the guest's counter after KVM's write";
+    GuardEnter: Guard, "guard_enter", Functions(here::WRITES), true, "the guest's counter before it";
 
     Files: Files, "vcpu_files", Iterator("task_file"), true, "vCPUs by their descriptors";
 }
@@ -119,13 +141,13 @@ impl Probe {
 
 /// The probes of a set.
 pub fn probes(set: Set) -> impl core::iter::Iterator<Item = &'static ProbeRow> {
-    PROBES.iter().filter(move |row| row.set == set)
+    PROBES.iter().filter(move |row| set.has(row.set))
 }
 
 /// The functions that some probe may attach to.
 pub fn functions() -> impl core::iter::Iterator<Item = &'static str> {
-    PROBES
-        .iter()
+    probes(Set::Functions)
+        .chain(probes(Set::Guard))
         .flat_map(|row| match row.attachment {
             Functions(names) => names,
             _ => &[],

@@ -113,8 +113,8 @@ pub struct QuietVcpu {
 }
 
 impl QuietVcpu {
-    /// No value that enables a source.
-    pub const WRITTEN: u64 = u64::MAX;
+    /// No value that a source has, enabled or not.
+    pub const WRITTEN: u64 = u64::MAX - 1;
     /// Slots there are: a power of two, four times what a large host runs.
     pub const SLOTS: u32 = 1 << 15;
 

@@ -3,13 +3,14 @@
 
 use stealtrace_common::{
     layout::ABSENT,
-    source::{Source, x86_msr::Counter},
+    source::here::{self, Counter},
     vcpu::Snapshot,
 };
 
 use crate::{
     maps::given,
     read::{Plain, Structure, field, run_delay_ns, user_or_zeros},
+    source,
 };
 
 // SAFETY: integers without padding.
@@ -18,7 +19,7 @@ unsafe impl Plain for Counter {}
 /// Does this value enable the source?
 #[inline(always)]
 pub(crate) fn is_enabled(enabling: u64) -> bool {
-    Source::HERE.is_enabled(enabling)
+    here::is_enabled(enabling)
 }
 
 /// What is true now of this vCPU and the calling thread.
@@ -35,25 +36,23 @@ pub(crate) fn with_area(now: &Snapshot, vcpu: impl Structure, enabling: u64) -> 
     if now.readable != 0 {
         return *now;
     }
-    let (Counter { steal_ns, version, .. }, readable) = counter(vcpu, enabling);
-    Snapshot { steal_ns, version, readable, ..*now }
+    let (counter, readable) = counter(vcpu, enabling);
+    Snapshot { steal_ns: counter.steal_ns, version: counter.version(), readable, ..*now }
 }
 
 /// What enables the source, and `last_steal`.
 #[inline(always)]
 pub(crate) fn steal_time(vcpu: impl Structure) -> (u64, u64) {
-    let [enabling, last_steal_ns] = vcpu.field(given!(LAYOUT.vcpu_enabling));
-    (enabling, last_steal_ns)
+    here::steal_time(vcpu.field(given!(LAYOUT.vcpu_steal)))
 }
 
-/// Is it known where KVM caches the host address of the guest's steal area?
+/// Can the guest's steal area be found in the host's memory?
 #[inline(always)]
 pub(crate) fn is_known() -> bool {
-    given!(LAYOUT.vcpu_cached_area) != ABSENT
+    source::is_known()
 }
 
-/// The guest's steal area, through the host address KVM cached for it, if that is for the address that enables the source;
-/// and 1 if it could be read, else 0.
+/// The guest's steal area; and 1 if it could be read, else 0.
 #[inline(always)]
 fn counter(vcpu: impl Structure, enabling: u64) -> (Counter, u32) {
     const NOBODYS: u64 = u64::MAX; // refused without a fault
@@ -61,14 +60,10 @@ fn counter(vcpu: impl Structure, enabling: u64) -> (Counter, u32) {
     user_or_zeros(if address == 0 { NOBODYS } else { address })
 }
 
-/// The host address KVM cached for the guest's steal area, if that is for the address that enables the source; else 0.
+/// The host address of the guest's steal area, if there is one; else 0.
 #[inline(always)]
 pub(crate) fn address(vcpu: impl Structure, enabling: u64) -> u64 {
-    if !is_enabled(enabling) || !is_known() {
-        return 0;
-    }
-    let [gpa, hva] = vcpu.field(given!(LAYOUT.vcpu_cached_area));
-    if gpa == Source::HERE.area(enabling) { hva } else { 0 }
+    if !is_enabled(enabling) || !is_known() { 0 } else { source::address(vcpu, enabling) }
 }
 
 /// Does this kernel keep the delta of a load until guest entry?

@@ -131,7 +131,7 @@ pub(crate) fn left(state: &mut VcpuState, stay: &Stay<'_>) {
     let copies = stay.enabling_write == EnablingWrite::HOST || (area::accumulates() && state.updating == 0);
     let enabling = copies && !area::is_enabled(stay.opened.enabling) && area::is_enabled(stay.after.enabling);
     // Where nothing is enabled a kernel may move last_steal as it likes: nobody is charged.
-    let charges = area::is_enabled(stay.before.enabling | stay.after.enabling);
+    let charges = area::is_enabled(stay.before.enabling) || area::is_enabled(stay.after.enabling);
     if updated(stay.before, stay.after) && !enabling && charges {
         consumed(state, stay);
     }
@@ -145,6 +145,19 @@ pub(crate) fn left(state: &mut VcpuState, stay: &Stay<'_>) {
     state.enabling_write = EnablingWrite::NONE;
     state.updating = 0;
     quiet::settle(stay.vcpu, stay.caller, state);
+}
+
+/// The guest's counter is zero from here on, and what this thread waits is charged to it.
+#[inline(always)]
+#[cfg_attr(
+    bpf_target_arch = "x86_64",
+    expect(dead_code, reason = "there an enabling leaves the counter alone")
+)]
+pub(crate) fn begins_anew(state: &mut VcpuState, stay: &Stay<'_>) {
+    state.enabled_anew = 1;
+    state.last_update_ns = stay.since_ns;
+    state.last_steal_tid = stay.caller.tid;
+    counted(state, stay.after, stay.after.enabling);
 }
 
 #[inline(always)]

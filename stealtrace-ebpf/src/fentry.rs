@@ -48,7 +48,6 @@ by_fentry! {
     vcpu_ioctl_checked as vcpu_ioctl_fentry_checked
     vcpu_load as vcpu_load_fentry
     steal_update as steal_update_fentry
-    set_msr as set_msr_fentry
     vcpu_put as vcpu_put_fentry
     vcpu_create as vcpu_create_fentry
     vcpu_destroy as vcpu_destroy_fentry

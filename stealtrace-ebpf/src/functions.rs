@@ -19,7 +19,6 @@ use crate::{
     maps::VCPUS,
     quiet,
     read::{self, Structure},
-    x86_msr,
 };
 
 /// What a function was called with.
@@ -94,7 +93,8 @@ fn current_ioctl(caller: Caller, vcpu: u64) -> u32 {
     }
 }
 
-/// `accumulate_steal_time(struct kvm_vcpu *vcpu)`, or `record_steal_time` where that does the subtraction.
+/// `accumulate_steal_time(struct kvm_vcpu *vcpu)`, or what does the subtraction where there is none: `record_steal_time`,
+/// `kvm_update_stolen_time`.
 #[inline(always)]
 pub(crate) fn steal_update(ctx: &impl Arguments) {
     let vcpu = ctx.number(0);
@@ -116,21 +116,6 @@ pub(crate) fn steal_update(ctx: &impl Arguments) {
 fn lower(one: &Snapshot, other: &Snapshot) -> bool {
     StealDelta::between(one.last_steal_ns, one.run_delay_ns).signed_ns()
         < StealDelta::between(other.last_steal_ns, other.run_delay_ns).signed_ns()
-}
-
-/// `kvm_set_msr_common(struct kvm_vcpu *vcpu, struct msr_data *msr)`, for the steal MSR only.
-#[inline(always)]
-pub(crate) fn set_msr(ctx: &impl Arguments) {
-    let vcpu = ctx.number(0);
-    let msr = ctx.structure(1);
-    if x86_msr::is_about(msr)
-        && watched(Probe::SetMsr).is_some()
-        && let Some(state) = lifecycle::find(vcpu)
-    {
-        quiet::enabling_written(vcpu);
-        state.enabling_write =
-            if x86_msr::is_by_host(msr) { EnablingWrite::HOST } else { EnablingWrite::GUEST };
-    }
 }
 
 /// `kvm_arch_vcpu_put(struct kvm_vcpu *vcpu)`: leaving an ioctl, or scheduled out during one.
@@ -156,7 +141,7 @@ fn left(vcpu: u64, structure: impl Structure) {
 
 /// Everything that changed since the last put, this thread did.
 #[inline(always)]
-fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64, after: &Snapshot) {
+pub(crate) fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64, after: &Snapshot) {
     let mut opened = facts::opened_unseen(state, after);
     if let Some(ioctl) = quiet::ioctl(vcpu, caller.key()) {
         state.ioctl = ioctl;

@@ -1,10 +1,7 @@
 //! The only programs that write: they put the guest's counter back when KVM's update corrupted it, on the vCPU's own
 //! thread and before the guest runs. Loaded by `stealtrace guard` and by nothing else.
 
-use core::{ffi::c_void, mem::offset_of};
-
 use aya_ebpf::{
-    helpers::generated::bpf_probe_write_user,
     macros::{fentry, fexit, kprobe, kretprobe, map},
     maps::{HashMap, LruHashMap},
     programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext},
@@ -12,7 +9,7 @@ use aya_ebpf::{
 use stealtrace_common::{
     probe::Probe,
     ring::Repair,
-    source::x86_msr::Counter,
+    source::here::VERSIONS,
     steal::{StealDelta, is_impossible},
     vcpu::Snapshot,
 };
@@ -24,10 +21,10 @@ use crate::{
     emit::{now_ns, tell},
     functions::Arguments,
     maps::{BPF_F_NO_PREALLOC, given},
-    read,
+    read, source,
 };
 
-/// Threads inside `record_steal_time`, by their number in the initial PID namespace.
+/// Threads inside KVM's update of the guest's counter, by their number in the initial PID namespace.
 #[map]
 static UPDATING: HashMap<u32, Update> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 
@@ -65,7 +62,7 @@ struct Guarded {
 
 const NOTHING: Guarded = Guarded { steal_ns: 0, version: 0, tid: 0, run_delay_ns: 0, debt_ns: 0, healed: 0 };
 
-/// `record_steal_time(struct kvm_vcpu *vcpu)`
+/// `record_steal_time(struct kvm_vcpu *vcpu)`, or `kvm_update_stolen_time`
 #[kprobe]
 pub(crate) fn guard_enter(ctx: ProbeContext) -> u32 {
     enter(&ctx);
@@ -141,7 +138,7 @@ fn end(caller: Caller, update: &Update) {
     let mut next = Guarded { steal_ns: after.steal_ns, version: after.version, ..change.guarded };
     if let Some(repaired) = repaired(&change, &after) {
         if put_back(caller, update, &after, &change, repaired.steal_ns) {
-            next = Guarded { version: after.version + 2, ..repaired };
+            next = Guarded { version: after.version + VERSIONS, ..repaired };
         } else {
             next.healed = repaired.healed; // told once
         }
@@ -177,7 +174,11 @@ impl Change {
         // SAFETY: the vCPU's holder is the only one that reads and writes its entry.
         let known = unsafe { GUARDED.get(update.vcpu) }.copied().unwrap_or(NOTHING);
         // Else the VMM brought other memory back, the area is another, or a new vCPU is at an old one's address.
-        let goes_on = known.tid != 0 && before_ns == known.steal_ns && after.version == known.version + 2;
+        let same_area = match VERSIONS {
+            0 => update.before.last_steal_ns == known.run_delay_ns, // nothing else moves it there
+            _ => after.version == known.version + VERSIONS,
+        };
+        let goes_on = known.tid != 0 && before_ns == known.steal_ns && same_area;
         let certain = seen || goes_on;
         let guarded = if goes_on { known } else { NOTHING };
         let waited = StealDelta::between(guarded.run_delay_ns, after.last_steal_ns);
@@ -225,13 +226,13 @@ fn repaired(change: &Change, after: &Snapshot) -> Option<Guarded> {
     None
 }
 
-/// Write as KVM does: the version is odd while the counter is not what it says. Was it written?
+/// Write as KVM does. Was it written?
 #[inline(always)]
 fn put_back(caller: Caller, update: &Update, after: &Snapshot, change: &Change, good_ns: u64) -> bool {
     let area = area::address(update.vcpu, after.enabling);
     // A kernel that clamps a negative delta would have left this too, unless it is impossible.
     let sure = change.certain || is_impossible(after.steal_ns);
-    let written = sure && given!(GUARD.write) != 0 && rewrite(area, after.version, good_ns);
+    let written = sure && given!(GUARD.write) != 0 && source::rewrite(area, after, good_ns);
     let (_vm, vcpu_id) = read::identity(update.vcpu);
     let repair = Repair {
         time_ns: now_ns(),
@@ -248,26 +249,4 @@ fn put_back(caller: Caller, update: &Update, after: &Snapshot, change: &Change, 
     };
     tell(Probe::GuardExit, repair);
     written
-}
-
-/// Even if the counter cannot be written, the version is even in the end.
-#[inline(always)]
-fn rewrite(area: u64, version: u32, steal_ns: u64) -> bool {
-    if !write(area + VERSION, version + 1) {
-        return false;
-    }
-    let written = write(area, steal_ns);
-    write(area + VERSION, version + 2) && written
-}
-
-/// Where `version` lies in `struct kvm_steal_time`.
-const VERSION: u64 = offset_of!(Counter, version) as u64;
-
-#[inline(always)]
-fn write<T: Copy>(address: u64, value: T) -> bool {
-    // SAFETY: the helper checks the address and fails instead of faulting; the area is the calling thread's VM's.
-    let result = unsafe {
-        bpf_probe_write_user(address as *mut c_void, (&raw const value).cast(), size_of::<T>() as u32)
-    };
-    result == 0
 }

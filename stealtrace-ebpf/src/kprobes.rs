@@ -34,4 +34,4 @@ macro_rules! by_kprobe {
     };
 }
 
-by_kprobe! { vcpu_ioctl vcpu_load steal_update set_msr vcpu_put vcpu_create vcpu_destroy }
+by_kprobe! { vcpu_ioctl vcpu_load steal_update vcpu_put vcpu_create vcpu_destroy }

@@ -2,6 +2,9 @@
 #![no_std]
 #![no_main]
 
+#[cfg_attr(bpf_target_arch = "aarch64", path = "aarch64.rs")]
+#[cfg_attr(bpf_target_arch = "x86_64", path = "x86_64.rs")]
+mod arch;
 mod area;
 mod caller;
 mod calls;
@@ -18,9 +21,10 @@ mod lifecycle;
 mod maps;
 mod quiet;
 mod read;
+#[cfg_attr(bpf_target_arch = "aarch64", path = "arm64_pvtime.rs")]
+#[cfg_attr(bpf_target_arch = "x86_64", path = "x86_msr.rs")]
+mod source;
 mod tracepoints;
-mod x86_64;
-mod x86_msr;
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

@@ -5,6 +5,7 @@ use core::{ffi::c_void, mem::MaybeUninit, ptr};
 
 use aya_ebpf::helpers::generated::{
     bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_probe_read_user,
+    bpf_probe_write_user,
 };
 use stealtrace_common::{
     target::{OUTSIDE, PidNamespace},
@@ -70,6 +71,16 @@ pub(crate) fn user<T: Plain>(address: u64) -> Option<T> {
     }
 }
 
+/// Write to the caller's memory; was it written?
+#[inline(always)]
+pub(crate) fn write<T: Plain>(address: u64, value: T) -> bool {
+    // SAFETY: the helper checks the address and fails instead of faulting.
+    let result = unsafe {
+        bpf_probe_write_user(address as *mut c_void, (&raw const value).cast(), size_of::<T>() as u32)
+    };
+    result == 0
+}
+
 /// The same, zeros if it cannot be read, and 1 if it can, else 0: by arithmetic, since the verifier follows each branch to
 /// the end of the program.
 #[inline(always)]
@@ -117,12 +128,24 @@ fn typed_current() -> Typed {
 pub(crate) trait Structure: Copy {
     /// The value of a field; 0 if it cannot be read.
     fn field<T: Plain>(self, offset: u32) -> T;
+
+    /// An address in a field, as a number to the verifier, too.
+    #[cfg_attr(
+        bpf_target_arch = "x86_64",
+        expect(dead_code, reason = "the area is found by what is beside it")
+    )]
+    fn number(self, offset: u32) -> u64;
 }
 
 /// By its address alone: anybody's, and read with a check.
 impl Structure for u64 {
     #[inline(always)]
     fn field<T: Plain>(self, offset: u32) -> T {
+        field(self, offset)
+    }
+
+    #[inline(always)]
+    fn number(self, offset: u32) -> u64 {
         field(self, offset)
     }
 }
@@ -137,6 +160,11 @@ impl Structure for Typed {
     fn field<T: Plain>(self, offset: u32) -> T {
         // SAFETY: the verifier lets pass only what is a field of this type.
         unsafe { self.0.byte_add(offset as usize).cast::<T>().read_volatile() }
+    }
+
+    #[inline(always)]
+    fn number(self, offset: u32) -> u64 {
+        field(self.0.addr() as u64, offset)
     }
 }
 

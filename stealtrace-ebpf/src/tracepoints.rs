@@ -9,19 +9,19 @@ use aya_ebpf::{
 };
 use stealtrace_common::{
     event::EventKind,
-    kvm::{self, KVM_CREATE_VCPU, KVM_RUN, KVM_SET_MSRS, KVMIO},
+    kvm::{self, KVM_CREATE_VCPU, KVM_RUN, KVMIO},
     probe::Probe,
     vcpu::{EnablingWrite, Snapshot, ThreadState},
 };
 
 use crate::{
-    area,
+    arch, area,
     caller::{Caller, caller, caller_of, is_process_watched, watched},
     emit::{emit_call, jiffies, now_ns},
     facts::{self, Stay},
     lifecycle::{self, vcpu_state},
     maps::given,
-    quiet, read, x86_64, x86_msr,
+    quiet, read, source,
 };
 
 /// `syscalls:sys_enter_ioctl`: `struct syscall_trace_enter` with its arguments as 64-bit words.
@@ -44,8 +44,8 @@ pub(crate) fn ioctl_exit(ctx: TracePointContext) -> u32 {
 /// tracepoints of single system calls.
 #[raw_tracepoint]
 pub(crate) fn sys_enter(ctx: RawTracePointContext) -> i32 {
-    if ctx.arg::<u64>(1) == x86_64::IOCTL {
-        enter(x86_64::syscall_args(ctx.arg(0)));
+    if ctx.arg::<u64>(1) == arch::IOCTL {
+        enter(arch::syscall_args(ctx.arg(0)));
     }
     0
 }
@@ -92,7 +92,7 @@ fn enter([fd, ioctl, argument]: [u64; 3]) {
         } else if vcpu != 0 {
             entered_vcpu(caller, thread);
         }
-        thread.enabling_position = if ioctl == KVM_SET_MSRS { x86_msr::position(argument) } else { 0 };
+        thread.enabling_position = if ioctl == source::IOCTL { source::position(argument) } else { 0 };
     }
 }
 
@@ -114,7 +114,7 @@ fn vcpu_and_quiet(file: u64, ioctl: u32, caller: Caller, known: Option<&ThreadSt
     if vcpu == 0 {
         return (0, false);
     }
-    let looked_at = ioctl == KVM_SET_MSRS || !passes_over();
+    let looked_at = ioctl == source::IOCTL || !passes_over();
     if !looked_at && quiet::enters(vcpu, caller.key(), ioctl) {
         return (vcpu, true);
     }
@@ -246,10 +246,10 @@ fn report_changes(caller: Caller, thread: &ThreadState, ret: i64) {
     facts::left(state, &stay);
 }
 
-/// KVM_SET_MSRS returns how many it set; a guest's own write shows only as a new value after KVM_RUN.
+/// A guest's own write shows only as a new value after KVM_RUN.
 #[inline(always)]
 fn enabling_write(thread: &ThreadState, ret: i64, before: &Snapshot, after: &Snapshot) -> EnablingWrite {
-    if thread.enabling_position != 0 && ret >= i64::from(thread.enabling_position) {
+    if source::was_written(thread.enabling_position, ret) {
         EnablingWrite::HOST
     } else if thread.ioctl == KVM_RUN && before.enabling != after.enabling {
         EnablingWrite::GUEST

@@ -1,11 +1,11 @@
-//! Names of the vCPU ioctls of x86 (`include/uapi/linux/kvm.h`).
+//! Names of the vCPU ioctls of x86 and arm64 (`include/uapi/linux/kvm.h`).
 
 use std::{borrow::Cow, sync::LazyLock};
 
 use rustc_hash::FxHashMap;
 use stealtrace_common::kvm::KVM_CREATE_VCPU;
 
-/// `(number, name)`; several names share a number only across architectures.
+/// `(number, name)`; of several names that share a number across architectures, that of x86.
 const NAMES: &[(u32, &str)] = &[
     (0xae80, "KVM_RUN"),
     (0x8090_ae81, "KVM_GET_REGS"),
@@ -62,6 +62,11 @@ const NAMES: &[(u32, &str)] = &[
     (0x4018_aee2, "KVM_GET_DEVICE_ATTR"),
     (0x4018_aee3, "KVM_HAS_DEVICE_ATTR"),
     (0xaece, "KVM_GET_STATS_FD"),
+    (0x4010_aeab, "KVM_GET_ONE_REG"),
+    (0x4010_aeac, "KVM_SET_ONE_REG"),
+    (0x4020_aeae, "KVM_ARM_VCPU_INIT"),
+    (0xc008_aeb0, "KVM_GET_REG_LIST"),
+    (0x4004_aec2, "KVM_ARM_VCPU_FINALIZE"),
 ];
 
 static NUMBERS: LazyLock<FxHashMap<&str, u32>> = LazyLock::new(|| {

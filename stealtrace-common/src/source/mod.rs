@@ -2,24 +2,41 @@
 //! guest's memory, the kernel's fields it lives in, and its words for people. What finds, judges and shows speaks of source,
 //! area and enabling.
 //!
-//! To add a source: write its file, with the same names as in the others; add its line. On the kernel side, `area.rs` finds
-//! its area, and a file like `x86_msr.rs` sees it enabled; the test VMM enables it in `vmm/arch`.
+//! To add a source: write its file, with the same names as in the others; add its line. On the kernel side, a file like
+//! `x86_msr.rs` finds its area and sees it enabled; the test VMM enables it in `vmm/arch`.
 
+pub mod arm64_pvtime;
 pub mod x86_msr;
+
+/// The source of guests of a host like this one.
+#[cfg(any(target_arch = "aarch64", bpf_target_arch = "aarch64"))]
+pub use arm64_pvtime as here;
+/// The source of guests of a host like this one.
+#[cfg(any(target_arch = "x86_64", bpf_target_arch = "x86_64"))]
+pub use x86_msr as here;
 
 /// Members of `struct kvm_vcpu`, all u64.
 #[derive(Clone, Copy, Debug)]
 pub struct Fields {
-    /// What enables it.
-    pub enabling: &'static str,
-    /// The run_delay that the next delta is taken from; it follows `enabling`.
-    pub last_steal: &'static str,
-    /// Guest address of the area for which a host address was looked up, where the kernel keeps that.
-    pub cached_guest_address: &'static str,
-    /// That host address; it follows.
-    pub cached_host_address: &'static str,
-    /// A delta that waits for guest entry, on kernels that keep one.
-    pub accumulated: &'static str,
+    /// What enables it, and the run_delay that the next delta is taken from; one follows the other.
+    pub steal: [&'static str; 2],
+    /// Guest address of the area for which a host address was looked up, and that; where a kernel may keep them.
+    pub cached_area: Option<[&'static str; 2]>,
+    /// A delta that waits for guest entry, where a kernel may keep one.
+    pub accumulated: Option<&'static str>,
+}
+
+/// A guest's area, as KVM and the guest see it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Area {
+    /// Nanoseconds that the vCPU was ready but did not run.
+    pub steal_ns: u64,
+    /// Odd while KVM writes; 0 where there is none.
+    pub version: u32,
+    /// 0.
+    pub flags: u32,
+    /// Is the vCPU scheduled out? 0 where that is not told.
+    pub preempted: u8,
 }
 
 macro_rules! sources {
@@ -58,6 +75,22 @@ macro_rules! sources {
                 }
             }
 
+            /// What a VMM restores, for people.
+            #[must_use]
+            pub const fn restored(self) -> &'static str {
+                match self {
+                    $(Self::$name => $file::RESTORED,)+
+                }
+            }
+
+            /// The short name by which programs know it.
+            #[must_use]
+            pub const fn key(self) -> &'static str {
+                match self {
+                    $(Self::$name => $file::KEY,)+
+                }
+            }
+
             /// Does this value enable it?
             #[must_use]
             pub const fn is_enabled(self, enabling: u64) -> bool {
@@ -87,11 +120,12 @@ macro_rules! sources {
 
 sources! {
     X86Msr = 0, x86_msr;
+    Arm64Pvtime = 1, arm64_pvtime;
 }
 
 impl Source {
     /// Of guests of a host like this one.
-    pub const HERE: Self = Self::X86Msr;
+    pub const HERE: Self = here::SOURCE;
 }
 
 impl Default for Source {

@@ -3,13 +3,22 @@
 
 use core::mem::offset_of;
 
-use super::Fields;
+use super::{Area, Fields, Source};
+
+/// Which source this is.
+pub const SOURCE: Source = Source::X86Msr;
 
 /// What enables it, for people.
 pub const ENABLING: &str = "MSR 0x4b564d03";
 
 /// The same where its values stand beside it.
 pub const WORD: &str = "MSR";
+
+/// What a VMM restores.
+pub const RESTORED: &str = "steal MSR";
+
+/// In the output for programs.
+pub const KEY: &str = "msr";
 
 /// `MSR_KVM_STEAL_TIME`
 pub const MSR: u32 = 0x4b56_4d03;
@@ -28,12 +37,25 @@ pub const AREA_BYTES: u64 = 64;
 
 /// Where the kernel keeps it.
 pub const FIELDS: Fields = Fields {
-    enabling: "arch.st.msr_val",
-    last_steal: "arch.st.last_steal",
-    cached_guest_address: "arch.st.cache.gpa",
-    cached_host_address: "arch.st.cache.hva",
-    accumulated: "arch.st.accum_steal",
+    steal: ["arch.st.msr_val", "arch.st.last_steal"],
+    cached_area: Some(["arch.st.cache.gpa", "arch.st.cache.hva"]),
+    accumulated: Some("arch.st.accum_steal"),
 };
+
+/// The first of these that a kernel has does the subtraction.
+pub const SUBTRACTS: &[&str] = &["accumulate_steal_time", "record_steal_time"];
+
+/// What writes the guest's counter.
+pub const WRITES: &[&str] = &["record_steal_time"];
+
+/// Which steal-time code has no delta that waits for guest entry.
+pub const RECORDING: &str = "Linux 4.6 or later";
+
+/// What enables it and `last_steal`, as they lie there.
+#[must_use]
+pub const fn steal_time([msr, last_steal_ns]: [u64; 2]) -> (u64, u64) {
+    (msr, last_steal_ns)
+}
 
 /// Does this value of the MSR enable it?
 #[must_use]
@@ -47,21 +69,7 @@ pub const fn area(msr: u64) -> u64 {
     msr & ADDRESS
 }
 
-/// `struct kvm_steal_time`, but for its padding.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Area {
-    /// Nanoseconds that the vCPU was ready but did not run.
-    pub steal_ns: u64,
-    /// Odd while KVM writes.
-    pub version: u32,
-    /// 0.
-    pub flags: u32,
-    /// Is the vCPU scheduled out?
-    pub preempted: u8,
-}
-
-/// Its beginning: what KVM counts, and all that probes read.
+/// The beginning of `struct kvm_steal_time`: what KVM counts, and all that probes read. `preempted`, a byte, follows.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counter {
@@ -73,28 +81,53 @@ pub struct Counter {
     pub flags: u32,
 }
 
-const _: () = assert!(offset_of!(Area, version) == offset_of!(Counter, version));
-
-impl Area {
-    /// Bytes of it that mean something.
-    pub const BYTES: usize = offset_of!(Self, preempted) + 1;
-
-    /// The area in these bytes of a guest's memory.
+impl Counter {
+    /// As in [`Area`].
     #[must_use]
-    pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
-        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-        Self {
-            steal_ns: u64::from(word(0)) | u64::from(word(4)) << 32,
-            version: word(offset_of!(Self, version)),
-            flags: word(offset_of!(Self, flags)),
-            preempted: bytes[offset_of!(Self, preempted)],
-        }
+    pub const fn version(&self) -> u32 {
+        self.version
     }
+}
+
+/// By so much an update raises the area's version.
+pub const VERSIONS: u32 = 2;
+
+/// Did KVM ever write this?
+#[must_use]
+pub const fn lives(area: &Area) -> bool {
+    area.version > 0
+}
+
+/// Bytes of the area that mean something.
+pub const BYTES: usize = size_of::<Counter>() + 1;
+
+/// The area in these bytes of a guest's memory.
+#[must_use]
+pub fn read(bytes: &[u8; BYTES]) -> Area {
+    let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    Area {
+        steal_ns: u64::from(word(0)) | u64::from(word(4)) << 32,
+        version: word(offset_of!(Counter, version)),
+        flags: word(offset_of!(Counter, flags)),
+        preempted: bytes[size_of::<Counter>()],
+    }
+}
+
+/// The bytes that hold this.
+#[must_use]
+pub fn write(area: &Area) -> [u8; BYTES] {
+    let mut bytes = [0; BYTES];
+    let (counter, preempted) = bytes.split_at_mut(size_of::<Counter>());
+    counter[..8].copy_from_slice(&area.steal_ns.to_le_bytes());
+    counter[8..12].copy_from_slice(&area.version.to_le_bytes());
+    counter[12..].copy_from_slice(&area.flags.to_le_bytes());
+    preempted[0] = area.preempted;
+    bytes
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Area, area, is_enabled};
+    use super::{Area, BYTES, area, is_enabled, read, write};
 
     #[test]
     fn the_msr_is_an_address_and_a_bit() {
@@ -104,10 +137,10 @@ mod tests {
 
     #[test]
     fn the_area_is_as_kvm_writes_it() {
-        let mut bytes = [0; Area::BYTES];
+        let mut bytes = [0; BYTES];
         bytes[..8].copy_from_slice(&7_856_949_u64.to_le_bytes());
         (bytes[8], bytes[12], bytes[16]) = (4, 1, 2);
         let area = Area { steal_ns: 7_856_949, version: 4, flags: 1, preempted: 2 };
-        assert_eq!(Area::from_bytes(&bytes), area);
+        assert_eq!((read(&bytes), write(&area)), (area, bytes));
     }
 }

@@ -321,7 +321,7 @@ impl EbpfBackend {
 
 /// Those that may be attached in one way or another.
 fn told_by_way(attached: &[Attached]) -> impl Iterator<Item = &Attached> {
-    attached.iter().filter(|one| matches!(one.row.set, Set::Functions | Set::Tracepoint | Set::Guard))
+    attached.iter().filter(|one| !matches!(one.row.set, Set::Common | Set::Calls | Set::Files))
 }
 
 fn cheapest(attached: &[Attached]) -> Option<BackendKind> {

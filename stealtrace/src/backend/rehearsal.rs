@@ -43,7 +43,7 @@ pub(super) fn confirmed(layout: Layout, ways: &[BackendKind], facts: &KernelFact
 /// it.
 fn accumulating(layout: Layout) -> Layout {
     Layout {
-        vcpu_accumulated: layout.vcpu_enabling + 16,
+        vcpu_accumulated: layout.vcpu_steal + 16,
         vcpu_cached_area: layout.vcpu_cached_area.saturating_add(8),
         ..layout
     }
@@ -60,7 +60,8 @@ fn rehearse(layout: Layout, ways: &[BackendKind], facts: &KernelFacts) -> Result
     vcpu.run()?;
     let most = run_delay_ns()?;
     backend.look_at_files()?;
-    let area = if layout.vcpu_cached_area == ABSENT { 0 } else { vcpu.host_address_of_area() };
+    let unknown = layout.vcpu_cached_area == ABSENT && layout.kvm_memslots == ABSENT;
+    let area = if unknown { 0 } else { vcpu.host_address_of_area() };
     let done = Done { enabling: vcpu.enabling()?, area, last_steal_ns: least..=most };
     Ok(done.agrees(&Seen::by(&mut backend, &vcpu)))
 }

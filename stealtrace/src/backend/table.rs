@@ -3,7 +3,10 @@
 use std::fmt;
 
 use clap::ValueEnum;
-use stealtrace_common::probe::{Attachment, Probe, ProbeRow, Set, probes};
+use stealtrace_common::{
+    probe::{Attachment, Probe, ProbeRow, Set, probes},
+    source::here,
+};
 
 use super::Task;
 use crate::kernel::{KernelFacts, NO_AREA};
@@ -82,7 +85,7 @@ pub fn place(row: &ProbeRow, kind: BackendKind, facts: &KernelFacts) -> Result<P
 
 /// The program for a function's entry or return, and how it is attached.
 pub(super) fn by(row: &ProbeRow, kind: BackendKind) -> (&'static str, Hook) {
-    let is_return = matches!(row.probe, Probe::Return | Probe::GuardExit);
+    let is_return = matches!(row.probe, Probe::Return | Probe::GuardExit | Probe::PvtimeWasSet);
     match kind {
         BackendKind::Fentry if is_return => (row.fentry, Hook::Fexit),
         BackendKind::Fentry => (row.fentry, Hook::Fentry),
@@ -112,7 +115,7 @@ pub fn label(row: &ProbeRow, facts: &KernelFacts) -> String {
 /// Is this probe worth its price where only edges are reported? There, what a thread does is looked at when it enters an
 /// ioctl and when it lets go of the vCPU.
 pub(super) fn serves_edges(row: &ProbeRow, place: &Place<'_>) -> bool {
-    row.probe != Probe::VcpuLoad && (row.probe != Probe::StealUpdate || place.target != "record_steal_time")
+    row.probe != Probe::VcpuLoad && (row.probe != Probe::StealUpdate || !here::WRITES.contains(&place.target))
 }
 
 /// Every probe that a task needs.

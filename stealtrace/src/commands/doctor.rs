@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::Args;
 use stealtrace_common::{
     probe::ProbeRow,
+    source::here,
     target::{PidNamespace, Volume},
 };
 
@@ -11,7 +12,7 @@ use super::{Run, Shared, guard, options::that};
 use crate::{
     backend::{BackendKind, EbpfBackend, Plan, Processes, Task, label, place},
     exit::Exit,
-    kernel::{Capability, Era, KVM_BTF, KernelFacts, Kvm, Lockdown, NO_AREA, missing_capabilities},
+    kernel::{Capability, Era, KVM_BTF, KernelFacts, Kvm, LOAD_KVM, Lockdown, NO_AREA, missing_capabilities},
     model::Check,
     report::{self, Format},
     vmm,
@@ -140,7 +141,7 @@ fn kvm(facts: &KernelFacts) -> Result<String, String> {
     match facts.kvm {
         Kvm::BuiltIn => Ok("built in".to_owned()),
         Kvm::Module => Ok("module, loaded".to_owned()),
-        Kvm::Absent => Err("not loaded; run `modprobe kvm_intel` or `modprobe kvm_amd`".to_owned()),
+        Kvm::Absent => Err(format!("not loaded; {LOAD_KVM}")),
     }
 }
 
@@ -181,12 +182,13 @@ fn privileges() -> Result<Result<String, String>> {
     })
 }
 
-const fn era(era: Era) -> &'static str {
-    match era {
-        Era::Accumulating => "looks like Linux 3.1 to 4.5 (accum_steal); `verify` tells how it behaves",
-        Era::Recording => "looks like Linux 4.6 or later; `verify` tells how it behaves",
-        Era::Unknown => "unknown without type information; `verify` tells how it behaves",
-    }
+fn era(era: Era) -> String {
+    let looks = match era {
+        Era::Accumulating => "Linux 3.1 to 4.5 (accum_steal)",
+        Era::Recording => here::RECORDING,
+        Era::Unknown => return "unknown without type information; `verify` tells how it behaves".to_owned(),
+    };
+    format!("looks like {looks}; `verify` tells how it behaves")
 }
 
 fn probe(kind: BackendKind, row: &ProbeRow, facts: &KernelFacts) -> Check {

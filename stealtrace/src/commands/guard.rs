@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use stealtrace_common::{
     ring::Repair,
+    source::here,
     target::{GuardOrders, Volume},
 };
 
@@ -132,7 +133,10 @@ fn unseen(facts: &KernelFacts) -> Option<String> {
 }
 
 fn ask() -> Result<()> {
-    let question = "guard writes to guests' memory: 8 bytes of steal and 4 of version, where KVM's update corrupted them";
+    let and_version = if here::VERSIONS == 0 { "" } else { " and 4 of version" };
+    let question = format!(
+        "guard writes to guests' memory: 8 bytes of steal{and_version}, where KVM's update corrupted them"
+    );
     if !io::stdin().is_terminal() {
         bail!("{question}; --yes says that this is wanted, --dry-run only shows it");
     }

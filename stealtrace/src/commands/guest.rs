@@ -2,16 +2,14 @@
 //! as `analyze --kind proc-stat` does, and shows where the guest told KVM to count. Changes nothing.
 
 use std::{
-    fs::{self, File},
-    io,
-    os::unix::fs::FileExt as _,
+    fs, io,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
 use clap::Args;
 
-use stealtrace_common::{event::Event, source::x86_msr::MSR};
+use stealtrace_common::event::Event;
 
 use super::{
     Run, Shared,
@@ -142,7 +140,7 @@ impl Sink for Judge {
 fn cpus(stat: &str) -> Vec<GuestCpu> {
     stat.lines()
         .filter_map(steal_of_cpu)
-        .map(|(id, steal_ticks)| GuestCpu { id, steal_ticks, enabling: msr(id) })
+        .map(|(id, steal_ticks)| GuestCpu { id, steal_ticks, enabling: enabling(id) })
         .collect()
 }
 
@@ -155,8 +153,19 @@ fn steal_of_cpu(line: &str) -> Option<(u32, u64)> {
     Some((id, words.nth(7)?.parse().ok()?))
 }
 
+/// The guest's own view of its area's address: Linux keeps that to itself.
+#[cfg(target_arch = "aarch64")]
+fn enabling(_cpu: u32) -> Result<u64, String> {
+    Err("not told; the kernel's log says whether stolen time is used".to_owned())
+}
+
 /// The guest's own view of the MSR, from the msr driver.
-fn msr(cpu: u32) -> Result<u64, String> {
+#[cfg(target_arch = "x86_64")]
+fn enabling(cpu: u32) -> Result<u64, String> {
+    use std::{fs::File, os::unix::fs::FileExt as _};
+
+    use stealtrace_common::source::here::MSR;
+
     let name = format!("/dev/cpu/{cpu}/msr");
     let file = File::open(&name).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => "no msr driver; `modprobe msr`".to_owned(),

@@ -16,7 +16,7 @@ use crate::{
     verify::{Attempt, Expectation, NoWitness, Tracer, Transcript, Verdict, Verified},
     vmm::{
         require_steal_time,
-        scenario::{Class, Play, SCENARIOS, Scenario, Witness},
+        scenario::{ABSENT, Class, Play, Scenario, Witness, scenarios},
     },
 };
 
@@ -71,7 +71,7 @@ const HELP: &str = help!(
 impl Run for Verify {
     fn run(self, shared: &Shared) -> Result<Exit> {
         if self.list {
-            report::list_scenarios(self.format, SCENARIOS, shared.out.clone())?;
+            report::list_scenarios(self.format, shared.out.clone())?;
             return Ok(Exit::Clean);
         }
         self.verify(shared)
@@ -158,15 +158,18 @@ fn select(globs: &[String]) -> Result<Vec<&'static Scenario>> {
         .map(|glob| Pattern::new(glob).with_context(|| format!("{glob} is no glob")))
         .collect::<Result<Vec<_>>>()?;
     for pattern in &patterns {
-        if !SCENARIOS.iter().any(|scenario| pattern.matches(scenario.id)) {
-            let known: Vec<_> = SCENARIOS.iter().map(|scenario| scenario.id).collect();
+        if !scenarios().any(|scenario| pattern.matches(scenario.id)) {
+            if let Some((id, why)) = ABSENT.iter().find(|(id, _)| pattern.matches(id)) {
+                bail!("no scenario {id} on this host: {why}");
+            }
+            let known: Vec<_> = scenarios().map(|scenario| scenario.id).collect();
             bail!("no scenario {pattern}; there are {}", known.join(", "));
         }
     }
     let meant = |scenario: &&Scenario| {
         patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(scenario.id))
     };
-    Ok(SCENARIOS.iter().filter(meant).collect())
+    Ok(scenarios().filter(meant).collect())
 }
 
 #[cfg(test)]

@@ -4,9 +4,10 @@
 use stealtrace_common::{
     event::{EventKind, HOST_INITIATED},
     kvm::KVM_RUN,
+    source::Source,
 };
 
-use super::{API, Case, Explanation, FIX, REPORT, Rule};
+use super::{API, Case, Explanation, FIX, LOONGARCH, REPORT, Rule};
 use crate::model::{Finding, Restore, RuleId, Severity, Thread, Value, Vcpu};
 
 pub(crate) const RULE: Rule = Rule {
@@ -14,14 +15,40 @@ pub(crate) const RULE: Rule = Rule {
     judge,
     settle: None,
     explanation: Explanation {
-        what: "the steal MSR (0x4b564d03) enabled by another thread than the one that runs the vCPU",
-        why: "Linux 3.1 to 4.3 copy the caller's run_delay into last_steal; the runner's first delta is then wrong, \
-              and negative if the caller had waited longer: the guest stops accounting CPU time.",
+        what: match Source::HERE {
+            Source::X86Msr => {
+                "the steal MSR (0x4b564d03) enabled by another thread than the one that runs the vCPU"
+            }
+            Source::Arm64Pvtime => {
+                "stolen time enabled (KVM_ARM_VCPU_PVTIME_IPA) by another thread than the one that runs the vCPU"
+            }
+        },
+        why: match Source::HERE {
+            Source::X86Msr => {
+                "Linux 3.1 to 4.3 copy the caller's run_delay into last_steal; the runner's first delta is then wrong, and \
+                 negative if the caller had waited longer: the guest stops accounting CPU time."
+            }
+            Source::Arm64Pvtime => {
+                "A kernel that copies the caller's run_delay into last_steal makes the runner's first delta wrong, and \
+                 negative if the caller had waited longer. No Linux for arm64 does; x86's did until 4.3, and LoongArch's does."
+            }
+        },
         evidence: "The write, and who runs the vCPU. An error if the kernel was seen to copy; a notice if the \
                    creator restored before anybody ran the vCPU, as Firecracker and Cloud Hypervisor do.",
-        advice: "harmless where the kernel left last_steal alone, as Linux does since 4.4; where it copied, update it, \
-                 or restore MSRs on the vCPU's thread (VMM)",
-        references: &[REPORT, FIX, API],
+        advice: match Source::HERE {
+            Source::X86Msr => {
+                "harmless where the kernel left last_steal alone, as Linux does since 4.4; where it copied, update it, or \
+                 restore MSRs on the vCPU's thread (VMM)"
+            }
+            Source::Arm64Pvtime => {
+                "harmless where the kernel left last_steal alone, as every Linux for arm64 does; where it copied, set it on \
+                 the vCPU's thread (VMM)"
+            }
+        },
+        references: match Source::HERE {
+            Source::X86Msr => &[REPORT, FIX, API, LOONGARCH],
+            Source::Arm64Pvtime => &[REPORT, API, LOONGARCH],
+        },
     },
 };
 
@@ -40,7 +67,11 @@ fn restored_under_a_runner(case: Case<'_>) -> Option<Finding> {
         return None;
     }
     let restore = Restore::from_event(event);
-    let severity = if restore.copied() { Severity::Error } else { Severity::Warning };
+    let severity = match event.source {
+        _ if restore.copied() => Severity::Error,
+        Source::X86Msr => Severity::Warning,
+        Source::Arm64Pvtime => Severity::Notice,
+    };
     Some(finding(case, severity, &restore, runner))
 }
 
@@ -51,13 +82,14 @@ fn first_run_after_restore(case: Case<'_>) -> Option<Finding> {
     if vcpu.living_runner().is_some() || restore.by.tid == runner.tid {
         return None;
     }
-    Some(finding(case, severity_before_first_run(vcpu, restore), restore, &runner))
+    Some(finding(case, severity_before_first_run(vcpu, event.source, restore), restore, &runner))
 }
 
-/// VMMs that configure every vCPU on one thread before any runs are ordinary, and harmless unless the kernel copies.
-fn severity_before_first_run(vcpu: &Vcpu, restore: &Restore) -> Severity {
+/// VMMs that configure every vCPU on one thread before any runs are ordinary, and harmless unless the kernel copies. On arm64
+/// QEMU's main thread always says where the area lies.
+fn severity_before_first_run(vcpu: &Vcpu, source: Source, restore: &Restore) -> Severity {
     let by_creator = vcpu.creator.as_ref().is_some_and(|creator| creator.tid == restore.by.tid);
-    match (restore.copied(), by_creator) {
+    match (restore.copied(), by_creator || source == Source::Arm64Pvtime) {
         (true, _) => Severity::Error,
         (false, true) => Severity::Notice,
         (false, false) => Severity::Warning,
@@ -70,7 +102,8 @@ fn finding(case: Case<'_>, severity: Severity, restore: &Restore, runner: &Threa
     } else {
         "the kernel left last_steal alone"
     };
-    let what = format!("steal MSR restored by {} on a vCPU that {runner} runs; {effect}", restore.by);
+    let thing = case.event.source.restored();
+    let what = format!("{thing} restored by {} on a vCPU that {runner} runs; {effect}", restore.by);
     Finding::new(RULE.id, severity, case.vcpu, case.event, what)
         .with("restorer", Value::Thread(restore.by.clone()))
         .with("runner", Value::Thread(runner.clone()))

@@ -1,5 +1,15 @@
 //! The rules, and the engine that runs them over events. Pure: no clock, no I/O, no async.
 
+/// Advice that ends with what of QEMU's hides a source from its guests, in brackets.
+macro_rules! hiding {
+    ($source:expr, $advice:literal) => {
+        match $source {
+            Source::X86Msr => concat!($advice, "QEMU: -cpu ...,-kvm-steal-time)"),
+            Source::Arm64Pvtime => concat!($advice, "QEMU: -cpu host,kvm-steal-time=off)"),
+        }
+    };
+}
+
 pub(crate) mod cross_thread_ioctl;
 mod engine;
 pub(crate) mod foreign_steal_restore;
@@ -15,7 +25,10 @@ mod testing;
 pub use engine::{Engine, Ruling};
 pub(crate) use steal_underflow::logged;
 
-use stealtrace_common::event::{Event, EventKind};
+use stealtrace_common::{
+    event::{Event, EventKind},
+    source::Source,
+};
 
 use crate::model::{Finding, RuleId, Thread, Threads, Vcpu};
 
@@ -105,8 +118,16 @@ pub fn rule(id: &str) -> Option<&'static Rule> {
 const REPORT: &str = "Launchpad 1494350, Debian 785557: the report of 2015";
 /// Linux 4.4's fix.
 const FIX: &str = "7cae2bedcbd4 (Linux 4.4): KVM: x86: move steal time initialization to vcpu entry time";
-/// Linux 4.6's rework.
-const REWORK: &str = "c54cdf141c40 (Linux 4.6): record_steal_time, at guest entry, does the subtraction";
+/// What subtracts: on x86 since Linux 4.6's rework.
+const SUBTRACTS: &str = match Source::HERE {
+    Source::X86Msr => "c54cdf141c40 (Linux 4.6): record_steal_time, at guest entry, does the subtraction",
+    Source::Arm64Pvtime => {
+        "arch/arm64/kvm/pvtime.c: kvm_update_stolen_time, at guest entry, does the subtraction"
+    }
+};
+/// As read, not run.
+const LOONGARCH: &str = "arch/loongarch/kvm/vcpu.c, kvm_loongarch_pvtime_set_attr: `last_steal = current->sched_info.run_delay`, \
+                         the shape of 2015 (read, not run here)";
 /// The API's rule.
 const API: &str =
     "Documentation/virt/kvm/api.rst: vCPU ioctls should come from the thread that created the vCPU";

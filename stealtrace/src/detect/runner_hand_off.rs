@@ -4,9 +4,10 @@
 use stealtrace_common::{
     event::{Event, EventKind, NUMBERS_UNKNOWN},
     kvm::KVM_RUN,
+    source::Source,
 };
 
-use super::{API, Case, Explanation, Open, REWORK, Rule, steal_over_charge};
+use super::{API, Case, Explanation, Open, Rule, SUBTRACTS, steal_over_charge};
 use crate::model::{Finding, HandOff, RuleId, Severity, Thread, Value, Vcpu};
 
 pub(crate) const RULE: Rule = Rule {
@@ -16,12 +17,14 @@ pub(crate) const RULE: Rule = Rule {
     explanation: Explanation {
         what: "KVM_RUN moved to another thread",
         why: "KVM subtracts last_steal, which is the old runner's, from the new runner's run_delay: the guest's \
-              counter goes back, wraps, or jumps ahead. No kernel up to 6.18 clamps this.",
+              counter goes back, wraps, or jumps ahead. No Linux up to 7.3 clamps this.",
         evidence: "Two KVM_RUN by different threads. A warning if steal time is enabled. If the delta underflows or \
                    over-charges, that is told instead, with the hand-off as its cause.",
-        advice: "the VMM should keep a vCPU on one thread for life; or hide the feature from the guest (QEMU: -cpu \
-                 ...,-kvm-steal-time)",
-        references: &[REWORK, API],
+        advice: hiding!(
+            Source::HERE,
+            "the VMM should keep a vCPU on one thread for life; or hide the feature from the guest ("
+        ),
+        references: &[SUBTRACTS, API],
     },
 };
 

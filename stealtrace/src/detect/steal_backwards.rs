@@ -3,7 +3,7 @@
 
 use stealtrace_common::event::{EventKind, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN};
 
-use super::{Case, Explanation, REWORK, Rule, steal_rewound};
+use super::{Case, Explanation, Rule, SUBTRACTS, steal_rewound};
 use crate::model::{Finding, RuleId, Severity, Thread, Value};
 
 pub(crate) const RULE: Rule = Rule {
@@ -16,7 +16,7 @@ pub(crate) const RULE: Rule = Rule {
         evidence: "The guest's counter before and after one update. With a negative delta it is part of \
                    steal-underflow; a counter that restarted at zero was reset by the guest: steal-rewound.",
         advice: "check who else writes the guest's steal area; report it with `trace --format json`",
-        references: &[REWORK],
+        references: &[SUBTRACTS],
     },
 };
 

@@ -5,7 +5,7 @@ use stealtrace_common::{
     steal::StealDelta,
 };
 
-use super::{API, Case, Explanation, REWORK, Rule};
+use super::{API, Case, Explanation, Rule, SUBTRACTS};
 use crate::model::{Finding, HandOff, RuleId, Severity, Thread, Value, Vcpu};
 
 pub(crate) const RULE: Rule = Rule {
@@ -16,13 +16,13 @@ pub(crate) const RULE: Rule = Rule {
         what: "a steal delta larger than the wall time in which it can have grown",
         why: "The guest believes that it was robbed of time that it never asked for; Linux guests cap each tick, so \
               they show 100 % steal for a while.",
-        evidence: "The delta, and what can have been due: exactly what the thread waited since it enabled the MSR \
-                   itself; else the time since the update before, the enabling, or a later moment at which nothing \
+        evidence: "The delta, and what can have been due: exactly what the thread waited since it enabled steal \
+                   time itself; else the time since the update before, the enabling, or a later moment at which nothing \
                    was left to charge, and 10 ms more, by which clocks differ. A thread's own wait since its last \
                    update is always due. Silent where nothing of that was seen, or the delta did not reach the guest. \
                    A first run is a notice below 10 ms or 1 % of the vCPU's age.",
         advice: "keep each vCPU on one thread; a charge at the first run after enabling is KVM's own and passes",
-        references: &[REWORK, API],
+        references: &[SUBTRACTS, API],
     },
 };
 

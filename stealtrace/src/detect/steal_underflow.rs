@@ -3,10 +3,11 @@
 
 use stealtrace_common::{
     event::{ACCUMULATES, Event, EventKind, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN, STEAL_LAST_KNOWN},
+    source::Source,
     steal::{StealDelta, is_impossible},
 };
 
-use super::{Case, Explanation, FIX, Open, REPORT, REWORK, Rule};
+use super::{Case, Explanation, FIX, Open, REPORT, Rule, SUBTRACTS};
 use crate::model::{Finding, HandOff, RuleId, Severity, Thread, Unsettled, Value, Vcpu};
 
 pub(crate) const RULE: Rule = Rule {
@@ -19,26 +20,51 @@ pub(crate) const RULE: Rule = Rule {
               tick as stolen until the counter catches up: top shows 100 % steal, CPU time stands still.",
         evidence: "The update itself: last_steal before and after, and the guest's counter before and after. A \
                    warning if the guest's counter did not change, which means that a later load overwrote it.",
-        advice: "keep each vCPU on one thread (VMM), restores included; `stealtrace verify` tells what of that this \
-                 host's kernel needs; reboot the guest or reset its counter (`guard --heal`); or hide the feature (QEMU: \
-                 -cpu ...,-kvm-steal-time)",
-        references: &[REPORT, FIX, REWORK],
+        advice: hiding!(
+            Source::HERE,
+            "keep each vCPU on one thread (VMM), restores included; `stealtrace verify` tells what of that this host's \
+             kernel needs; reboot the guest or reset its counter (`guard --heal`); or hide the feature ("
+        ),
+        references: match Source::HERE {
+            Source::X86Msr => &[REPORT, FIX, SUBTRACTS],
+            Source::Arm64Pvtime => &[REPORT, SUBTRACTS],
+        },
     },
 };
 
 /// On kernels with the bug of 2015, whatever their number.
-const RESTORED: &str = "this host's kernel copies the run_delay of whoever restores the steal MSR: update it (fixed in \
-                        4.4), or let the thread that runs the vCPU restore it (VMM); reboot the guest or reset its \
-                        counter (`guard --heal`)";
+const fn restored(source: Source) -> &'static str {
+    match source {
+        Source::X86Msr => {
+            "this host's kernel copies the run_delay of whoever restores the steal MSR: update it (fixed in 4.4), or let \
+             the thread that runs the vCPU restore it (VMM); reboot the guest or reset its counter (`guard --heal`)"
+        }
+        Source::Arm64Pvtime => {
+            "this host's kernel copies the run_delay of whoever says where the area lies: update it, or let the thread \
+             that runs the vCPU do it (VMM); reboot the guest or reset its counter (`guard --heal`)"
+        }
+    }
+}
 
 /// By the next load, on the same kernels.
-const OVERWRITTEN: &str = "nothing for this guest now; the next may reach it: issue vCPU ioctls on the vCPU's own thread \
-                           (VMM), or update this host's kernel, which charges them to the guest (fixed in 4.4)";
+const fn overwritten(source: Source) -> &'static str {
+    match source {
+        Source::X86Msr => {
+            "nothing for this guest now; the next may reach it: issue vCPU ioctls on the vCPU's own thread (VMM), or \
+             update this host's kernel, which charges them to the guest (fixed in 4.4)"
+        }
+        Source::Arm64Pvtime => "nothing: this host's kernel keeps it from the guest",
+    }
+}
 
 /// No kernel up to 7.3 clamps the difference.
-const HANDED_OFF: &str = "keep each vCPU on one thread for life (VMM), or run `stealtrace guard`: no Linux makes a \
-                          hand-off sound; reboot the guest or reset its counter (`guard --heal`); or hide the feature \
-                          (QEMU: -cpu ...,-kvm-steal-time)";
+const fn handed_off(source: Source) -> &'static str {
+    hiding!(
+        source,
+        "keep each vCPU on one thread for life (VMM), or run `stealtrace guard`: no Linux makes a hand-off sound; reboot \
+         the guest or reset its counter (`guard --heal`); or hide the feature ("
+    )
+}
 
 /// Did the negative delta get into the guest's counter?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,11 +158,11 @@ fn finding(
 /// What to do depends on who brought it about; empty for the rule's own.
 fn advice(hand_off: Option<&HandOff>, copied_by: Option<u32>, event: &Event, reach: Reach) -> &'static str {
     if reach == Reach::Overwritten {
-        OVERWRITTEN
+        overwritten(event.source)
     } else if hand_off.is_some() {
-        HANDED_OFF
+        handed_off(event.source)
     } else if copied_by.is_some_and(|tid| tid == event.last_steal_tid) {
-        RESTORED
+        restored(event.source)
     } else {
         ""
     }

@@ -36,8 +36,13 @@ struct MsrData {
 }
 
 /// Why a guest's counter is not read, where it is not.
-pub const NO_AREA: &str = "this kernel does not keep the host address of a guest's steal area (Linux 5.16 and later do, and \
-                           later versions of 5.15 and 5.10)";
+pub const NO_AREA: &str = match Source::HERE {
+    Source::X86Msr => {
+        "this kernel does not keep the host address of a guest's steal area (Linux 5.16 and later do, and later versions \
+         of 5.15 and 5.10)"
+    }
+    Source::Arm64Pvtime => "this kernel keeps a VM's memory in another way (Linux 5.17 and later are known)",
+};
 
 /// What the types of the running kernel say. The types themselves take megabytes, and are let go of.
 pub struct KernelTypes {
@@ -63,7 +68,7 @@ impl KernelTypes {
         Ok(Self {
             era: types.era(),
             are_of_kvm: Path::new(KVM_BTF).exists() || !kvm_is_a_module(),
-            shows_steal_area: types.cached_area().is_ok_and(|at| at != ABSENT),
+            shows_steal_area: types.finds_area(),
             fentry: types.fentry(functions),
             layout: types.layout(namespace),
         })
@@ -101,11 +106,12 @@ impl Types {
     }
 
     fn layout(&self, namespace: PidNamespace) -> Result<Layout> {
-        let fields = Source::HERE.fields();
-        let enabling = self.required("kvm_vcpu", fields.enabling, 8)?;
+        let [first, second] = Source::HERE.fields().steal;
+        let steal = self.required("kvm_vcpu", first, 8)?;
         let max_fds = self.required("fdtable", "max_fds", 4)?;
         self.require_at("fdtable", "fd", max_fds + 8)?;
-        self.require_at("kvm_vcpu", fields.last_steal, enabling + 8)?;
+        self.require_at("kvm_vcpu", second, steal + 8)?;
+        let slots = self.slots()?;
         Ok(Layout {
             task_run_delay: self.required("task_struct", "sched_info.run_delay", 8)?,
             task_thread_pid: self.required("task_struct", "thread_pid", 8)?,
@@ -118,13 +124,13 @@ impl Types {
             vcpu_kvm: self.required("kvm_vcpu", "kvm", 8)?,
             vcpu_id: self.required("kvm_vcpu", "vcpu_id", 4)?,
             vcpu_mutex_owner: self.mutex_owner()?,
-            vcpu_enabling: enabling,
+            vcpu_steal: steal,
             vcpu_cached_area: self.cached_area()?,
             msr_index: self.optional("msr_data", "index", 4)?.unwrap_or(MSR_DATA.index),
             msr_host_initiated: self
                 .optional("msr_data", "host_initiated", 1)?
                 .unwrap_or(MSR_DATA.host_initiated),
-            vcpu_accumulated: self.optional("kvm_vcpu", fields.accumulated, 8)?.unwrap_or(ABSENT),
+            vcpu_accumulated: self.accumulated()?,
             vcpu_pid: self.required("kvm_vcpu", "pid", 8)?,
             pid_tasks: self.offset("pid", "tasks")?,
             task_pid_links: self.offset("task_struct", "pid_links")?,
@@ -138,10 +144,41 @@ impl Types {
             signal_live: self.required("signal_struct", "live", 4)?,
             kvm_mm: self.required("kvm", "mm", 8)?,
             vcpu_preempted: self.required("kvm_vcpu", "preempted", 1)?,
-            reserved: 0,
             kvm_vcpu_ioctl: 0,
             current_is_typed: 0,
+            ..slots
         })
+    }
+
+    /// Where a VM's memory slots are; absent before Linux 5.17, and where the guest's area is found without.
+    fn slots(&self) -> Result<Layout> {
+        let tree = self.optional("kvm_memslots", "gfn_tree.rb_node", 8)?;
+        let Some(memslots_tree) = tree.filter(|_| Source::HERE.fields().cached_area.is_none()) else {
+            return Ok(Layout::UNKNOWN);
+        };
+        let slot_base = self.required("kvm_memory_slot", "base_gfn", 8)?;
+        self.require_at("kvm_memory_slot", "npages", slot_base + 8)?;
+        Ok(Layout {
+            kvm_memslots: self.offset("kvm", "memslots")?,
+            memslots_tree,
+            memslots_node: self.required("kvm_memslots", "node_idx", 4)?,
+            slot_nodes: self.offset("kvm_memory_slot", "gfn_node")?,
+            slot_base,
+            slot_address: self.required("kvm_memory_slot", "userspace_addr", 8)?,
+            page_bits: page_bytes().trailing_zeros(),
+            ..Layout::UNKNOWN
+        })
+    }
+
+    /// Can the guest's area be found?
+    fn finds_area(&self) -> bool {
+        let found = |at: Result<u32>| at.is_ok_and(|at| at != ABSENT);
+        found(self.cached_area()) || found(self.slots().map(|slots| slots.kvm_memslots))
+    }
+
+    fn accumulated(&self) -> Result<u32> {
+        let Some(field) = Source::HERE.fields().accumulated else { return Ok(ABSENT) };
+        Ok(self.optional("kvm_vcpu", field, 8)?.unwrap_or(ABSENT))
     }
 
     /// kvm's functions: our own, and these.
@@ -170,9 +207,9 @@ impl Types {
 
     /// Where the host address of the guest's area is cached, if it is where the probes look for it.
     fn cached_area(&self) -> Result<u32> {
-        let fields = Source::HERE.fields();
-        let gpa = self.optional("kvm_vcpu", fields.cached_guest_address, 8)?;
-        let hva = self.optional("kvm_vcpu", fields.cached_host_address, 8)?;
+        let Some([gpa, hva]) = Source::HERE.fields().cached_area else { return Ok(ABSENT) };
+        let gpa = self.optional("kvm_vcpu", gpa, 8)?;
+        let hva = self.optional("kvm_vcpu", hva, 8)?;
         Ok(match (gpa, hva) {
             (Some(gpa), Some(hva)) if hva == gpa + 8 => gpa,
             _ => ABSENT,
@@ -198,9 +235,9 @@ impl Types {
     fn era(&self) -> Era {
         let fields = Source::HERE.fields();
         let has = |path| matches!(self.find("kvm_vcpu", path), Ok(Some(_)));
-        if has(fields.accumulated) {
+        if fields.accumulated.is_some_and(has) {
             Era::Accumulating
-        } else if has(fields.last_steal) {
+        } else if fields.steal.into_iter().all(has) {
             Era::Recording
         } else {
             Era::Unknown
@@ -290,6 +327,12 @@ impl Types {
             other => bail!("a field of kind {} has no size we know", other.name()),
         })
     }
+}
+
+/// Bytes of a page of this kernel's.
+fn page_bytes() -> libc::c_long {
+    // SAFETY: a call with a constant, which every system knows.
+    unsafe { libc::sysconf(libc::_SC_PAGESIZE) }
 }
 
 /// Type information that is looked at where it lies: parsing all of it takes ten times the time and the memory. Files

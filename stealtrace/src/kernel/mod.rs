@@ -94,6 +94,14 @@ pub struct KernelFacts {
     pub pid_namespace: Result<PidNamespace>,
 }
 
+/// What to do where there is no kvm.
+#[cfg(target_arch = "x86_64")]
+pub const LOAD_KVM: &str = "run `modprobe kvm_intel` or `modprobe kvm_amd`";
+/// Likewise.
+#[cfg(target_arch = "aarch64")]
+pub const LOAD_KVM: &str =
+    "boot a kernel that has it (CONFIG_KVM), at EL2 (`dmesg | grep -i kvm` says why not)";
+
 impl KernelFacts {
     /// Look at the running kernel; these functions may be probed beside our own.
     #[must_use]
@@ -142,6 +150,11 @@ impl KernelFacts {
     /// # Errors
     /// Why there is no such way here.
     pub fn fentry(&self) -> Result<&Fentry, String> {
+        if !self.symbols.has_direct_calls() {
+            return Err("no function's entry calls a program here (CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS, on arm64 \
+                        Linux 6.4)"
+                .to_owned());
+        }
         let types = self.types.as_ref().map_err(|error| format!("{error:#}"))?;
         types.fentry.as_ref().map_err(Clone::clone)
     }
@@ -169,7 +182,7 @@ impl KernelFacts {
             bail!("missing privilege: {}; run as root", names.join(", "));
         }
         if self.kvm == Kvm::Absent {
-            bail!("kvm is not loaded; run `modprobe kvm_intel` or `modprobe kvm_amd`");
+            bail!("kvm is not loaded; {LOAD_KVM}");
         }
         if self.lockdown == Lockdown::Confidentiality {
             bail!(

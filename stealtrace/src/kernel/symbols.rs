@@ -16,6 +16,9 @@ pub(super) const TYPED_CURRENT: &str = "bpf_get_current_task_btf";
 /// There where kprobes can be had without perf.
 const KPROBE_MULTI: &str = "bpf_kprobe_multi_link_release";
 
+/// There where a function's entry can call a program: by one name or the other since Linux 5.5, on arm64 since 6.4.
+const DIRECT_CALLS: [&str; 2] = ["register_ftrace_direct", "register_ftrace_direct_multi"];
+
 /// The symbols that matter to us, by name.
 #[derive(Debug, Default)]
 pub struct Symbols(HashMap<String, u64>);
@@ -33,7 +36,8 @@ impl Symbols {
 
     /// Line by line: the whole is more than ten megabytes.
     fn parse(mut text: impl BufRead, more: &[String]) -> io::Result<Self> {
-        let ours: FxHashSet<&str> = functions().chain([TYPED_CURRENT, KPROBE_MULTI]).collect();
+        let ours: FxHashSet<&str> =
+            functions().chain([TYPED_CURRENT, KPROBE_MULTI]).chain(DIRECT_CALLS).collect();
         let wanted = |name: &str| ours.contains(name) || more.iter().any(|wanted| wanted == name);
         let mut symbols = HashMap::new();
         let mut line = Vec::new();
@@ -60,6 +64,12 @@ impl Symbols {
     #[must_use]
     pub fn has_kprobe_multi(&self) -> bool {
         self.has(KPROBE_MULTI)
+    }
+
+    /// Can a function's entry call a program?
+    #[must_use]
+    pub fn has_direct_calls(&self) -> bool {
+        DIRECT_CALLS.iter().any(|name| self.has(name))
     }
 
     /// Why there is none.

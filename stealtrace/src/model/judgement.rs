@@ -2,7 +2,10 @@
 
 use std::ops::RangeInclusive;
 
-use stealtrace_common::{source::Source, steal::is_impossible};
+use stealtrace_common::{
+    source::{Source, here},
+    steal::is_impossible,
+};
 
 /// What one look saw of a vCPU.
 #[derive(Clone, Debug)]
@@ -54,10 +57,14 @@ fn compare(earlier: &Sight, now: &Sight, (steal_ns, version): (u64, u32)) -> Jud
     let Some((steal_before_ns, version_before)) = earlier.counter.filter(|_| same) else {
         return Judgement::Untold;
     };
-    let Some(grew_ns) = steal_ns.checked_sub(steal_before_ns).filter(|_| version != version_before) else {
+    let least = now.charged_ns.start().saturating_sub(*earlier.charged_ns.end());
+    let moved = |grew_ns: &u64| match here::VERSIONS {
+        0 => *grew_ns > 0 || least > 0,
+        _ => version != version_before,
+    };
+    let Some(grew_ns) = steal_ns.checked_sub(steal_before_ns).filter(moved) else {
         return Judgement::Untold;
     };
-    let least = now.charged_ns.start().saturating_sub(*earlier.charged_ns.end());
     let most = now.charged_ns.end().saturating_sub(*earlier.charged_ns.start());
     let nearest = grew_ns.clamp(least, most.max(least));
     if grew_ns.abs_diff(nearest) <= TOLERANCE_NS {

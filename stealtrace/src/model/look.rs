@@ -1,6 +1,6 @@
 //! One look at every vCPU: what each is, what is known of it, and how it is judged.
 
-use stealtrace_common::source::x86_msr::Area;
+use stealtrace_common::source::Area;
 
 use super::{Account, Judgement, Thread};
 

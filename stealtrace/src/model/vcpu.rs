@@ -6,6 +6,7 @@ use rustc_hash::FxHashMap;
 use stealtrace_common::{
     event::{Event, EventKind, HOST_INITIATED},
     kvm::KVM_RUN,
+    source::Source,
 };
 
 use super::{Enabling, HandOff, Pid, Restore, Thread, Unsettled};
@@ -202,8 +203,10 @@ impl Vcpu {
         let hand_off = self.hand_off.take_if(|hand_off| hand_off.run.caller_tid == event.caller_tid);
         let unsettled = Unsettled::begins_with(event);
         self.unsettled = unsettled.then(|| Box::new(Unsettled { event: *event, hand_off, copied_by }));
-        if self.runner.is_none() && event.version_before != event.version_after {
-            self.runner = Some(Thread::caller(event)); // only guest entry advances the version
+        // Only guest entry advances the version; where there is none, it makes every update.
+        let at_entry = event.version_before != event.version_after || event.source == Source::Arm64Pvtime;
+        if self.runner.is_none() && at_entry {
+            self.runner = Some(Thread::caller(event));
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 
 use serde_json::json;
-use stealtrace_common::ring::Repair;
+use stealtrace_common::{ring::Repair, source::here};
 
 use super::{Format, Paint, SCHEMA, States, Tone, utc_now};
 use crate::{
@@ -16,6 +16,14 @@ pub(crate) struct Repairs {
     format: Format,
     dry_run: bool,
     out: Output,
+}
+
+/// The area's, where it has any.
+fn versions(before: u32) -> String {
+    match before.wrapping_add(here::VERSIONS) {
+        after if after == before => String::new(),
+        after => format!(" version {before} -> {after},"),
+    }
 }
 
 impl Repairs {
@@ -52,15 +60,15 @@ impl Repairs {
                 "steal_corrupt_ns": corrupt,
                 "steal_good_ns": good,
                 "version_corrupt": version,
-                "version_good": version.wrapping_add(2),
+                "version_good": version.wrapping_add(here::VERSIONS),
             })
             .to_string(),
             States::Text => format!(
-                "{} vCPU {}/{vcpu_id} on {caller}: guest steal {corrupt} ns ({corrupt:#x}) -> {good} ns, version {version} -> {}, \
+                "{} vCPU {}/{vcpu_id} on {caller}: guest steal {corrupt} ns ({corrupt:#x}) -> {good} ns,{} \
                  the delta was {delta} ns",
                 Paint::of(&self.out).text(verb, tone),
                 Pid(vm_tgid),
-                version.wrapping_add(2),
+                versions(version),
             ),
         }
     }

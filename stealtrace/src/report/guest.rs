@@ -14,7 +14,10 @@ pub(crate) fn show(cpus: &[GuestCpu], format: Format, mut out: impl Write) -> io
         States::Json => {
             let list: Vec<_> = cpus
                 .iter()
-                .map(|cpu| json!({"cpu": cpu.id, "steal_ticks": cpu.steal_ticks, "msr": cpu.enabling.as_ref().ok()}))
+                .map(|cpu| {
+                    let key = Source::HERE.key();
+                    json!({"cpu": cpu.id, "steal_ticks": cpu.steal_ticks, key: cpu.enabling.as_ref().ok()})
+                })
                 .collect();
             writeln!(out, "{}", json!({"type": "guest", "schema": SCHEMA, "utc": utc_now(), "cpus": list}))?;
         }

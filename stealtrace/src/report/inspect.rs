@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use anyhow::Result;
 use serde_json::json;
 use stealtrace_common::{
-    source::Source,
+    source::{Source, here},
     steal::{StealDelta, is_impossible},
 };
 
@@ -82,7 +82,9 @@ pub(super) fn show_vcpu(vcpu: &VcpuLook, paint: Paint, out: &mut impl Write) -> 
     match vcpu.area {
         Some(area) => {
             let preempted = if area.preempted == 0 { "" } else { ", preempted" };
-            writeln!(out, ", version {}, flags {}{preempted}", area.version, area.flags)?;
+            let version =
+                if here::VERSIONS == 0 { String::new() } else { format!(", version {}", area.version) };
+            writeln!(out, "{version}, flags {}{preempted}", area.flags)?;
         }
         None => writeln!(out)?,
     }
@@ -158,6 +160,7 @@ fn object(look: &Look) -> serde_json::Value {
 }
 
 fn vcpu_object(vcpu: &VcpuLook) -> serde_json::Value {
+    let key = Source::HERE.key();
     json!({
         "vm_pid": vcpu.pid,
         "vm": vcpu.vm,
@@ -166,8 +169,8 @@ fn vcpu_object(vcpu: &VcpuLook) -> serde_json::Value {
         "vcpu_id": vcpu.id,
         "runner_tid": vcpu.runner.as_ref().map(|runner| runner.tid),
         "runner": vcpu.runner.as_ref().map(|Thread { comm, .. }| comm),
-        "msr": vcpu.enabling,
-        "msr_enabled": Source::HERE.is_enabled(vcpu.enabling),
+        key: vcpu.enabling,
+        format!("{key}_enabled"): Source::HERE.is_enabled(vcpu.enabling),
         "area_guest_address": Source::HERE.area(vcpu.enabling),
         "steal_ns": vcpu.area.map(|area| area.steal_ns),
         "version": vcpu.area.map(|area| area.version),

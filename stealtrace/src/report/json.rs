@@ -7,8 +7,9 @@ use std::{
 
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value as Json_, json};
-use stealtrace_common::event::{
-    Event, EventKind, HOST_INITIATED, NUMBERS_UNKNOWN, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN,
+use stealtrace_common::{
+    event::{Event, EventKind, HOST_INITIATED, NUMBERS_UNKNOWN, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN},
+    source::Source,
 };
 
 use super::{Clock, Reporter, SCHEMA, clock};
@@ -107,17 +108,27 @@ struct EventLine<'a> {
     last_steal_before_ns: Option<u64>,
     last_steal_after_ns: Option<u64>,
     delta_ns: Option<i64>,
-    msr_before: Option<u64>,
-    msr_after: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    msr_before: OfSource,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    msr_after: OfSource,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pvtime_before: OfSource,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pvtime_after: OfSource,
     steal_before_ns: Option<u64>,
     steal_after_ns: Option<u64>,
     version_before: Option<u32>,
     version_after: Option<u32>,
 }
 
+/// What enables one source, if that is known; None for the others.
+type OfSource = Option<Option<u64>>;
+
 impl<'a> EventLine<'a> {
     fn new(event: &'a Event, vcpu: VcpuName, clock: Clock) -> Self {
         let measured = |number: u64| (!event.has(NUMBERS_UNKNOWN)).then_some(number);
+        let of = |source, value: u64| (event.source == source).then(|| measured(value));
         let delta = event.delta();
         Self {
             kind: kind(event),
@@ -138,8 +149,10 @@ impl<'a> EventLine<'a> {
             last_steal_before_ns: measured(event.last_steal_before_ns),
             last_steal_after_ns: measured(event.last_steal_after_ns),
             delta_ns: (!event.has(NUMBERS_UNKNOWN)).then_some(delta.signed_ns()),
-            msr_before: measured(event.enabling_before),
-            msr_after: measured(event.enabling_after),
+            msr_before: of(Source::X86Msr, event.enabling_before),
+            msr_after: of(Source::X86Msr, event.enabling_after),
+            pvtime_before: of(Source::Arm64Pvtime, event.enabling_before),
+            pvtime_after: of(Source::Arm64Pvtime, event.enabling_after),
             steal_before_ns: event.has(STEAL_BEFORE_KNOWN).then_some(event.steal_before_ns),
             steal_after_ns: event.has(STEAL_AFTER_KNOWN).then_some(event.steal_after_ns),
             version_before: event.has(STEAL_BEFORE_KNOWN).then_some(event.version_before),
@@ -154,7 +167,10 @@ fn kind(event: &Event) -> &'static str {
         EventKind::Destroyed => "destroyed",
         EventKind::Ioctl => "ioctl",
         EventKind::Load => "load",
-        EventKind::EnablingWrite => "msr_write",
+        EventKind::EnablingWrite => match event.source {
+            Source::X86Msr => "msr_write",
+            Source::Arm64Pvtime => "pvtime_write",
+        },
         EventKind::Update => "update",
         EventKind::Call => "call",
         EventKind::Return => "return",

@@ -36,7 +36,6 @@ use crate::{
     model::{Finding, Summary},
     os::{output::Output, talk::remark},
     record::Header,
-    vmm::scenario::Scenario,
 };
 
 /// Of every JSON object that says so; raised where a field changes its meaning or goes away.
@@ -62,7 +61,7 @@ enum States {
 }
 
 type ShowsRun = for<'a> fn(Style, Clock, Box<dyn Write + 'a>) -> Box<dyn Reporter + 'a>;
-type ShowsScenarios = fn(&[Scenario], &mut dyn Write) -> io::Result<()>;
+type ShowsScenarios = fn(&mut dyn Write) -> io::Result<()>;
 
 const NOTHING: Shows = Shows { run: None, verdicts: None, scenarios: None, states: None };
 
@@ -243,9 +242,9 @@ pub(crate) fn verify_reporter(format: Format, out: Output) -> Result<Box<dyn Ver
 ///
 /// # Errors
 /// When the output cannot be written, or the format has no lists.
-pub(crate) fn list_scenarios(format: Format, scenarios: &[Scenario], mut out: impl Write) -> Result<()> {
+pub(crate) fn list_scenarios(format: Format, mut out: impl Write) -> Result<()> {
     let list = format.shows().scenarios.context("--list has the formats text and json")?;
-    Ok(list(scenarios, &mut out)?)
+    Ok(list(&mut out)?)
 }
 
 /// Columns of a page of prose.

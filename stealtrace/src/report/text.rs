@@ -143,7 +143,8 @@ fn details(event: &Event, units: Units) -> String {
         EventKind::Ioctl => format!("ioctl   {ioctl}  {numbers}"),
         EventKind::Load => format!("load    {ioctl}  {numbers}"),
         EventKind::EnablingWrite => format!(
-            "msr     {ioctl}  {:#x} -> {:#x} by the {}  {numbers} -> {}",
+            "{:<8}{ioctl}  {:#x} -> {:#x} by the {}  {numbers} -> {}",
+            event.source.key(),
             event.enabling_before,
             event.enabling_after,
             if event.has(HOST_INITIATED) { "host" } else { "guest" },

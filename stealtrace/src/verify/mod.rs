@@ -14,7 +14,7 @@ use std::fmt;
 use crate::{
     backend::BackendKind,
     exit::Exit,
-    vmm::scenario::{Class, Decides, Harm, SCENARIOS, Scenario},
+    vmm::scenario::{Class, Decides, Harm, Scenario, scenarios},
 };
 
 /// Why there is no second witness.
@@ -131,7 +131,7 @@ impl Verified {
         }
         let missing = |decides: &&Decides| !self.verdicts.iter().any(|verdict| verdict.settles(**decides));
         let missing = class.needs().iter().find(missing).filter(|_| asked)?;
-        let deciding = SCENARIOS.iter().find(|scenario| scenario.decides == Some(*missing))?;
+        let deciding = scenarios().find(|scenario| scenario.decides == Some(*missing))?;
         Some(format!(
             "nothing that was played tells whether this kernel is {class}; play {} too",
             deciding.id

@@ -4,7 +4,8 @@ use std::{io, ptr::NonNull};
 
 use anyhow::{Context as _, Result, ensure};
 
-pub use stealtrace_common::source::x86_msr::Area as StealArea;
+pub use stealtrace_common::source::Area as StealArea;
+use stealtrace_common::source::here;
 
 use super::guest;
 
@@ -66,7 +67,7 @@ impl GuestMemory {
         unsafe { self.at::<u8>(at).read_volatile() }
     }
 
-    /// Write a byte, or a steal area.
+    /// Write a byte, or several.
     pub fn set<T>(&self, at: u64, value: T) {
         // SAFETY: `at` checks the bounds and alignment.
         unsafe { self.at::<T>(at).write_volatile(value) };
@@ -76,7 +77,12 @@ impl GuestMemory {
     #[must_use]
     pub fn steal_area(&self, at: u64) -> StealArea {
         // SAFETY: `at` checks the bounds and alignment.
-        unsafe { self.at::<StealArea>(at).read_volatile() }
+        here::read(&unsafe { self.at::<[u8; here::BYTES]>(at).read_volatile() })
+    }
+
+    /// Write one there.
+    pub fn set_steal_area(&self, at: u64, area: StealArea) {
+        self.set(at, here::write(&area));
     }
 
     /// Addresses are constants of this VMM; one outside of memory is a mistake of ours.

@@ -7,10 +7,11 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use kvm_bindings::kvm_userspace_memory_region;
-use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use stealtrace_common::source::Source;
 
 use super::{arch, guest, memory::GuestMemory, memory::StealArea, stats};
+use crate::kernel::LOAD_KVM;
 
 /// Can this host run a guest with steal time?
 ///
@@ -29,7 +30,7 @@ fn open() -> Result<Kvm> {
             bail!("no permission for /dev/kvm; run as root or join the group kvm")
         }
         Err(error) if matches!(error.errno(), libc::ENOENT | libc::ENXIO | libc::ENODEV) => {
-            bail!("cannot open /dev/kvm ({error}); load kvm_intel or kvm_amd")
+            bail!("cannot open /dev/kvm ({error}); {LOAD_KVM}")
         }
         Err(error) if error.errno() == libc::EMFILE => {
             bail!("cannot open /dev/kvm ({error}); raise the limit with `ulimit -n`")
@@ -54,7 +55,7 @@ impl Vm {
     /// # Errors
     /// When KVM refuses.
     pub fn new() -> Result<Self> {
-        Self::running(arch::PORT_EXIT_LOOP)
+        Self::running(arch::EXIT_LOOP)
     }
 
     /// A VM without vCPUs with this code.
@@ -107,7 +108,7 @@ impl Vm {
     /// When KVM refuses.
     pub fn create_vcpu(&self, id: u64) -> Result<Vcpu> {
         let fd = self.create(id)?;
-        arch::set_up(&self.0.kvm, &fd)?;
+        arch::set_up(&self.0.kvm, &self.0.fd, &fd)?;
         Ok(self.vcpu(id, fd))
     }
 
@@ -115,6 +116,7 @@ impl Vm {
     ///
     /// # Errors
     /// When KVM refuses.
+    #[cfg(target_arch = "x86_64")]
     pub fn create_vcpu_without_steal_time(&self) -> Result<Option<Vcpu>> {
         if !arch::can_hide_steal_time(&self.0.fd) {
             return Ok(None);
@@ -141,29 +143,39 @@ pub struct Vcpu {
 }
 
 impl Vcpu {
-    /// Enter the guest until its next port exit: one KVM_RUN.
+    /// Enter the guest until it leaves to the VMM: one KVM_RUN.
     ///
     /// # Errors
     /// When the guest does anything else.
     pub fn run(&mut self) -> Result<()> {
         loop {
             match self.fd.run() {
-                Ok(VcpuExit::IoOut(_, _)) => return Ok(()),
-                Ok(exit) => bail!("the guest left with {exit:?} instead of a port exit"),
+                Ok(exit) if arch::is_exit(&exit) => return Ok(()),
+                Ok(exit) => bail!("the guest left with {exit:?}"),
                 Err(error) if error.errno() == libc::EINTR => {}
                 Err(error) => bail!("KVM_RUN: {error}"),
             }
         }
     }
 
-    /// Enable steal time in the vCPU's own area from the host side, as a VMM restoring a guest does.
+    /// Enable steal time in the vCPU's own area from the host side, as a VMM restoring a guest does; where that can be done
+    /// but once and is, it stays.
     ///
     /// # Errors
     /// When KVM refuses the value.
     pub fn restore(&self) -> Result<()> {
         let value = arch::enabling(self.area);
-        ensure!(self.set_enabling(value)?, "KVM refuses {} = {value:#x}", Source::HERE.enabling());
+        let accepted = self.set_enabling(value)? || (arch::SET_ONCE && self.enabling()? == value);
+        ensure!(accepted, "KVM refuses {} = {value:#x}", Source::HERE.enabling());
         Ok(())
+    }
+
+    /// Do what a VMM does so that its guest can enable steal time.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    pub fn offer(&self) -> Result<()> {
+        if arch::TAKES_AN_OFFER { self.restore() } else { Ok(()) }
     }
 
     /// Write what enables steal time; does KVM accept the value?
@@ -212,7 +224,7 @@ impl Vcpu {
 
     /// Bring an older steal area back, as loading a snapshot does.
     pub fn set_steal_area(&self, area: StealArea) {
-        self.vm.memory().set(self.area, area);
+        self.vm.memory().set_steal_area(self.area, area);
     }
 
     /// What the guest sees.

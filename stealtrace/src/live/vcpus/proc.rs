@@ -6,7 +6,7 @@ use std::{
     os::unix::fs::FileExt as _,
 };
 
-use stealtrace_common::source::x86_msr::Area;
+use stealtrace_common::source::{Area, here};
 
 /// The memory of one process after the other: whoever reads several areas of one opens it once.
 #[derive(Default)]
@@ -16,10 +16,10 @@ impl Memory {
     /// The guest's area, from the memory of the VM's process; by its runner, since a process whose first thread ended has
     /// none by that one's number.
     pub(super) fn read_area(&mut self, pid: u32, runner: Option<u32>, address: u64) -> io::Result<Area> {
-        let mut bytes = [0; Area::BYTES];
+        let mut bytes = [0; here::BYTES];
         let mut read = |id: u32| self.of(id)?.read_exact_at(&mut bytes, address);
         read(pid).or_else(|error| runner.map_or(Err(error), read))?;
-        Ok(Area::from_bytes(&bytes))
+        Ok(here::read(&bytes))
     }
 
     fn of(&mut self, id: u32) -> io::Result<&File> {

@@ -7,7 +7,7 @@ use stealtrace_common::{
     event::{Event, EventKind},
     kvm::KVM_RUN,
     ring::Sighting,
-    source::x86_msr::Area,
+    source::Area,
 };
 
 use super::proc::{self, Memory};

@@ -9,7 +9,7 @@ use super::VerifyReporter;
 use crate::{
     report::{SCHEMA, picture::scenario},
     verify::{Agreement, Status, Verdict, Verified},
-    vmm::scenario::{Class, Scenario},
+    vmm::scenario::{ABSENT, Class, Scenario, scenarios},
 };
 
 pub(in crate::report) struct Json<W>(pub(in crate::report) W);
@@ -86,8 +86,8 @@ impl<W: Write> VerifyReporter for Json<W> {
     }
 }
 
-pub(in crate::report) fn list(scenarios: &[Scenario], out: &mut dyn Write) -> io::Result<()> {
-    scenarios.iter().try_for_each(|scenario| {
+pub(in crate::report) fn list(out: &mut dyn Write) -> io::Result<()> {
+    scenarios().try_for_each(|scenario| {
         let expected = |class| scenario.expects.on(class).to_string();
         let object = json!({
             "type": "scenario",
@@ -102,5 +102,8 @@ pub(in crate::report) fn list(scenarios: &[Scenario], out: &mut dyn Write) -> io
             },
         });
         writeln!(out, "{object}")
+    })?;
+    ABSENT.iter().try_for_each(|(id, why)| {
+        writeln!(out, "{}", json!({ "type": "absent", "schema": SCHEMA, "scenario": id, "why": why }))
     })
 }

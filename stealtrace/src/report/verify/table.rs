@@ -7,7 +7,7 @@ use crate::{
     os::talk::is_quiet,
     report::{PAGE, Paint, Tone, table, wrap},
     verify::{Status, Verdict, Verified},
-    vmm::scenario::Scenario,
+    vmm::scenario::{ABSENT, Scenario, scenarios},
 };
 
 pub(in crate::report) struct Table<W> {
@@ -53,13 +53,14 @@ impl<W: Write> VerifyReporter for Table<W> {
     }
 }
 
-pub(in crate::report) fn list(scenarios: &[Scenario], out: &mut dyn Write) -> io::Result<()> {
+pub(in crate::report) fn list(out: &mut dyn Write) -> io::Result<()> {
     let mut rows = table(["scenario", "what it does", "what must hold"]);
     wrap(&mut rows, PAGE);
-    for scenario in scenarios {
+    for scenario in scenarios() {
         rows.add_row([scenario.id, scenario.about, scenario.property]);
     }
-    writeln!(out, "{rows}")
+    writeln!(out, "{rows}")?;
+    ABSENT.iter().try_for_each(|(id, why)| writeln!(out, "not here: {id}: {why}"))
 }
 
 const fn tone(status: Status) -> Tone {

@@ -2,7 +2,7 @@ use anyhow::anyhow;
 
 use super::{Agreement, Attempt, MOST_ATTEMPTS, Testimony, Verdict};
 use crate::verify::Transcript;
-use crate::vmm::scenario::{Fault, Harm, Observation, SCENARIOS, Tally};
+use crate::vmm::scenario::{Fault, Harm, Observation, Tally, scenarios};
 
 fn seen(harm: Harm, conclusive: bool) -> Observation {
     let fault = (harm != Harm::None).then(|| Fault { harm, what: String::new() });
@@ -13,7 +13,7 @@ fn play(observations: &[Observation], repeat: u32) -> Verdict {
     let mut next = observations.iter().cycle().cloned();
     let mut attempt =
         || Attempt { played: Ok(next.next().unwrap()), told: None, transcript: Transcript::default() };
-    Verdict::of(&SCENARIOS[0], repeat, |_| Ok(Some(attempt()))).unwrap().unwrap()
+    Verdict::of(scenarios().next().unwrap(), repeat, |_| Ok(Some(attempt()))).unwrap().unwrap()
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn what_was_played_before_an_interruption_counts() {
             let played = Ok(seen(Harm::None, true));
             (number < last).then_some(Attempt { played, told: None, transcript: Transcript::default() })
         };
-        Verdict::of(&SCENARIOS[0], 5, |number| Ok(attempt(number))).unwrap()
+        Verdict::of(scenarios().next().unwrap(), 5, |number| Ok(attempt(number))).unwrap()
     };
     assert!(until(0).is_none());
     assert_eq!(until(2).map(|verdict| verdict.played), Some(2));
@@ -54,7 +54,7 @@ fn what_could_not_be_played_is_broken() {
             transcript: Transcript::default(),
         }))
     };
-    let verdict = Verdict::of(&SCENARIOS[0], 1, |_| refused()).unwrap().unwrap();
+    let verdict = Verdict::of(scenarios().next().unwrap(), 1, |_| refused()).unwrap().unwrap();
     assert_eq!(verdict.observation.harm(), Harm::Broken);
     assert!(verdict.why().contains("KVM refuses"));
 }

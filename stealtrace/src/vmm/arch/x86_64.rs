@@ -5,8 +5,8 @@ use kvm_bindings::{
     CpuId, KVM_CAP_ENFORCE_PV_FEATURE_CPUID, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_enable_cap, kvm_msr_entry,
     kvm_regs,
 };
-use kvm_ioctls::{Kvm, VcpuFd, VmFd};
-use stealtrace_common::source::x86_msr::{ENABLED, MSR};
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
+use stealtrace_common::source::here::{ENABLED, MSR};
 
 use crate::vmm::guest;
 
@@ -31,8 +31,19 @@ fn supported_cpuid(kvm: &Kvm) -> Result<CpuId> {
     kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).context("ask KVM for its CPUID")
 }
 
+/// May what enables steal time be set once only?
+pub(crate) const SET_ONCE: bool = false;
+
+/// Can a guest enable steal time only where its VMM did something for it?
+pub(crate) const TAKES_AN_OFFER: bool = false;
+
+/// Does the guest leave to the VMM? By a port.
+pub(crate) const fn is_exit(exit: &VcpuExit<'_>) -> bool {
+    matches!(exit, VcpuExit::IoOut(..))
+}
+
 /// Put a new vCPU at the start of the guest's code.
-pub(crate) fn set_up(kvm: &Kvm, vcpu: &VcpuFd) -> Result<()> {
+pub(crate) fn set_up(kvm: &Kvm, _vm: &VmFd, vcpu: &VcpuFd) -> Result<()> {
     set_up_with(vcpu, &supported_cpuid(kvm)?)
 }
 
@@ -108,12 +119,12 @@ fn msr(index: u32, data: u64) -> Result<Msrs> {
 }
 
 /// One port exit per KVM_RUN, for ever.
-pub(crate) const PORT_EXIT_LOOP: &[u8] = &[
+pub(crate) const EXIT_LOOP: &[u8] = &[
     0xe6, 0x10, // out 0x10, al
     0xeb, 0xfc, // jmp to the out
 ];
 
-/// Enable steal time as a guest does, then as [`PORT_EXIT_LOOP`].
+/// Enable steal time as a guest does, then as [`EXIT_LOOP`].
 pub(crate) const ENABLE: &[u8] = &[
     0x66, 0xb9, 0x03, 0x4d, 0x56, 0x4b, // mov ecx, 0x4b564d03
     0x66, 0xb8, 0x01, 0x20, 0x00, 0x00, // mov eax, STEAL_AREA | 1
@@ -123,7 +134,7 @@ pub(crate) const ENABLE: &[u8] = &[
     0xeb, 0xfc, // jmp to the out
 ];
 
-/// A port exit, disable steal time, a port exit, enable it, then as [`PORT_EXIT_LOOP`].
+/// A port exit, disable steal time, a port exit, enable it, then as [`EXIT_LOOP`].
 pub(crate) const OFF_ON: &[u8] = &[
     0xe6, 0x10, // out 0x10, al
     0x66, 0xb9, 0x03, 0x4d, 0x56, 0x4b, // mov ecx, 0x4b564d03

@@ -1,4 +1,4 @@
-//! The MSR points to an address behind the guest's memory.
+//! The area's address is behind the guest's memory.
 
 use anyhow::Result;
 
@@ -7,7 +7,7 @@ use crate::vmm::{StageThread, StealArea, Vm, arch, guest};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "area-unbacked",
-    about: "a thread points a vCPU's steal MSR behind the guest's memory and runs it",
+    about: "a thread puts a vCPU's steal area behind the guest's memory and runs it",
     property: "KVM refuses the address, or runs the guest and writes nothing",
     expects: Expects::NO_HARM,
     decides: None,

@@ -11,7 +11,7 @@ use super::Harm;
 pub enum Class {
     /// A restore from another thread corrupts (the bug of 2015)
     Affected,
-    /// A restore is sound, a KVM_RUN hand-off corrupts (Linux since 4.4)
+    /// A restore is sound, a KVM_RUN hand-off corrupts (every Linux since 4.4)
     Fixed,
     /// Neither corrupts
     Sound,
@@ -43,7 +43,7 @@ impl Class {
     pub const fn sentence(self) -> &'static str {
         match self {
             Self::Affected => {
-                "affected: restoring the steal MSR from another thread corrupts the guest's steal time"
+                "affected: restoring steal time from another thread corrupts the guest's counter"
             }
             Self::Fixed => "fixed: restore is sound, but a KVM_RUN hand-off to another thread corrupts",
             Self::Sound => "sound: neither restore nor a KVM_RUN hand-off corrupts",
@@ -101,6 +101,7 @@ impl Expects {
         Self { affected: Harm::None, fixed: Harm::OverCharged, sound: Harm::None };
 
     /// Since 4.4 enabling the MSR does not start anew with the run_delay of whoever runs the vCPU.
+    #[cfg(target_arch = "x86_64")]
     pub(super) const ENABLED_ELSEWHERE: Self = Self { fixed: Harm::Corrupt, ..Self::NO_HARM };
 
     /// On kernels of this class.
@@ -144,6 +145,7 @@ mod tests {
             Expects::HAND_OFF_DOWN,
             Expects::HAND_OFF_UP,
             Expects::FIRST_RUN,
+            #[cfg(target_arch = "x86_64")]
             Expects::ENABLED_ELSEWHERE,
         ] {
             assert_eq!(expects.on(Class::Sound), Harm::None);

@@ -1,4 +1,4 @@
-//! As Firecracker and Cloud Hypervisor start: one thread creates and configures a vCPU and restores its steal MSR,
+//! As Firecracker and Cloud Hypervisor start: one thread creates and configures a vCPU and restores its steal time,
 //! then the vCPU gets a thread of its own.
 
 use anyhow::Result;
@@ -8,7 +8,7 @@ use crate::vmm::{StageThread, Vm, accrue_run_delay};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "configure-then-start",
-    about: "the main thread creates a vCPU and restores its steal MSR before the thread that runs it exists",
+    about: "the main thread creates a vCPU and restores its steal time before the thread that runs it exists",
     property: "steal is at most the run_delay of the thread that runs the vCPU",
     expects: Expects::RESTORE,
     decides: Some(Decides::Restore),

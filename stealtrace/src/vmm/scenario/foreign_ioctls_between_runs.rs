@@ -1,4 +1,4 @@
-//! Another thread reads and writes back registers, segments and other MSRs between the runs of a vCPU.
+//! Another thread reads and writes back registers between the runs of a vCPU.
 
 use anyhow::Result;
 
@@ -9,7 +9,7 @@ use crate::vmm::{StageThread, Watched, run_delay_ns};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "foreign-ioctls-between-runs",
-    about: "a thread runs a vCPU three times; between, another reads and writes back registers, segments and MSRs",
+    about: "a thread runs a vCPU three times; between, another reads and writes back its registers",
     property: "steal does not move but by the runner's own waiting",
     expects: Expects::FOREIGN_IOCTL,
     decides: None,

@@ -10,7 +10,7 @@ use crate::vmm::{StageThread, Vm, Watched, accrue_run_delay, arch, run_delay_ns}
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "guest-zeroes-after-restore",
-    about: "the main thread restores a vCPU's steal MSR, its own thread runs it, then the guest zeroes its counter",
+    about: "the main thread restores a vCPU's steal time, its own thread runs it, then the guest zeroes its counter",
     property: "from zero on, steal grows by no more than the time",
     expects: Expects::NO_HARM,
     decides: None,

@@ -1,4 +1,4 @@
-//! The bug report: the vCPU's own thread creates it, the main thread restores the steal MSR, the vCPU's thread runs.
+//! The bug report: the vCPU's own thread creates it, the main thread restores steal time, the vCPU's thread runs.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use crate::vmm::{StageThread, Vcpu, Vm, Watched, accrue_run_delay, run_delay_ns}
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "restore-by-main-thread",
-    about: "a thread creates a vCPU, the main thread restores its steal MSR, the vCPU's thread runs it",
+    about: "a thread creates a vCPU, the main thread restores its steal time, the vCPU's thread runs it",
     property: "steal is at most the run_delay of the thread that runs the vCPU",
     expects: Expects::RESTORE,
     decides: Some(Decides::Restore),

@@ -1,4 +1,4 @@
-//! The control of a restore: the thread that runs the vCPU restores its MSR, as QEMU does since 2.4.
+//! The control of a restore: the thread that runs the vCPU restores its steal time, as QEMU does since 2.4.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use crate::vmm::{StageThread, Vm, Watched};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "restore-by-runner",
-    about: "the thread that creates and runs a vCPU restores its steal MSR itself",
+    about: "the thread that creates and runs a vCPU restores its steal time itself",
     property: "steal is at most the run_delay of the thread that runs the vCPU",
     expects: Expects::NO_HARM,
     decides: Some(Decides::Alone),

@@ -1,4 +1,4 @@
-//! Migration: a VM's steal MSR and memory are saved and restored in a new VM, by the main thread or by the runner.
+//! Migration: a VM's steal time and memory are saved and restored in a new VM, by the main thread or by the runner.
 
 use std::time::Instant;
 
@@ -35,7 +35,7 @@ fn play(_: &mut Play<'_>) -> Result<Observation> {
     ))
 }
 
-/// The saved counter in a new VM, its MSR restored by the runner or by this thread.
+/// The saved counter in a new VM, its steal time restored by the runner or by this thread.
 fn moved(saved: StealArea, by_runner: bool) -> Result<Observation> {
     let runner = StageThread::spawn("vcpu0")?;
     let mut vcpu = runner.act(|| Vm::new()?.create_vcpu(0))?;

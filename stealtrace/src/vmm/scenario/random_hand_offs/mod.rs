@@ -29,6 +29,9 @@ fn play(play: &mut Play<'_>) -> Result<Observation> {
     let steps = generate(play.seed, play.rounds);
     let records = perform(&steps, play.witness.as_deref_mut())?;
     let tally = tally(&records);
+    if play.witness.is_some() {
+        tell_missed(&records);
+    }
     let worst = records.iter().filter_map(Record::fault).max_by_key(|fault| fault.harm);
     let fault = match fitting(&records) {
         Some(_) => worst,
@@ -37,6 +40,24 @@ fn play(play: &mut Play<'_>) -> Result<Observation> {
     let saw = saw(&records, &tally, play.witness.is_some());
     let tally = play.witness.is_some().then_some(tally);
     Ok(Observation { tally, ..Observation::new(saw, fault, true) })
+}
+
+/// What the other witness did not report, with what was done to the same vCPU before: for -v.
+fn tell_missed(records: &[Record]) {
+    const BEFORE: usize = 4;
+    for (at, missed) in records.iter().enumerate().filter(|(_, record)| is_missed(record)) {
+        let of_vcpu = records[..at].iter().rev().filter(|record| record.step.vcpu == missed.step.vcpu);
+        let before: Vec<_> = of_vcpu.take(BEFORE).map(Record::to_string).collect();
+        log::info!("missed: {missed}; before, the last first: {}", before.join("; "));
+    }
+}
+
+fn is_corrupt(record: &Record) -> bool {
+    record.fault().is_some_and(|fault| fault.harm == Harm::Corrupt)
+}
+
+fn is_missed(record: &Record) -> bool {
+    is_corrupt(record) && record.reported.corruptions == 0
 }
 
 /// The name of the strictest model that explains every charge.
@@ -70,11 +91,11 @@ fn percent(part: u64, whole: u64) -> String {
 fn tally(records: &[Record]) -> Tally {
     let mut tally = Tally::default();
     for record in records {
-        let seen = record.fault().is_some_and(|fault| fault.harm == Harm::Corrupt);
+        let seen = is_corrupt(record);
         let reported = record.reported.corruptions > 0;
         tally.rounds += u64::from(record.hand_off);
         tally.seen += u64::from(seen);
-        tally.missed += u64::from(seen && !reported);
+        tally.missed += u64::from(is_missed(record));
         tally.disturbed += u64::from(!record.undisturbed());
         tally.false_reports += u64::from(!seen && reported && record.undisturbed());
         tally.false_reports += u64::from(record.reported.foreign_restores > 0 && !record.restored_by_another);

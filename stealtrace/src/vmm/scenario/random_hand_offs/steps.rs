@@ -20,9 +20,9 @@ pub(super) struct Step {
 pub(super) enum Act {
     /// KVM_RUN
     Run,
-    /// KVM_SET_MSRS of the steal MSR
+    /// What restores steal time
     Restore,
-    /// KVM_GET_REGS
+    /// What reads registers
     Read,
 }
 
