@@ -9,17 +9,18 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
-    cache, peers,
+    arch::Arch,
+    cache,
+    cross::Cross,
+    peers,
     process::{output, run, say},
 };
 
-pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
-
 /// What builds it. The binary carries the list of what it is made of, for `cargo audit bin`.
-pub(crate) fn command() -> Result<Command> {
+pub(crate) fn command(arch: Arch) -> Result<Command> {
     let mut cargo = Command::new(peers::find("cargo-auditable")?);
-    cargo.arg("auditable");
-    static_build(cargo, &["--package", "stealtrace"])
+    cargo.args(["auditable", "build"]);
+    static_build(cargo, arch, &["--release", "--package", "stealtrace"])
 }
 
 /// Build it once more, in another folder, from the files that git knows; where it is. What it depends on is taken as it
@@ -32,7 +33,7 @@ pub(crate) fn again(binary: &Path, other: &Path) -> Result<PathBuf> {
         copy(&root.join(file), &other.join(file))?;
     }
     copy(&root.join(TOOLCHAIN), &other.join(TOOLCHAIN))?;
-    for built in ["release", "ebpf", TARGET] {
+    for built in ["release", "ebpf", Arch::HERE.target()] {
         run(Command::new("cp")
             .args(["--archive", "--reflink=auto"])
             .arg(target.join(built))
@@ -40,10 +41,10 @@ pub(crate) fn again(binary: &Path, other: &Path) -> Result<PathBuf> {
     }
     let commit = output(Command::new(binary).arg("--version"))?;
     let commit = commit.split(['(', ')']).nth(1).context("a version without a commit")?.to_owned();
-    let mut cargo = command()?;
+    let mut cargo = command(Arch::HERE)?;
     cargo.env("STEALTRACE_COMMIT", commit).env("CARGO_TARGET_DIR", other.join("target"));
     run(cargo.current_dir(other))?;
-    Ok(other.join("target").join(TARGET).join("release/stealtrace"))
+    Ok(place(&other.join("target"), Arch::HERE, "release"))
 }
 
 /// Which toolchain builds the kernel side.
@@ -56,16 +57,21 @@ pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn static_build(mut cargo: Command, what: &[&str]) -> Result<Command> {
-    cargo
-        .args(["build", "--quiet", "--release", "--locked", "--target", TARGET])
-        .args(what)
-        .env(
-            "RUSTFLAGS",
-            format!("-Ctarget-feature=+crt-static --remap-path-prefix={}=/cargo", home()?.display()),
-        )
-        .current_dir(cache::root()?);
+fn static_build(mut cargo: Command, arch: Arch, what: &[&str]) -> Result<Command> {
+    let mut flags = format!("-Ctarget-feature=+crt-static --remap-path-prefix={}=/cargo", home()?.display());
+    if arch != Arch::HERE {
+        let cross = Cross::find(arch)?;
+        flags = format!("{flags} {}", cross.flags());
+        cross.prepare(&mut cargo);
+    }
+    cargo.args(["--quiet", "--locked", "--target", arch.target()]).args(what);
+    cargo.env("RUSTFLAGS", flags).current_dir(cache::root()?);
     Ok(cargo)
+}
+
+/// Where it is built.
+fn place(target: &Path, arch: Arch, profile: &str) -> PathBuf {
+    target.join(arch.target()).join(profile).join("stealtrace")
 }
 
 /// Where cargo keeps what it fetched. Its path is in what is built, and no two machines have the same.
@@ -79,8 +85,14 @@ fn home() -> Result<PathBuf> {
 
 /// The program that plays a Linux guest's life in the lab guest.
 pub(crate) fn life() -> Result<PathBuf> {
-    run(&mut static_build(Command::new("cargo"), &["--package", "stealtrace-tests", "--bin", "life"])?)?;
-    Ok(cache::target()?.join(TARGET).join("release/life"))
+    let mut cargo = Command::new("cargo");
+    cargo.arg("build");
+    run(&mut static_build(
+        cargo,
+        Arch::HERE,
+        &["--release", "--package", "stealtrace-tests", "--bin", "life"],
+    )?)?;
+    Ok(place(&cache::target()?, Arch::HERE, "release").with_file_name("life"))
 }
 
 /// Where it is, in the lab's container, which has no Rust.
@@ -92,13 +104,38 @@ pub(crate) fn is_done() -> bool {
 }
 
 /// Build it; where it is.
-pub(crate) fn dist() -> Result<PathBuf> {
-    if let Some(built) = env::var_os(BUILT) {
+pub(crate) fn dist(arch: Arch) -> Result<PathBuf> {
+    if arch == Arch::HERE
+        && let Some(built) = env::var_os(BUILT)
+    {
         return Ok(built.into());
     }
-    say("building the static binary");
-    run(&mut command()?)?;
-    let binary = cache::target()?.join(TARGET).join("release/stealtrace");
+    build(arch, "release", &mut command(arch)?)
+}
+
+/// The one that the lab runs on this processor. Where that is emulated from end to end the build's time matters more than
+/// the binary's, which is not optimised as a whole.
+pub(crate) fn for_lab(arch: Arch) -> Result<PathBuf> {
+    if arch == Arch::HERE {
+        return dist(arch);
+    }
+    build(arch, LAB, &mut lab_command(arch)?)
+}
+
+/// The profile of that one.
+const LAB: &str = "lab";
+
+/// What builds it: clippy looks at what is for this processor alone.
+pub(crate) fn lab_command(arch: Arch) -> Result<Command> {
+    let mut cargo = Command::new("cargo");
+    cargo.arg("build");
+    static_build(cargo, arch, &["--profile", LAB, "--package", "stealtrace"])
+}
+
+fn build(arch: Arch, profile: &str, command: &mut Command) -> Result<PathBuf> {
+    say(&format!("building the static binary for {}", arch.name()));
+    run(command)?;
+    let binary = place(&cache::target()?, arch, profile);
     ensure!(binary.exists(), "{} was not built", binary.display());
     Ok(binary)
 }

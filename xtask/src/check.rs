@@ -14,7 +14,9 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
+    arch::Arch,
     build, cache,
+    cross::Cross,
     lab::{self, slot},
     ledger::Ledger,
     peers,
@@ -22,8 +24,13 @@ use crate::{
 };
 
 /// Tests that boot emulated machines, which share the CPUs: the longest first.
-const EMULATED: [(&str, &str); 4] =
-    [("a real VMM", "qemu_guest"), ("lab", "lab"), ("matrix", "matrix"), ("other kernels", "kernels")];
+const EMULATED: [(&str, &str); 5] = [
+    ("a real VMM", "qemu_guest"),
+    ("lab", "lab"),
+    ("matrix", "matrix"),
+    ("other kernels", "kernels"),
+    ("another processor", "arm64"),
+];
 /// Of these the test that takes a system of its own.
 const IN_A_SYSTEM: &str = "rpms_are_unpacked";
 /// And those of kernels that may not be there: one is at the end of its life, the other is another every day.
@@ -44,11 +51,11 @@ pub(crate) fn check() -> Result<u8> {
     run.step("format", cargo().args(["fmt", "--all", "--check"]))?;
     run.beside(vec![
         ("lints, and tests built", spare(arguments("test --quiet --locked --all-targets --no-run")?)),
-        ("static binary", build::command()?),
+        ("static binary", build::command(Arch::HERE)?),
     ])?;
     run.step("unit tests", &mut arguments("test --quiet --locked --lib --bins")?)?;
     run.step("licences and sources", &mut deny()?)?;
-    let binary = build::dist()?;
+    let binary = build::dist(Arch::HERE)?;
     run.step("command line", &mut run.outside(&binary, "cli")?)?;
     run.step("files", &mut run.outside(&binary, "analyze")?)?;
     run.step("documents", &mut run.outside(&binary, "docs")?)?;
@@ -87,6 +94,7 @@ fn fetch_ahead() {
         thread::spawn(|| programs.into_iter().for_each(|program| drop(peers::find(program))));
     }
     thread::spawn(|| lab::of_every_run().for_each(|kernel| drop(kernel.files())));
+    thread::spawn(|| drop(Cross::find(Arch::Aarch64)));
 }
 
 /// One run of everything.

@@ -12,7 +12,8 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
-    cache::is_younger,
+    arch::Arch,
+    cache::{self, is_younger},
     process::{output, run, say, which},
 };
 
@@ -87,13 +88,13 @@ pub(crate) fn refresh_lists() -> Result<()> {
 }
 
 /// Fetch `name=version` (or just `name`) and unpack it into a folder. Needs no root; apt checks the content.
-pub(crate) fn unpack(package: &str, into: &Path) -> Result<()> {
-    Archive::system().unpack_all(&[package.to_owned()], into)
+pub(crate) fn unpack(arch: Arch, package: &str, into: &Path) -> Result<()> {
+    Archive::of(arch)?.unpack_all(&[package.to_owned()], into)
 }
 
 /// Where packages put libraries below a folder, for the dynamic linker.
 pub(crate) fn library_path(root: &Path) -> OsString {
-    let folders = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|folder| root.join(folder));
+    let folders = ["usr/lib", "lib"].map(|folder| root.join(folder).join(Arch::HERE.gnu()));
     env::join_paths(folders).unwrap_or_default()
 }
 
@@ -116,17 +117,28 @@ impl Archive {
         Self { options: Vec::new(), _lock: None }
     }
 
+    /// The system's own, or of its release for another processor.
+    pub(crate) fn of(arch: Arch) -> Result<Self> {
+        if arch == Arch::HERE {
+            return Ok(Self::system());
+        }
+        let release = release()?;
+        let suites = ["", "-updates", "-security"].map(|suffix| format!("{release}{suffix}"));
+        let folder = cache::folder(&format!("lab/apt/{release}-{}", arch.debian()))?;
+        Self::of_suites(&folder, &suites.each_ref().map(String::as_str), arch)
+    }
+
     /// The release's backports before its own packages.
     pub(crate) fn backports(folder: &Path) -> Result<Self> {
         let release = release()?;
         let names = ["", "-updates", "-security", "-backports"].map(|suffix| format!("{release}{suffix}"));
-        let mut archive = Self::of_suites(folder, &names.each_ref().map(String::as_str))?;
+        let mut archive = Self::of_suites(folder, &names.each_ref().map(String::as_str), Arch::HERE)?;
         archive.options.extend(["-o".to_owned(), format!("APT::Default-Release={release}-backports")]);
         Ok(archive)
     }
 
     /// These suites of Debian, by lists kept in a folder: the system's are not touched.
-    pub(crate) fn of_suites(folder: &Path, suites: &[&str]) -> Result<Self> {
+    pub(crate) fn of_suites(folder: &Path, suites: &[&str], arch: Arch) -> Result<Self> {
         for lists in ["lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(folder.join(lists))?;
         }
@@ -138,8 +150,9 @@ impl Archive {
         let lines = suites.iter().map(|suite| source(suite, &release, &own)).collect::<Result<String>>()?;
         fs::write(&list, lines)?;
         let updated = folder.join("updated");
+        let nothing_installed = folder.join("status");
         let folder = folder.display();
-        let options = [
+        let mut options = vec![
             format!("Dir::Etc::SourceList={}", list.display()),
             "Dir::Etc::SourceParts=/dev/null".to_owned(),
             format!("Dir::State::Lists={folder}/lists"),
@@ -148,6 +161,12 @@ impl Archive {
             "Dir::Cache::srcpkgcache=srcpkgcache.bin".to_owned(),
             "APT::Sandbox::User=root".to_owned(), // the folder is the user's
         ];
+        if arch != Arch::HERE {
+            fs::write(&nothing_installed, "")?;
+            options.push(format!("APT::Architecture={}", arch.debian()));
+            options.push(format!("APT::Architectures={}", arch.debian()));
+            options.push(format!("Dir::State::status={}", nothing_installed.display()));
+        }
         let options = options.into_iter().flat_map(|option| ["-o".to_owned(), option]).collect();
         let archive = Self { options, _lock: Some(lock) };
         if !is_younger(&updated, FRESH) {

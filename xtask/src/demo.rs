@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
+    arch::Arch,
     build, cache,
     process::{output, say, which},
 };
@@ -55,7 +56,7 @@ exit $code
 
 /// Play both acts; each must find corruption. With `picture`, that of README is made anew.
 pub(crate) fn demo(picture: bool) -> Result<()> {
-    let stealtrace = build::dist()?;
+    let stealtrace = build::dist(Arch::HERE)?;
     let folder = cache::target()?.join("demo");
     fs::create_dir_all(&folder)?;
     say(&format!("what is not told here is in {}", folder.join("log").display()));

@@ -11,7 +11,8 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::{
-    build, cache, debian,
+    arch::Arch,
+    cache, debian,
     process::{run_logged, say, which},
 };
 
@@ -64,13 +65,13 @@ fn build() -> Result<PathBuf> {
     fs::create_dir_all(&target)?;
     run_logged(
         Command::new("cargo")
-            .args(["build", "--release", "--target", build::TARGET, "--target-dir"])
+            .args(["build", "--release", "--target", Arch::HERE.target(), "--target-dir"])
             .arg(&target)
             .env("RUSTFLAGS", COVERAGE.join(" "))
             .current_dir(folder()?),
         &target.join("build.log"),
     )?;
-    Ok(target.join(build::TARGET).join("release"))
+    Ok(target.join(Arch::HERE.target()).join("release"))
 }
 
 fn folder() -> Result<PathBuf> {

@@ -1,9 +1,11 @@
 //! Host orchestration: set-up, builds, the lab, checks. Depends on none of our crates.
 
+mod arch;
 mod bench;
 mod build;
 mod cache;
 mod check;
+mod cross;
 mod debian;
 mod demo;
 mod fuzz;
@@ -21,6 +23,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, builder::PossibleValuesParser};
+
+use crate::arch::Arch;
 
 /// The lab or a check could not do its work; a lab guest's command never means this.
 const TROUBLE: u8 = 125;
@@ -57,15 +61,22 @@ enum Verb {
         #[arg(long, value_name = "N", default_value_t = 200_000)]
         inputs: u64,
     },
-    /// Build the static binary that runs on any x86-64 host
-    Dist,
+    /// Build the static binary that runs on any host
+    Dist {
+        /// Of this processor
+        #[arg(long, value_enum, default_value_t)]
+        arch: Arch,
+    },
     /// Make what hosts install, from the static binary
     Package {
         /// Only these kinds
         #[arg(value_name = "KIND", value_parser = PossibleValuesParser::new(package::kinds()))]
         kinds: Vec<String>,
+        /// Of this processor
+        #[arg(long, value_enum, default_value_t)]
+        arch: Arch,
         /// Build and pack once more, elsewhere: the same bytes must come out
-        #[arg(long)]
+        #[arg(long, conflicts_with = "arch")]
         twice: bool,
     },
     /// Say where a program is that tests let stealtrace meet (prometheus, promtool, ...); fetch it if need be
@@ -98,13 +109,13 @@ fn run(verb: Verb) -> Result<u8> {
         Verb::Test => return check::check(),
         Verb::Bench { parts } => bench::bench(&parts)?,
         Verb::Fuzz { inputs } => fuzz::fuzz(inputs)?,
-        Verb::Dist => {
-            let binary = build::dist()?;
-            process::say(&format!("{} runs on any x86-64 host", binary.display()));
+        Verb::Dist { arch } => {
+            let binary = build::dist(arch)?;
+            process::say(&format!("{} runs on any {} host", binary.display(), arch.name()));
         }
-        Verb::Package { kinds, twice } => {
-            let make = if twice { package::twice } else { package::package };
-            for package in make(&kinds)? {
+        Verb::Package { kinds, arch, twice } => {
+            let made = if twice { package::twice(&kinds) } else { package::package(&kinds, arch) };
+            for package in made? {
                 writeln!(io::stdout(), "{}", package.display()).context("print")?;
             }
         }

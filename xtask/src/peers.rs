@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
+    arch::Arch,
     cache, debian,
     process::{run, say},
 };
@@ -96,9 +97,9 @@ fn row(name: &str) -> Result<&'static (&'static str, From)> {
 }
 
 fn unpack(package: &str, into: &Path) -> Result<()> {
-    debian::unpack(package, into).or_else(|_| {
+    debian::unpack(Arch::HERE, package, into).or_else(|_| {
         debian::refresh_lists()?;
-        debian::unpack(package, into)
+        debian::unpack(Arch::HERE, package, into)
     })
 }
 

@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::{
+    arch::Arch,
     build, cache, debian,
     lab::Qemu,
     process::{output, run, say, which},
@@ -55,7 +56,7 @@ pub(crate) fn setup() -> Result<()> {
     debian::install(&missing(found.as_ref())).context(ADVICE)?;
     let toolchain = found.map_or_else(toolchain, Ok)?;
     let linker = linker(&toolchain)?;
-    Qemu::find()?;
+    Qemu::find(Arch::HERE)?;
     remember(&toolchain, &linker)
 }
 

@@ -16,7 +16,7 @@ use std::{path::Path, time::Instant};
 use anyhow::Result;
 use comfy_table::{Table, presets};
 
-use crate::{build, process::say};
+use crate::{arch::Arch, build, process::say};
 
 /// One number, and what it should be.
 pub(crate) struct Row {
@@ -90,7 +90,7 @@ pub(crate) fn parts() -> Vec<&'static str> {
 /// Measure these parts, or everything that can be measured here; print it.
 pub(crate) fn bench(wanted: &[String]) -> Result<()> {
     let start = Instant::now();
-    let binary = build::dist()?;
+    let binary = build::dist(Arch::HERE)?;
     let has_kvm = Path::new("/dev/kvm").exists();
     let mut rows = Vec::new();
     for (name, needs_kvm, measure) in PARTS {

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 
 use super::{emulator, initramfs};
 use crate::{
+    arch::Arch,
     build::{self, copy},
     cache,
     debian::Archive,
@@ -18,7 +19,7 @@ use crate::{
 };
 
 /// Beside QEMU: what unpacks modules and packages.
-const PACKAGES: [&str; 4] = [emulator::PACKAGE, "xz-utils", "zstd", "libarchive-tools"];
+const PACKAGES: [&str; 4] = [emulator::package(Arch::HERE), "xz-utils", "zstd", "libarchive-tools"];
 
 /// In the small Debian: add the rest to it, and take all of it along.
 const TREE: &str = "\
@@ -54,9 +55,9 @@ pub(super) fn image() -> Result<PathBuf> {
 fn make_in(folder: &Path) -> Result<()> {
     let add = folder.join("add");
     fs::create_dir_all(&add)?;
-    copy(&build::dist()?, &add.join("usr/bin/stealtrace"))?;
+    copy(&build::dist(Arch::HERE)?, &add.join("usr/bin/stealtrace"))?;
     copy(&env::current_exe().context("find xtask itself")?, &add.join("usr/bin/xtask"))?;
-    copy(&initramfs::busybox()?, &add.join("var/cache/stealtrace/lab/busybox-static/bin/busybox"))?;
+    copy(&initramfs::busybox(Arch::HERE)?, &add.join("var/cache/stealtrace/lab/busybox-static/bin/busybox"))?;
     let debian = peers::find("debian")?;
     let root = debian.with_file_name("root");
     say("unpacking QEMU for the image");

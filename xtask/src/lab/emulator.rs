@@ -10,15 +10,24 @@ use std::{
 use anyhow::{Context as _, Error, Result};
 
 use crate::{
+    arch::Arch,
     cache,
     debian::{self, Archive},
     process::{output, say, which},
 };
 
 /// The package that it is in.
-pub(super) const PACKAGE: &str = "qemu-system-x86";
+pub(super) const fn package(arch: Arch) -> &'static str {
+    match arch {
+        Arch::X86_64 => "qemu-system-x86",
+        Arch::Aarch64 => "qemu-system-arm",
+    }
+}
 
-const PROGRAM: &str = "qemu-system-x86_64";
+fn program(arch: Arch) -> String {
+    format!("qemu-system-{}", arch.name())
+}
+
 /// Where Debian's packages put firmware.
 const FIRMWARE: [&str; 3] = ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"];
 
@@ -27,20 +36,22 @@ const FIRMWARE: [&str; 3] = ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipx
 const SOUND: u32 = 10;
 
 /// Debian's, or its backports'; what they have is better than nothing.
-fn fetch(into: &Path) -> Result<()> {
+fn fetch(arch: Arch, into: &Path) -> Result<()> {
+    let package = package(arch);
     debian::require_apt()?;
     debian::refresh_lists()?;
     let (system, lists) = (Archive::system(), into.join("apt"));
-    let version = system.candidate(PACKAGE)?.context("Debian's package lists have no qemu-system-x86")?;
+    let version =
+        system.candidate(package)?.with_context(|| format!("Debian's package lists have no {package}"))?;
     let backports = if major(&version) < SOUND {
         Archive::backports(&lists).inspect_err(no_backports).ok()
     } else {
         None
     };
     let archive = backports.unwrap_or(system);
-    say(&format!("unpacking {PACKAGE} {} into the cache", archive.candidate(PACKAGE)?.unwrap_or(version)));
-    archive.unpack_with_needs(&[PACKAGE], into)?;
-    let _runs = output(Qemu::below(into).command().arg("--version"))?;
+    say(&format!("unpacking {package} {} into the cache", archive.candidate(package)?.unwrap_or(version)));
+    archive.unpack_with_needs(&[package], into)?;
+    let _runs = output(Qemu::below(into, arch).command().arg("--version"))?;
     let _absent = fs::remove_dir_all(lists);
     Ok(())
 }
@@ -55,7 +66,7 @@ fn major(version: &str) -> u32 {
     upstream.split(|c: char| !c.is_ascii_digit()).next().and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
-/// A QEMU for x86-64.
+/// A QEMU that emulates one architecture.
 pub(crate) struct Qemu {
     program: PathBuf,
     /// Below it are its libraries and firmware; `/` for an installed one.
@@ -64,13 +75,15 @@ pub(crate) struct Qemu {
 
 impl Qemu {
     /// Find one that is sound, or fetch it; else the one there is.
-    pub(crate) fn find() -> Result<Self> {
-        let installed = match which(PROGRAM).map(|program| Self { program, root: PathBuf::from("/") }) {
+    pub(crate) fn find(arch: Arch) -> Result<Self> {
+        let of_system = which(&program(arch)).map(|program| Self { program, root: PathBuf::from("/") });
+        let installed = match of_system {
             Some(qemu) if qemu.is_sound()? => return Ok(qemu),
             other => other,
         };
-        match cache::made(&format!("lab/qemu-{SOUND}"), fetch) {
-            Ok(root) => Ok(Self::below(&root)),
+        let name = if arch == Arch::HERE { "" } else { arch.name() };
+        match cache::made(&format!("lab/qemu-{name}{SOUND}"), |into| fetch(arch, into)) {
+            Ok(root) => Ok(Self::below(&root, arch)),
             Err(error) => {
                 installed.inspect(|_| say(&format!("{error:#}; using the installed QEMU"))).ok_or(error)
             }
@@ -83,8 +96,8 @@ impl Qemu {
         Ok(version.split(' ').nth(3).is_some_and(|version| major(version) >= SOUND))
     }
 
-    fn below(root: &Path) -> Self {
-        Self { program: root.join("usr/bin").join(PROGRAM), root: root.to_owned() }
+    fn below(root: &Path, arch: Arch) -> Self {
+        Self { program: root.join("usr/bin").join(program(arch)), root: root.to_owned() }
     }
 
     /// To run it.

@@ -11,14 +11,14 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::package::KernelFiles;
-use crate::{cache, debian};
+use crate::{arch::Arch, cache, debian};
 
 const FOLDER: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
 const LINK: u32 = 0o120_777;
 const CHARACTER_DEVICE: u32 = 0o020_600;
 
-/// Mounts, loads kvm, does `action`, powers off. Serial ports: 0 console, 1 stdout, 2 stderr, 3 control.
+/// Mounts, loads kvm, does `action`, powers off. Serial ports beside the console: 1 stdout, 2 stderr, 3 control.
 const INIT: &str = r#"#!/bin/sh
 export PATH=/bin HOME=/ TERM=vt100
 mount -t proc proc /proc
@@ -71,9 +71,9 @@ report() {
     done
 }
 (while sleep 3; do echo "alive $(stat -c '%n %s' /tmp/* | cksum)"; done > /dev/ttyS3 2> /dev/null) &
-(while read -r ask; do [ "$ask" != report ] || { report > /dev/ttyS0 2>&1; echo reported > /dev/ttyS3; }; done < /dev/ttyS3) &"#;
+(while read -r ask; do [ "$ask" != report ] || { report > /dev/CONSOLE 2>&1; echo reported > /dev/ttyS3; }; done < /dev/ttyS3) &"#;
 
-const SHELL: &str = "setsid -c sh < /dev/ttyS0 > /dev/ttyS0 2>&1";
+const SHELL: &str = "setsid -c sh < /dev/CONSOLE > /dev/CONSOLE 2>&1";
 
 /// What the lab guest does once it is up.
 pub(crate) enum Action {
@@ -98,7 +98,7 @@ pub(crate) fn write(
     beats: bool,
     extras: &[Extra],
 ) -> Result<()> {
-    let mut archive = Archive::with_busybox(file)?;
+    let mut archive = Archive::with_busybox(file, kernel.processor.arch())?;
     archive.add("modules", FOLDER, &[], (0, 0))?;
     add_extras(&mut archive, extras)?;
     archive.add("bin/stealtrace", PROGRAM, &read(stealtrace)?, (0, 0))?;
@@ -114,15 +114,19 @@ pub(crate) fn write(
     archive.add(
         "init",
         PROGRAM,
-        INIT.replace("ACTION", action).replace("COLOR", color).replace("BEATS", beats).as_bytes(),
+        INIT.replace("ACTION", action)
+            .replace("COLOR", color)
+            .replace("BEATS", beats)
+            .replace("CONSOLE", kernel.processor.console())
+            .as_bytes(),
         (0, 0),
     )?;
     archive.finish()
 }
 
 /// An archive with busybox, these files and this init, for a guest of the lab guest.
-pub(crate) fn write_bare(file: &Path, init: &str, extras: &[Extra]) -> Result<()> {
-    let mut archive = Archive::with_busybox(file)?;
+pub(crate) fn write_bare(file: &Path, arch: Arch, init: &str, extras: &[Extra]) -> Result<()> {
+    let mut archive = Archive::with_busybox(file, arch)?;
     add_extras(&mut archive, extras)?;
     archive.add("init", PROGRAM, init.as_bytes(), (0, 0))?;
     archive.finish()
@@ -220,8 +224,10 @@ fn add_modules(archive: &mut Archive<impl Write>, kernel: &KernelFiles) -> Resul
 }
 
 /// A shell and its tools, in one file.
-pub(super) fn busybox() -> Result<PathBuf> {
-    let folder = cache::made("lab/busybox-static", |into| debian::unpack("busybox-static", into))?;
+pub(super) fn busybox(arch: Arch) -> Result<PathBuf> {
+    const PACKAGE: &str = "busybox-static";
+    let other = if arch == Arch::HERE { String::new() } else { format!("-{}", arch.name()) };
+    let folder = cache::made(&format!("lab/{PACKAGE}{other}"), |into| debian::unpack(arch, PACKAGE, into))?;
     let file = ["bin/busybox", "usr/bin/busybox"]
         .map(|path| folder.join(path))
         .into_iter()
@@ -240,14 +246,14 @@ struct Archive<W> {
 }
 
 impl Archive<io::BufWriter<fs::File>> {
-    fn with_busybox(file: &Path) -> Result<Self> {
+    fn with_busybox(file: &Path, arch: Arch) -> Result<Self> {
         let out = fs::File::create(file).with_context(|| format!("create {}", file.display()))?;
         let mut archive = Self { out: io::BufWriter::new(out), next_inode: 1 };
         for folder in ["bin", "dev", "proc", "sys", "tmp"] {
             archive.add(folder, FOLDER, &[], (0, 0))?;
         }
         archive.add("dev/console", CHARACTER_DEVICE, &[], (5, 1))?;
-        archive.add("bin/busybox", PROGRAM, &read(&busybox()?)?, (0, 0))?;
+        archive.add("bin/busybox", PROGRAM, &read(&busybox(arch)?)?, (0, 0))?;
         for applet in APPLETS {
             archive.add(&format!("bin/{applet}"), LINK, b"busybox", (0, 0))?;
         }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{modules, package::KernelFiles, series::Series};
+use super::{modules, package::KernelFiles, processor::Processor, series::Series};
 
 /// One kernel of the lab.
 pub(crate) struct Kernel {
@@ -16,6 +16,8 @@ pub(crate) struct Kernel {
     pub(crate) series: Series,
     /// A change to its kvm modules.
     pub(crate) patch: Option<&'static str>,
+    /// What it runs on; None: what runs it.
+    pub(crate) processor: Option<Processor>,
 }
 
 const AMD64: Series = Series { number: "", flavour: "amd64", with_source: true, suites: &[] };
@@ -26,6 +28,10 @@ const V6_12_DEBIAN_13: Series = Series { number: "6.12", suites: DEBIAN_13, ..AM
 const V6_12_RT: Series =
     Series { number: "6.12", flavour: "rt-amd64", with_source: false, suites: DEBIAN_13 };
 const V6_18: Series = Series { number: "6.18", with_source: false, suites: &["trixie-backports"], ..AMD64 };
+const ARM64: Series = Series { number: "", flavour: "arm64", with_source: false, suites: &[] };
+const ARM64_V6_1: Series = Series { number: "6.1", suites: DEBIAN_12, ..ARM64 };
+const ARM64_V6_12: Series = Series { number: "6.12", suites: DEBIAN_12, ..ARM64 };
+const ARM64_NEWEST: Series = Series { suites: &["trixie-backports", "sid"], ..ARM64 };
 const NEWEST: Series = Series { suites: &["trixie-backports", "sid"], ..AMD64 };
 
 const DEBIAN_12: &[&str] = &["bookworm", "bookworm-updates", "bookworm-security"];
@@ -54,6 +60,7 @@ pub(crate) const KERNELS: &[Kernel] = &[
         class: Some("fixed"),
         series: V5_10,
         patch: None,
+        processor: None,
     },
     Kernel {
         name: "unfixed-5.10",
@@ -61,6 +68,7 @@ pub(crate) const KERNELS: &[Kernel] = &[
         class: Some("affected"),
         series: V5_10,
         patch: Some(UNFIXED),
+        processor: None,
     },
     Kernel {
         name: "clamped-5.10",
@@ -68,6 +76,7 @@ pub(crate) const KERNELS: &[Kernel] = &[
         class: Some("sound"),
         series: V5_10,
         patch: Some(CLAMPED),
+        processor: None,
     },
     Kernel {
         name: "stock-6.1",
@@ -75,6 +84,7 @@ pub(crate) const KERNELS: &[Kernel] = &[
         class: Some("fixed"),
         series: V6_1,
         patch: None,
+        processor: None,
     },
     Kernel {
         name: "unfixed-6.1",
@@ -82,6 +92,7 @@ pub(crate) const KERNELS: &[Kernel] = &[
         class: Some("affected"),
         series: V6_1,
         patch: Some(UNFIXED),
+        processor: None,
     },
     Kernel {
         name: "stock-6.12",
@@ -89,6 +100,7 @@ pub(crate) const KERNELS: &[Kernel] = &[
         class: Some("fixed"),
         series: V6_12,
         patch: None,
+        processor: None,
     },
     Kernel {
         name: "unfixed-6.12",
@@ -96,6 +108,7 @@ pub(crate) const KERNELS: &[Kernel] = &[
         class: Some("affected"),
         series: V6_12,
         patch: Some(UNFIXED),
+        processor: None,
     },
     Kernel {
         name: "clamped-6.12",
@@ -103,6 +116,7 @@ pub(crate) const KERNELS: &[Kernel] = &[
         class: Some("sound"),
         series: V6_12,
         patch: Some(CLAMPED),
+        processor: None,
     },
     Kernel {
         name: "broken-6.12",
@@ -110,6 +124,7 @@ pub(crate) const KERNELS: &[Kernel] = &[
         class: None,
         series: V6_12,
         patch: Some(BROKEN),
+        processor: None,
     },
     Kernel {
         name: "upstream-6.12",
@@ -117,6 +132,7 @@ pub(crate) const KERNELS: &[Kernel] = &[
         class: Some("sound"),
         series: V6_12_DEBIAN_13,
         patch: Some(UPSTREAM),
+        processor: None,
     },
     Kernel {
         name: "rt-6.12",
@@ -124,6 +140,7 @@ pub(crate) const KERNELS: &[Kernel] = &[
         class: Some("fixed"),
         series: V6_12_RT,
         patch: None,
+        processor: None,
     },
     Kernel {
         name: "stock-6.18",
@@ -131,6 +148,7 @@ pub(crate) const KERNELS: &[Kernel] = &[
         class: Some("fixed"),
         series: V6_18,
         patch: None,
+        processor: None,
     },
     Kernel {
         name: "stock-newest",
@@ -138,6 +156,7 @@ pub(crate) const KERNELS: &[Kernel] = &[
         class: Some("fixed"),
         series: NEWEST,
         patch: None,
+        processor: None,
     },
     Kernel {
         name: "unfixed-newest",
@@ -145,6 +164,7 @@ pub(crate) const KERNELS: &[Kernel] = &[
         class: Some("affected"),
         series: NEWEST,
         patch: Some(UNFIXED),
+        processor: None,
     },
     Kernel {
         name: "clamped-newest",
@@ -152,6 +172,7 @@ pub(crate) const KERNELS: &[Kernel] = &[
         class: Some("sound"),
         series: NEWEST,
         patch: Some(CLAMPED),
+        processor: None,
     },
     Kernel {
         name: "upstream-newest",
@@ -159,6 +180,31 @@ pub(crate) const KERNELS: &[Kernel] = &[
         class: Some("sound"),
         series: NEWEST,
         patch: Some(UPSTREAM),
+        processor: None,
+    },
+    Kernel {
+        name: "arm64-6.1",
+        about: "Debian 12's kernel for ARM, all of it at EL2",
+        class: Some("fixed"),
+        series: ARM64_V6_1,
+        patch: None,
+        processor: Some(Processor::NeoverseN1),
+    },
+    Kernel {
+        name: "arm64-6.12",
+        about: "Debian 12's newer kernel for ARM, its kvm not at EL2",
+        class: Some("fixed"),
+        series: ARM64_V6_12,
+        patch: None,
+        processor: Some(Processor::CortexA72),
+    },
+    Kernel {
+        name: "arm64-newest",
+        about: "the newest kernel for ARM, or unstable's",
+        class: Some("fixed"),
+        series: ARM64_NEWEST,
+        patch: None,
+        processor: Some(Processor::NeoverseN1),
     },
 ];
 
@@ -171,18 +217,19 @@ fn variants(series: Series) -> Vec<modules::Variant> {
 impl Kernel {
     /// Is it one that every run of the tests plays, and `lab verify` where nothing else is asked for?
     pub(crate) fn is_everyday(&self) -> bool {
-        self.class.is_some() && self.series.suites == DEBIAN_12
+        self.class.is_some() && self.series.suites == DEBIAN_12 && self.processor.is_none()
     }
 
     /// Does every run of the tests boot it, as Debian has it?
     pub(crate) fn is_of_every_run(&self) -> bool {
-        self.patch.is_none() && [V5_10, V6_1, V6_12, NEWEST].contains(&self.series)
+        self.patch.is_none() && [V5_10, V6_1, V6_12, NEWEST, ARM64_V6_12].contains(&self.series)
     }
 
     /// Its image and modules, fetched and built as needed.
     pub(crate) fn files(&self) -> Result<KernelFiles> {
         let version = self.series.newest()?;
         let stock = self.series.fetch(&version)?;
+        let stock = KernelFiles { processor: self.processor.unwrap_or(stock.processor), ..stock };
         match self.patch {
             None => Ok(stock),
             Some(_) => modules::rebuilt(self.series, &version, stock, self.name, &variants(self.series)),

@@ -10,10 +10,18 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use object::{Object as _, ObjectSection as _};
 
-use crate::process::{run, which};
+use crate::{
+    arch::Arch,
+    process::{run, which},
+};
 
-/// What the lab loads: the processor that it emulates is an AMD.
-pub(super) const KVM: &str = "kvm_amd";
+/// What the lab loads: the processor that it emulates is an AMD, or an ARM, whose kvm has one part only.
+pub(super) const fn kvm(arch: Arch) -> &'static str {
+    match arch {
+        Arch::X86_64 => "kvm_amd",
+        Arch::Aarch64 => "kvm",
+    }
+}
 
 /// The modules of a kernel.
 pub(super) struct Modules {

@@ -15,6 +15,7 @@ mod modules;
 mod package;
 mod page;
 mod play;
+mod processor;
 mod progress;
 mod qemu;
 mod qemu_guest;
@@ -212,7 +213,7 @@ pub(crate) fn find(name: &str) -> Result<&'static Kernel> {
 }
 
 fn prepare(kernel: &Kernel, boot: &Boot) -> Result<qemu::Machine> {
-    let binary = build::dist()?;
     let files = kernel.files()?;
+    let binary = build::for_lab(files.processor.arch())?;
     qemu::Machine::new(kernel.name, &files, &binary, boot)
 }

@@ -8,7 +8,11 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::kmod::{KVM, Modules};
+use super::{
+    image,
+    kmod::{Modules, kvm},
+    processor::Processor,
+};
 use crate::{
     cache, debian,
     process::{output, run, say, which},
@@ -21,19 +25,29 @@ pub(crate) struct KernelFiles {
     pub(crate) image: PathBuf,
     /// Its modules, in load order.
     pub(crate) modules: Vec<PathBuf>,
+    /// What runs it.
+    pub(crate) processor: Processor,
+}
+
+impl KernelFiles {
+    /// For the first processor that it runs on.
+    pub(super) fn new(image: PathBuf, modules: Vec<PathBuf>) -> Self {
+        let processor = Processor::of(&image);
+        Self { image, modules, processor }
+    }
 }
 
 /// Any image, and the modules below a folder; those that are not there are taken for built in.
 pub(crate) fn from_files(image: &Path, modules: Option<&Path>) -> Result<KernelFiles> {
     ensure!(image.is_file(), "no kernel image {}", image.display());
     let modules = match modules {
-        Some(folder) => Modules::below(folder)?.unpack(KVM, &given_folder("modules")?)?,
+        Some(folder) => Modules::below(folder)?.unpack(kvm(image::arch(image)), &given_folder("modules")?)?,
         None => Vec::new(),
     };
     if modules.is_empty() {
         say("no kvm module found; kvm is taken for built in");
     }
-    Ok(KernelFiles { image: image.to_owned(), modules })
+    Ok(KernelFiles::new(image.to_owned(), modules))
 }
 
 /// Image and modules from Debian's or Ubuntu's packages.
@@ -63,9 +77,10 @@ pub(crate) fn from_rpms(rpms: &[PathBuf]) -> Result<KernelFiles> {
 fn from_packages(tree: &Path, missing: impl Fn() -> String) -> Result<KernelFiles> {
     let Some(image) = image_in(tree)? else { bail!("these packages hold no kernel; add {}", missing()) };
     let modules = Modules::below(tree)?;
-    ensure!(modules.has(KVM) == Some(true), "these packages hold no kvm; add {}", missing());
-    let modules = modules.unpack(KVM, &given_folder("modules")?)?;
-    Ok(KernelFiles { image, modules })
+    let kvm = kvm(image::arch(&image));
+    ensure!(modules.has(kvm) == Some(true), "these packages hold no kvm; add {}", missing());
+    let modules = modules.unpack(kvm, &given_folder("modules")?)?;
+    Ok(KernelFiles::new(image, modules))
 }
 
 /// Where given kernels are unpacked: others may be at it, too.

@@ -8,13 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use super::{
     emulator::Qemu,
     hang, image,
     initramfs::{self, Action, Extra},
     package::KernelFiles,
+    processor::Processor,
     progress::Counts,
     serial::{Port, Written, copy},
     slot::{Length, Slot},
@@ -25,16 +26,9 @@ use crate::{cache, ledger, process::say};
 /// A hand-off waits for a grace period (`synchronize_rcu` in KVM_RUN), as the end of a probe does. If the kernel looks at
 /// once who is still reading, a thousand random hand-offs take 11 s instead of 16. Expedited grace periods would take 2,
 /// but whoever waited for one is preempted right afterwards, in the run that a scenario must see undisturbed.
-const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet panic=-1 rcutree.jiffies_till_first_fqs=0";
+const KERNEL_ARGUMENTS: &str = "quiet panic=-1 rcutree.jiffies_till_first_fqs=0";
 /// Of a processor's faults, which a processor that is emulated has not.
 const WITHOUT_MITIGATIONS: &str = "mitigations=off";
-
-/// An AMD processor with SVM.
-const ANY_CLOCK: &[&str] = &["-machine", "q35", "-cpu", "EPYC"];
-/// The same, with a clock that Linux takes for constant, which realtime kernels want of a processor with KVM and which the
-/// emulation does not offer: Linux believes VMware, and QEMU answers at VMware's port.
-const CONSTANT_CLOCK: &[&str] =
-    &["-machine", "q35,vmport=on", "-cpu", "EPYC,-hypervisor", "-smbios", "type=1,serial=VMware-0"];
 
 /// What the lab guest does, and how its time passes.
 pub(crate) struct Boot {
@@ -111,6 +105,7 @@ fn quote(word: &str) -> String {
 /// Everything a boot needs; can be run more than once.
 pub(crate) struct Machine {
     image: PathBuf,
+    processor: Processor,
     initramfs: PathBuf,
     console: PathBuf,
     sockets: PathBuf,
@@ -124,11 +119,18 @@ pub(crate) struct Machine {
 impl Machine {
     /// Write the initramfs.
     pub(crate) fn new(name: &str, kernel: &KernelFiles, stealtrace: &Path, boot: &Boot) -> Result<Self> {
+        let image = &kernel.image;
+        ensure!(
+            image::is_known(image),
+            "{} is neither a bzImage nor an Image for ARM that is not compressed",
+            image.display()
+        );
         let folder = cache::target()?.join("lab");
         fs::create_dir_all(&folder)?;
         let own = format!("{name}-{}", std::process::id());
         let machine = Self {
-            image: kernel.image.clone(),
+            image: image.clone(),
+            processor: kernel.processor,
             initramfs: folder.join(format!("{own}.cpio")),
             console: folder.join(format!("{own}.console.log")),
             sockets: std::env::temp_dir().join(format!("stealtrace-{own}")),
@@ -199,15 +201,14 @@ impl Machine {
         let ports = [listen("stdout")?, listen("stderr")?, listen("control")?];
         let monitor = listen("monitor")?;
         let mut qemu = self.qemu()?;
-        qemu.arg("-display").arg("none").args(["-monitor", &monitor.argument()]);
-        qemu.arg("-serial").arg(format!("file:{}", self.console.display()));
-        for port in &ports {
-            qemu.args(["-serial", &port.argument()]);
-        }
+        qemu.args(["-monitor", &monitor.argument()]);
+        let console = format!("file,path={}", self.console.display());
+        let [stdout, stderr, control] = ports.each_ref().map(Port::device);
+        self.connect(&mut qemu, &[console, stdout, stderr, control]);
         let log = self.console.with_extension("qemu"); // software emulation warns of what it lacks
         qemu.stdin(Stdio::null()).stderr(fs::File::create(&log)?);
         end_with_us(&mut qemu);
-        let mut guest = Guest(qemu.spawn().context("start qemu-system-x86_64")?);
+        let mut guest = Guest(qemu.spawn().context("start QEMU")?);
         let said = || fs::read_to_string(&log).unwrap_or_default().trim().to_owned();
         let monitor = monitor.accept(&mut guest.0).with_context(said)?;
         let [stdout, stderr, control] = ports.map(|port| port.accept(&mut guest.0));
@@ -222,14 +223,21 @@ impl Machine {
     /// Boot with the console on the terminal.
     pub(crate) fn interactive(&self) -> Result<u8> {
         say("the console is yours; `poweroff -f` or Ctrl-A X ends it");
-        let null = ["-serial", "null"];
         let mut qemu = self.qemu()?;
-        qemu.args(["-nographic", "-serial", "mon:stdio"]).args(null).args(null).args(null);
-        let status = qemu.status().context("start qemu-system-x86_64")?;
+        self.connect(&mut qemu, &["stdio,mux=on,signal=off", "null", "null", "null"].map(str::to_owned));
+        let status = qemu.args(["-mon", "chardev=port0"]).status().context("start QEMU")?;
         Ok(u8::from(!status.success()))
     }
 
-    /// Software emulation of an AMD processor with SVM. One thread for both CPUs: with one each, the lab guest
+    /// Lead its ports to these.
+    fn connect(&self, qemu: &mut Command, devices: &[String; 4]) {
+        for (number, device) in devices.iter().enumerate() {
+            qemu.args(["-chardev", &format!("{device},id=port{number}")]);
+        }
+        qemu.args(self.processor.ports());
+    }
+
+    /// Software emulation of a processor that can virtualize. One thread for both CPUs: with one each, the lab guest
     /// hangs now and then when kprobes are armed.
     fn qemu(&self) -> Result<Command> {
         let clock = match self.clock {
@@ -237,9 +245,9 @@ impl Machine {
             Clock::Instructions => &["-icount", "shift=0,sleep=off"],
         };
         let mitigations = if self.mitigations { "" } else { WITHOUT_MITIGATIONS };
-        let mut qemu = Qemu::find()?.command();
-        qemu.args(if image::is_realtime(&self.image) { CONSTANT_CLOCK } else { ANY_CLOCK });
-        qemu.args(["-accel", "tcg,thread=single", "-m", "2048"])
+        let mut qemu = Qemu::find(self.processor.arch())?.command();
+        qemu.args(self.processor.options());
+        qemu.args(["-accel", "tcg,thread=single", "-m", "2048", "-display", "none"])
             .args(["-smp", &self.cpus.to_string()])
             .args(clock)
             .args(["-no-reboot", "-nodefaults", "-vga", "none"])
@@ -247,7 +255,10 @@ impl Machine {
             .arg(&self.image)
             .arg("-initrd")
             .arg(&self.initramfs)
-            .args(["-append", &format!("{KERNEL_ARGUMENTS} {mitigations}")]);
+            .args([
+                "-append",
+                &format!("console={} {KERNEL_ARGUMENTS} {mitigations}", self.processor.console()),
+            ]);
         Ok(qemu)
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::{
     emulator::Qemu,
@@ -14,7 +14,7 @@ use super::{
     qemu::Boot,
     run_boot,
 };
-use crate::{build, cache, ledger};
+use crate::{arch::Arch, build, cache, ledger};
 
 /// It takes two to four minutes; as long as it goes on, a slow machine may take its time.
 const TIMEOUT: Duration = Duration::from_secs(3600);
@@ -53,12 +53,14 @@ pub(super) fn run(kernel: &Kernel, parts: &[String]) -> Result<u8> {
     let folder = cache::target()?.join("lab");
     std::fs::create_dir_all(&folder)?;
     let guest = folder.join(format!("guest-{}.cpio", std::process::id()));
-    let image = kernel.files()?.image;
+    let files = kernel.files()?;
+    ensure!(files.processor.arch() == Arch::HERE, "no VMM for {}'s processor is packed for it", kernel.name);
+    let image = files.image;
     let inside = [
-        Extra { file: build::dist()?, at: "bin/stealtrace".to_owned() },
+        Extra { file: build::dist(Arch::HERE)?, at: "bin/stealtrace".to_owned() },
         Extra { file: image.with_file_name("msr.ko"), at: "msr.ko".to_owned() },
     ];
-    initramfs::write_bare(&guest, GUEST_INIT, &inside)?;
+    initramfs::write_bare(&guest, Arch::HERE, GUEST_INIT, &inside)?;
     let mut extras = vmm()?;
     extras.push(Extra { file: image, at: "q/vmlinuz".to_owned() });
     extras.push(Extra { file: guest.clone(), at: "q/guest.cpio".to_owned() });
@@ -76,7 +78,7 @@ pub(super) fn run(kernel: &Kernel, parts: &[String]) -> Result<u8> {
 
 /// QEMU, the libraries it is linked with, and the firmware of the machine it makes.
 fn vmm() -> Result<Vec<Extra>> {
-    let qemu = Qemu::find()?;
+    let qemu = Qemu::find(Arch::HERE)?;
     let mut extras: Vec<_> = qemu.libraries()?.into_iter().map(linked).collect();
     for name in ["bios-256k.bin", "kvmvapic.bin", "linuxboot_dma.bin"] {
         extras.push(Extra { file: qemu.firmware(name)?, at: format!("q/{name}") });

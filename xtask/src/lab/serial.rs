@@ -38,6 +38,11 @@ impl Port {
         format!("unix:{}", self.path.display())
     }
 
+    /// QEMU's name for a port of the lab guest's.
+    pub(crate) fn device(&self) -> String {
+        format!("socket,path={}", self.path.display())
+    }
+
     /// Accept the connection of this QEMU, which may end before it connects.
     pub(crate) fn accept(self, qemu: &mut Child) -> Result<UnixStream> {
         self.listener.set_nonblocking(true)?;

@@ -5,10 +5,11 @@ use std::{fs, path::Path, time::Duration};
 use anyhow::{Context as _, Result, bail};
 
 use super::{
-    kmod::{KVM, Modules},
+    kmod::{Modules, kvm},
     package::{KernelFiles, image_in},
 };
 use crate::{
+    arch::Arch,
     cache,
     debian::{Archive, require_apt},
     process::{output, say},
@@ -19,7 +20,7 @@ use crate::{
 pub(crate) struct Series {
     /// `6.1`; empty for the newest there is.
     pub(crate) number: &'static str,
-    /// `amd64`, or `rt-amd64`.
+    /// `amd64`, `rt-amd64` or `arm64`.
     pub(crate) flavour: &'static str,
     /// Must its source be there too, of the same version?
     pub(crate) with_source: bool,
@@ -117,7 +118,15 @@ impl Series {
     /// Its packages, by lists of the lab's own.
     pub(crate) fn archive(self) -> Result<Archive> {
         require_apt()?;
-        Archive::of_suites(&cache::folder(&format!("lab/apt/{}", self.suites.join("-")))?, self.suites)
+        let arch = self.arch();
+        let of_arch = if arch == Arch::HERE { "" } else { arch.name() };
+        let folder = cache::folder(&format!("lab/apt/{}{of_arch}", self.suites.join("-")))?;
+        Archive::of_suites(&folder, self.suites, arch)
+    }
+
+    /// The processor it is for.
+    fn arch(self) -> Arch {
+        if self.flavour.ends_with(Arch::Aarch64.debian()) { Arch::Aarch64 } else { Arch::X86_64 }
     }
 
     /// Newest first. The cloud's flavour has no kvm.
@@ -155,10 +164,8 @@ impl Series {
         let folder =
             cache::made(&format!("lab/{}-kernel", version.key()), |into| self.unpack(version, into))?;
         let order = fs::read_to_string(folder.join("order")).context("read the order of the modules")?;
-        Ok(KernelFiles {
-            image: folder.join("vmlinuz"),
-            modules: order.lines().map(|file| folder.join(file)).collect(),
-        })
+        let modules = order.lines().map(|file| folder.join(file)).collect();
+        Ok(KernelFiles::new(folder.join("vmlinuz"), modules))
     }
 
     fn unpack(self, version: &Version, into: &Path) -> Result<()> {
@@ -171,8 +178,10 @@ impl Series {
         let Some(image) = image_in(&tree)? else { bail!("{} holds no kernel", names.join(" and ")) };
         fs::rename(image, into.join("vmlinuz"))?;
         let modules = Modules::below(&tree)?;
-        let order = modules.unpack(KVM, into)?;
-        modules.unpack("msr", into)?; // for Linux guests of the lab guest
+        let order = modules.unpack(kvm(self.arch()), into)?;
+        if self.arch() == Arch::X86_64 {
+            modules.unpack("msr", into)?; // for Linux guests of the lab guest
+        }
         let names = order.iter().filter_map(|file| file.file_name()?.to_str());
         fs::write(into.join("order"), names.map(|name| format!("{name}\n")).collect::<String>())?;
         Ok(fs::remove_dir_all(tree)?)

@@ -23,7 +23,7 @@ use super::{
     qemu::{Boot, Machine},
     row::{Pass, Row, worst},
 };
-use crate::build;
+use crate::{arch::Arch, build};
 
 /// A whole verify takes half a minute; a slow machine may need more.
 const TIMEOUT: Duration = Duration::from_secs(300);
@@ -95,6 +95,27 @@ impl Subject {
     }
 }
 
+/// What runs in the lab guests, for each processor among them.
+struct Binaries(Vec<(Arch, Result<PathBuf>)>);
+
+impl Binaries {
+    fn build(subjects: &[Subject]) -> Self {
+        let mut binaries = Self(Vec::new());
+        for files in subjects.iter().filter_map(|subject| subject.files.as_ref().ok()) {
+            let arch = files.processor.arch();
+            if binaries.0.iter().all(|(of, _)| *of != arch) {
+                binaries.0.push((arch, build::for_lab(arch)));
+            }
+        }
+        binaries
+    }
+
+    fn find(&self, arch: Arch) -> Result<&Path> {
+        let built = self.0.iter().find(|(of, _)| *of == arch).map(|(_, built)| built.as_deref());
+        built.context("no binary for this processor")?.map_err(|error| anyhow!("{error:#}"))
+    }
+}
+
 /// Try them all; print the matrix. The worst exit code.
 pub(crate) fn verify(options: &Verify) -> Result<u8> {
     let code = verify_all(options);
@@ -103,12 +124,12 @@ pub(crate) fn verify(options: &Verify) -> Result<u8> {
 }
 
 fn verify_all(options: &Verify) -> Result<u8> {
-    let binary = build::dist()?;
     let subjects = subjects(options)?;
+    let binaries = Binaries::build(&subjects);
     let backends = backends(options);
     let jobs: Vec<_> =
         subjects.iter().flat_map(|subject| backends.iter().map(move |backend| (subject, *backend))).collect();
-    let passes = in_parallel(&jobs, |(subject, backend)| try_out(subject, backend, &binary, options));
+    let passes = in_parallel(&jobs, |(subject, backend)| try_out(subject, backend, &binaries, options));
     let mut passes = passes.into_iter();
     let rows: Vec<_> = subjects
         .iter()
@@ -200,7 +221,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// All scenarios in one kernel with one backend; `""` is the best one.
-fn try_out(subject: &Subject, backend: &str, binary: &Path, options: &Verify) -> Result<Pass> {
+fn try_out(subject: &Subject, backend: &str, binaries: &Binaries, options: &Verify) -> Result<Pass> {
     let mut command =
         ["stealtrace", "verify", "--format", "json", "--expect", &subject.expect].map(str::to_owned).to_vec();
     if !backend.is_empty() {
@@ -211,6 +232,7 @@ fn try_out(subject: &Subject, backend: &str, binary: &Path, options: &Verify) ->
     }
     command.extend_from_slice(&options.arguments);
     let files = subject.files.as_ref().map_err(|error| anyhow!("{error:#}"))?;
+    let binary = binaries.find(files.processor.arch())?;
     let mut boot = |scenarios: &[String]| {
         let script = Boot::command(&[&command[..], scenarios].concat());
         let name = format!("{} {backend}", subject.name).trim_end().replace(' ', "-");

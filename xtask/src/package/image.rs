@@ -16,19 +16,27 @@ set -e
 buildah="buildah --storage-driver vfs"
 container=$($buildah from scratch)
 $buildah copy --quiet --chmod 755 "$container" /mnt/stealtrace /usr/bin/stealtrace
-$buildah config --entrypoint '["/usr/bin/stealtrace"]' --cmd '["--help"]' --created-by stealtrace \
+$buildah config --entrypoint '["/usr/bin/stealtrace"]' --cmd '["--help"]' --created-by stealtrace --arch "$3" \
     --label org.opencontainers.image.title=stealtrace --label "org.opencontainers.image.version=$1" \
     --label org.opencontainers.image.licenses="MIT OR Apache-2.0" "$container"
 $buildah commit --quiet --format oci --timestamp "$2" "$container" "oci:/mnt/image:stealtrace:$1"
 "#;
 
 pub(super) fn oci(goods: &Goods) -> Result<PathBuf> {
-    let package = goods.into.join(format!("stealtrace-{}-x86_64.oci.tar", goods.version));
+    let package = goods.into.join(format!("stealtrace-{}-{}.oci.tar", goods.version, goods.arch.name()));
     let folder = goods.into.join(format!("image-{}", std::process::id()));
     fs::create_dir_all(&folder)?;
     fs::copy(goods.tree.join("usr/bin/stealtrace"), folder.join("stealtrace"))?;
     let mut command = Command::new(peers::find("tools")?);
-    command.arg(&folder).args(["sh", "-c", SCRIPT, "image", &goods.version, &goods.time]);
+    command.arg(&folder).args([
+        "sh",
+        "-c",
+        SCRIPT,
+        "image",
+        &goods.version,
+        &goods.time,
+        goods.arch.debian(),
+    ]);
     let made = output(&mut command).and_then(|_| {
         run(goods.tar(&package).arg("--directory").arg(folder.join("image")).args([
             "blobs",

@@ -12,12 +12,15 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
+    arch::Arch,
     build, cache, peers,
     process::{output, run, say},
 };
 
 /// What is packed.
 struct Goods {
+    /// What they are for.
+    arch: Arch,
     /// The files, where they are to lie below `/`.
     tree: PathBuf,
     /// Where packages go.
@@ -39,19 +42,20 @@ pub(crate) fn kinds() -> Vec<&'static str> {
     KINDS.iter().map(|(name, _)| *name).collect()
 }
 
-/// Make these, or all; where they are.
-pub(crate) fn package(kinds: &[String]) -> Result<Vec<PathBuf>> {
-    pack_into("package", kinds, &build::dist()?)
+/// Make these, or all, for a processor; where they are.
+pub(crate) fn package(kinds: &[String], arch: Arch) -> Result<Vec<PathBuf>> {
+    pack_into("package", kinds, arch, &build::dist(arch)?)
 }
 
 /// Make them once more from a build in another folder: it must be the same bytes.
 pub(crate) fn twice(kinds: &[String]) -> Result<Vec<PathBuf>> {
     const AGAIN: &str = "package-again";
-    let binary = build::dist()?;
-    let first = pack_into("package", kinds, &binary)?;
+    let binary = build::dist(Arch::HERE)?;
+    let first = pack_into("package", kinds, Arch::HERE, &binary)?;
     say("building and packing once more");
     let elsewhere = cache::target()?.join("elsewhere");
-    for (one, other) in first.iter().zip(pack_into(AGAIN, kinds, &build::again(&binary, &elsewhere)?)?) {
+    let again = build::again(&binary, &elsewhere)?;
+    for (one, other) in first.iter().zip(pack_into(AGAIN, kinds, Arch::HERE, &again)?) {
         let same = fs::read(one)? == fs::read(&other)?;
         ensure!(same, "{} and {} differ", one.display(), other.display());
     }
@@ -60,11 +64,12 @@ pub(crate) fn twice(kinds: &[String]) -> Result<Vec<PathBuf>> {
     Ok(first)
 }
 
-fn pack_into(folder: &str, kinds: &[String], binary: &Path) -> Result<Vec<PathBuf>> {
+fn pack_into(folder: &str, kinds: &[String], arch: Arch, binary: &Path) -> Result<Vec<PathBuf>> {
     let into = cache::target()?.join(folder);
     fs::create_dir_all(&into)?;
     let goods = Goods {
-        tree: cache::target()?.join(build::TARGET).join("release/package"),
+        arch,
+        tree: cache::target()?.join(arch.target()).join("release/package"),
         into,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         time: git(&["log", "-1", "--format=%ct"])?,
@@ -88,25 +93,25 @@ fn git(arguments: &[&str]) -> Result<String> {
 
 /// As `[package.metadata.deb]` says.
 fn deb(goods: &Goods) -> Result<PathBuf> {
-    let package = goods.into.join(format!("stealtrace_{}-1_amd64.deb", goods.version));
+    let package = goods.into.join(format!("stealtrace_{}-1_{}.deb", goods.version, goods.arch.debian()));
     let mut command = goods.packer("cargo-deb")?;
     command.args(["--quiet", "--package", "stealtrace", "--no-build", "--no-strip"]);
-    output(command.args(["--target", build::TARGET, "--output"]).arg(&package))?;
+    output(command.args(["--target", goods.arch.target(), "--output"]).arg(&package))?;
     Ok(package)
 }
 
 /// As `[package.metadata.generate-rpm]` says.
 fn rpm(goods: &Goods) -> Result<PathBuf> {
-    let package = goods.into.join(format!("stealtrace-{}-1.x86_64.rpm", goods.version));
+    let package = goods.into.join(format!("stealtrace-{}-1.{}.rpm", goods.version, goods.arch.name()));
     let mut command = goods.packer("cargo-generate-rpm")?;
-    command.args(["generate-rpm", "--package", "stealtrace", "--target", build::TARGET, "--output"]);
+    command.args(["generate-rpm", "--package", "stealtrace", "--target", goods.arch.target(), "--output"]);
     output(command.arg(&package).args(["--source-date", &goods.time]))?;
     Ok(package)
 }
 
 /// For `tar -xz -C /usr/local --strip-components=2`.
 fn tarball(goods: &Goods) -> Result<PathBuf> {
-    let name = format!("stealtrace-{}-x86_64-linux", goods.version);
+    let name = format!("stealtrace-{}-{}-linux", goods.version, goods.arch.name());
     let package = goods.into.join(format!("{name}.tar.gz"));
     let mut tar = goods.tar(&package);
     tar.arg(format!("--transform=s,^usr,{name}/usr,")).arg("--use-compress-program=gzip --no-name --best");

@@ -6,7 +6,8 @@ use anyhow::Result;
 
 use super::{Goods, git};
 use crate::{
-    build::copy,
+    arch::Arch,
+    build::{self, copy},
     cache,
     process::{output, run},
 };
@@ -41,8 +42,9 @@ pub(super) fn lay_out(goods: &Goods, binary: &Path) -> Result<()> {
         let name = page.file_name().unwrap_or_default().to_string_lossy();
         copy(&page, &goods.place(&format!("usr/share/doc/stealtrace/docs/{name}"))?)?;
     }
+    let runs_here = if goods.arch == Arch::HERE { binary.to_owned() } else { build::dist(Arch::HERE)? };
     for (shell, file) in COMPLETIONS {
-        let text = output(Command::new(binary).args(["completions", shell]))?;
+        let text = output(Command::new(&runs_here).args(["completions", shell]))?;
         fs::write(goods.place(file)?, text)?;
     }
     manual(goods)?;
