@@ -126,13 +126,15 @@ fn with_python(package: &str, into: &Path) -> Result<()> {
     cache::script(&into.join("python"), PYTHON)
 }
 
-/// Optimised as little as it can be: it takes longer to build than it will ever run.
+/// Optimised as little as it can be: it takes longer to build than it will ever run. In one folder, since they share much.
 fn install(program: &str, version: &str, into: &Path) -> Result<()> {
     run(Command::new("cargo")
         .args(["install", program, "--quiet", "--locked", "--debug", "--version", version, "--root"])
         .arg(into)
+        .arg("--target-dir")
+        .arg(cache::target()?.join("peers"))
         .env("CARGO_PROFILE_DEV_DEBUG", "0")
-        .env_remove("CARGO_TARGET_DIR")
+        .env_remove("RUSTC_WORKSPACE_WRAPPER")
         .current_dir("/"))
 }
 
