@@ -99,6 +99,14 @@ macro_rules! sources {
                 }
             }
 
+            /// Does this value ask for the host's sleep to be counted, too?
+            #[must_use]
+            pub const fn counts_sleep(self, enabling: u64) -> bool {
+                match self {
+                    $(Self::$name => $file::counts_sleep(enabling),)+
+                }
+            }
+
             /// Where this value says that the area lies in the guest's memory.
             #[must_use]
             pub const fn area(self, enabling: u64) -> u64 {

@@ -29,6 +29,9 @@ pub const MAX_IO_MSRS: u32 = 256;
 /// `KVM_MSR_ENABLED`
 pub const ENABLED: u64 = 1;
 
+/// `KVM_STEAL_SUSPEND_TIME`, as proposed for Linux and where it is offered: the host's sleep is counted, too.
+pub const SLEEP: u64 = 1 << 1;
+
 /// `KVM_STEAL_VALID_BITS`: the area is aligned to its size.
 const ADDRESS: u64 = !0x3f;
 
@@ -61,6 +64,12 @@ pub const fn steal_time([msr, last_steal_ns]: [u64; 2]) -> (u64, u64) {
 #[must_use]
 pub const fn is_enabled(msr: u64) -> bool {
     msr & ENABLED != 0
+}
+
+/// Does this value ask for the host's sleep to be counted, too?
+#[must_use]
+pub const fn counts_sleep(msr: u64) -> bool {
+    msr & SLEEP != 0
 }
 
 /// Where the area lies in the guest's memory.

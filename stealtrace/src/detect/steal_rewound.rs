@@ -27,6 +27,11 @@ pub(crate) const RULE: Rule = Rule {
 fn judge(case: Case<'_>) -> Option<Finding> {
     let Case { vcpu, event, .. } = case;
     let (what, left, found) = match event.kind {
+        EventKind::Update if rewound(event) && may_have_slept(event) => (
+            "since KVM's last update it counted the host's sleep, or the VMM or the guest changed the counter",
+            event.steal_last_ns,
+            event.steal_before_ns,
+        ),
         EventKind::Update if rewound(event) => (
             "the guest's counter was changed by the VMM or the guest since KVM's last update",
             event.steal_last_ns,
@@ -51,6 +56,12 @@ pub(super) fn rewound(event: &Event) -> bool {
     can_tell
         && event.has(STEAL_BEFORE_KNOWN | STEAL_LAST_KNOWN)
         && event.steal_last_ns != event.steal_before_ns
+}
+
+/// Is it further than that in a guest that asked for the host's sleep? Where nothing else was charged, that update did not
+/// show.
+fn may_have_slept(event: &Event) -> bool {
+    event.source.counts_sleep(event.enabling_before) && event.steal_before_ns > event.steal_last_ns
 }
 
 /// Did the counter restart at zero while the guest ran? It then holds no more than was charged meanwhile.
@@ -81,6 +92,15 @@ mod tests {
     #[test]
     fn a_counter_set_back_between_updates_is_a_notice() {
         assert_eq!(judge(&RULE, &[found(5000, 1000)]).map(|f| f.severity), Some(Severity::Notice));
+    }
+
+    #[test]
+    fn a_counter_that_grew_by_the_hosts_sleep_is_not_laid_at_others_doors() {
+        let slept = |enabling| {
+            let event = Event { enabling_before: enabling, ..found(1000, 5000) };
+            judge(&RULE, &[event]).is_some_and(|finding| finding.what.contains("sleep"))
+        };
+        assert!(slept(0x2003) && !slept(0x2001));
     }
 
     #[test]

@@ -102,6 +102,15 @@ impl Vm {
         unsafe { self.0.fd.set_user_memory_region(slot) }.context("give the VM memory")
     }
 
+    /// May steal time count the host's sleep, too?
+    ///
+    /// # Errors
+    /// When KVM does not tell.
+    #[cfg(target_arch = "x86_64")]
+    pub fn may_count_sleep(&self) -> Result<bool> {
+        arch::may_count_sleep(&self.0.kvm)
+    }
+
     /// A vCPU at the start of the guest's code, made by the calling thread.
     ///
     /// # Errors

@@ -46,6 +46,9 @@ const CLAMPED: &str = include_str!("patches/clamped.patch");
 /// A kvm that does everything wrong.
 const BROKEN: &str = include_str!("patches/broken.patch");
 
+/// A kvm that counts the host's sleep as steal.
+const SUSPEND: &str = include_str!("patches/suspend.patch");
+
 /// The patches for Linux itself.
 const UPSTREAM: &str = concat!(
     include_str!("patches/upstream/0001-KVM-x86-Start-steal-time-over-when-another-task-runs.patch"),
@@ -132,6 +135,14 @@ pub(crate) const KERNELS: &[Kernel] = &[
         class: Some("sound"),
         series: V6_12_DEBIAN_13,
         patch: Some(UPSTREAM),
+        processor: None,
+    },
+    Kernel {
+        name: "suspend-6.12",
+        about: "the same image, kvm that counts the host's sleep as steal",
+        class: Some("fixed"),
+        series: V6_12_DEBIAN_13,
+        patch: Some(SUSPEND),
         processor: None,
     },
     Kernel {

@@ -75,6 +75,9 @@ fn build(from: Series, version: &Version, image: &Path, variants: &[Variant], in
         }
         make_modules(&source, release, &into.join(name))?;
         apply(patch, &source, &["--reverse"])?;
+        if patch.contains("/Kconfig") {
+            prepare(&source, release, into)?; // as it was, for the next
+        }
     }
     fs::remove_dir_all(source)?;
     fs::remove_dir_all(packages)?;

@@ -13,14 +13,24 @@ use crate::vmm::guest;
 /// `KVM_CPUID_FEATURES` leaf and `KVM_FEATURE_STEAL_TIME` bit (`arch/x86/include/uapi/asm/kvm_para.h`).
 const FEATURES_LEAF: u32 = 0x4000_0001;
 const FEATURE_STEAL_TIME: u32 = 1 << 5;
+/// `KVM_FEATURE_SUSPEND_STEAL`, as proposed for Linux: the bit by which a guest asks for the host's sleep to be counted is not reserved.
+const FEATURE_SUSPEND_STEAL: u32 = 1 << 18;
 /// An MSR that has nothing to do with steal time: IA32_SYSENTER_CS.
 const OTHER_MSR: u32 = 0x174;
 
 /// Does KVM offer steal time to guests here?
 pub(crate) fn offers_steal_time(kvm: &Kvm) -> Result<bool> {
+    offers(kvm, FEATURE_STEAL_TIME)
+}
+
+/// May steal time count the host's sleep, too?
+pub(crate) fn may_count_sleep(kvm: &Kvm) -> Result<bool> {
+    offers(kvm, FEATURE_SUSPEND_STEAL)
+}
+
+fn offers(kvm: &Kvm, feature: u32) -> Result<bool> {
     let cpuid = supported_cpuid(kvm)?;
-    let offers = |leaf: &_| is_features(leaf) && leaf.eax & FEATURE_STEAL_TIME != 0;
-    Ok(cpuid.as_slice().iter().any(offers))
+    Ok(cpuid.as_slice().iter().any(|leaf| is_features(leaf) && leaf.eax & feature != 0))
 }
 
 const fn is_features(leaf: &kvm_bindings::kvm_cpuid_entry2) -> bool {
