@@ -219,6 +219,9 @@ fn by_guest(caller: Caller, state: &mut VcpuState, vcpu: u64, now: &Snapshot) {
         since_ns,
         counts: true,
     };
-    facts::begins_anew(state, &stay);
+    state.enabled_anew = 1;
+    state.last_update_ns = since_ns;
+    state.last_steal_tid = caller.tid;
+    facts::counted(state, &after, after.enabling);
     facts::left(state, &stay);
 }

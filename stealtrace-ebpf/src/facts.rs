@@ -147,19 +147,6 @@ pub(crate) fn left(state: &mut VcpuState, stay: &Stay<'_>) {
     quiet::settle(stay.vcpu, stay.caller, state);
 }
 
-/// The guest's counter is zero from here on, and what this thread waits is charged to it.
-#[inline(always)]
-#[cfg_attr(
-    bpf_target_arch = "x86_64",
-    expect(dead_code, reason = "there an enabling leaves the counter alone")
-)]
-pub(crate) fn begins_anew(state: &mut VcpuState, stay: &Stay<'_>) {
-    state.enabled_anew = 1;
-    state.last_update_ns = stay.since_ns;
-    state.last_steal_tid = stay.caller.tid;
-    counted(state, stay.after, stay.after.enabling);
-}
-
 #[inline(always)]
 fn enabling_written(state: &mut VcpuState, stay: &Stay<'_>) {
     let before = stay.opened;

@@ -119,18 +119,13 @@ pub(crate) fn for_lab(arch: Arch) -> Result<PathBuf> {
     if arch == Arch::HERE {
         return dist(arch);
     }
-    build(arch, LAB, &mut lab_command(arch)?)
+    let mut cargo = Command::new("cargo");
+    cargo.arg("build");
+    build(arch, LAB, &mut static_build(cargo, arch, &["--profile", LAB, "--package", "stealtrace"])?)
 }
 
 /// The profile of that one.
 const LAB: &str = "lab";
-
-/// What builds it: clippy looks at what is for this processor alone.
-pub(crate) fn lab_command(arch: Arch) -> Result<Command> {
-    let mut cargo = Command::new("cargo");
-    cargo.arg("build");
-    static_build(cargo, arch, &["--profile", LAB, "--package", "stealtrace"])
-}
 
 fn build(arch: Arch, profile: &str, command: &mut Command) -> Result<PathBuf> {
     say(&format!("building the static binary for {}", arch.name()));

@@ -152,8 +152,10 @@ impl Types {
 
     /// Where a VM's memory slots are; absent before Linux 5.17, and where the guest's area is found without.
     fn slots(&self) -> Result<Layout> {
-        let tree = self.optional("kvm_memslots", "gfn_tree.rb_node", 8)?;
-        let Some(memslots_tree) = tree.filter(|_| Source::HERE.fields().cached_area.is_none()) else {
+        if Source::HERE.fields().cached_area.is_some() {
+            return Ok(Layout::UNKNOWN);
+        }
+        let Some(memslots_tree) = self.optional("kvm_memslots", "gfn_tree.rb_node", 8)? else {
             return Ok(Layout::UNKNOWN);
         };
         let slot_base = self.required("kvm_memory_slot", "base_gfn", 8)?;

@@ -18,6 +18,7 @@ mod memory_rewound;
 mod memslot_replaced;
 mod pinned_overcommit;
 mod random_hand_offs;
+mod refused;
 mod replug;
 mod restore_by_main_thread;
 mod restore_by_runner;

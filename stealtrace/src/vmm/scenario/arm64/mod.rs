@@ -4,7 +4,7 @@ mod guest_enables_elsewhere;
 mod pvtime_set_twice;
 mod restore_first_run;
 
-use super::{Charge, Expects, Fault, Observation, PAST, Play, Scenario, same_thread, show};
+use super::{Charge, Expects, Observation, PAST, Play, Scenario, refused, same_thread, show};
 
 pub(super) const OF_SOURCE: &[Scenario] =
     &[restore_first_run::SCENARIO, pvtime_set_twice::SCENARIO, guest_enables_elsewhere::SCENARIO];

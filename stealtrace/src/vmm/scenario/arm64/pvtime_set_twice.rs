@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{Expects, Fault, Observation, Play, Scenario};
+use super::{Expects, Observation, Play, Scenario, refused};
 use crate::vmm::{StageThread, Vm, arch, guest};
 
 pub(super) const SCENARIO: Scenario = Scenario {
@@ -17,26 +17,10 @@ pub(super) const SCENARIO: Scenario = Scenario {
 fn play(_: &mut Play<'_>) -> Result<Observation> {
     StageThread::spawn("vcpu0")?.act(|| {
         let vcpu = Vm::new()?.create_vcpu(0)?;
-        let mut accepted = Vec::new();
-        let mut refuse = |values: &[u64]| {
-            for value in values {
-                if vcpu.set_enabling(*value)? {
-                    accepted.push(format!("{value:#x}"));
-                }
-            }
-            anyhow::Ok(())
-        };
         let good = arch::enabling(guest::STEAL_AREA);
-        refuse(&[good + 1, good + 8, good + 32])?;
+        let mut accepted = refused::accepted(&vcpu, [good + 1, good + 8, good + 32])?;
         vcpu.restore()?;
-        refuse(&[good, arch::enabling(guest::OTHER_AREA)])?;
-        let now = vcpu.enabling()?;
-        let fault = if !accepted.is_empty() {
-            Some(Fault::broken(format!("KVM accepts {}", accepted.join(", "))))
-        } else {
-            (now != good).then(|| Fault::broken(format!("the address was {good:#x} and is {now:#x}")))
-        };
-        let saw = if accepted.is_empty() { "refused" } else { "accepted" };
-        Ok(Observation::new(saw.to_owned(), fault, true))
+        accepted.extend(refused::accepted(&vcpu, [good, arch::enabling(guest::OTHER_AREA)])?);
+        Ok(refused::refused(&accepted, "address", good, vcpu.enabling()?))
     })
 }

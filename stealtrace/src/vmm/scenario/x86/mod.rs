@@ -9,7 +9,8 @@ mod replug_off;
 mod reserved_bits;
 
 use super::{
-    Charge, Expects, Fault, Growth, Observation, Play, Scenario, replug, run_hand_off_down, same_thread, show,
+    Charge, Expects, Fault, Growth, Observation, Play, Scenario, refused, replug, run_hand_off_down,
+    same_thread, show,
 };
 
 pub(super) const OF_SOURCE: &[Scenario] = &[

@@ -5,7 +5,7 @@ use anyhow::Result;
 use stealtrace_common::source::here::SLEEP;
 
 use super::{
-    Expects, Fault, Growth, Observation, Play, Scenario,
+    Expects, Fault, Growth, Observation, Play, Scenario, refused,
     same_thread::{enabled_and_run_in, wait_and_run},
 };
 use crate::vmm::{StageThread, Vcpu, Vm, Watched, arch, guest};
@@ -31,22 +31,10 @@ fn play(_: &mut Play<'_>) -> Result<Observation> {
 
 fn refused(vcpu: &Vcpu, offered: u64) -> Result<Observation> {
     let good = vcpu.enabling()?;
-    let mut accepted = Vec::new();
-    for bad in (1..6).map(|bit| 1 << bit).chain([0x3e]).filter(|bits| *bits != offered) {
-        for value in [arch::enabling(guest::OTHER_AREA) | bad, guest::OTHER_AREA | bad] {
-            if vcpu.set_enabling(value)? {
-                accepted.push(format!("{value:#x}"));
-            }
-        }
-    }
-    let now = vcpu.enabling()?;
-    let fault = if !accepted.is_empty() {
-        Some(Fault::broken(format!("KVM accepts {}", accepted.join(", "))))
-    } else {
-        (now != good).then(|| Fault::broken(format!("the MSR was {good:#x} and is {now:#x}")))
-    };
-    let saw = if accepted.is_empty() { "refused" } else { "accepted" };
-    Ok(Observation::new(saw.to_owned(), fault, true))
+    let bits = (1..6).map(|bit| 1 << bit).chain([0x3e]).filter(|bits| *bits != offered);
+    let values = bits.flat_map(|bad| [arch::enabling(guest::OTHER_AREA) | bad, guest::OTHER_AREA | bad]);
+    let accepted = refused::accepted(vcpu, values)?;
+    Ok(refused::refused(&accepted, "MSR", good, vcpu.enabling()?))
 }
 
 /// So often that it shows where the lab's host is said to have slept.
