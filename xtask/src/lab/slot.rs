@@ -1,5 +1,5 @@
-//! Slots: as many emulators at a time as there are CPUs, over all processes of one run of the tests. Each emulates with
-//! one thread; more at a time would only make each of them slow, fewer leave a CPU idle.
+//! Slots: one emulator more at a time than there are CPUs, over all processes of one run of the tests. Each emulates with
+//! one thread, and rests where its guest does; many more at a time would only make each of them slow.
 
 use std::{
     env,
@@ -30,7 +30,7 @@ impl Slot {
     /// Wait for one.
     pub(crate) fn take(length: Length) -> Result<Self> {
         let Some(folder) = env::var_os(VARIABLE).map(PathBuf::from) else { return Ok(Self(None)) };
-        let slots = thread::available_parallelism().map_or(1, usize::from);
+        let slots = thread::available_parallelism().map_or(1, usize::from) + 1;
         wait_in(&folder, slots, length).map(|slot| Self(Some(slot)))
     }
 }
