@@ -11,6 +11,8 @@ pub const KVM_RUN: u32 = 0xae80;
 pub const KVM_SET_MSRS: u32 = 0x4008_ae89;
 /// Set an attribute; of a vCPU on arm64, where the area of its stolen time lies.
 pub const KVM_SET_DEVICE_ATTR: u32 = 0x4018_aee1;
+/// Set an attribute of a vCPU of a guest of Xen: where its runstate lies, and what it is.
+pub const KVM_XEN_VCPU_SET_ATTR: u32 = 0x4048_aecb;
 
 /// The type byte of an ioctl number, as `_IOC_TYPE` does.
 #[must_use]

@@ -82,10 +82,21 @@ pub struct Layout {
     pub page_bits: u32,
     /// `kvm_vcpu.preempted` (bool): was its thread scheduled out against its will?
     pub vcpu_preempted: u32,
+    /// `kvm_vcpu.arch.xen.last_steal` (u64, ns), followed by the time of entry into the runstate (u64, ns) and its four times
+    /// (u64, ns); [`ABSENT`], like the four that follow, where the kernel knows no guests of Xen, or keeps it in another way
+    pub vcpu_xen_times: u32,
+    /// `kvm_vcpu.arch.xen.current_runstate` (i32)
+    pub vcpu_xen_state: u32,
+    /// `kvm_vcpu.arch.xen.runstate_cache.active` (bool)
+    pub vcpu_xen_active: u32,
+    /// `kvm_vcpu.arch.xen.runstate_cache.gpa` (u64), followed by the host address of its page, or of itself
+    pub vcpu_xen_area: u32,
+    /// `kvm.arch.xen.long_mode` (bool)
+    pub kvm_xen_long_mode: u32,
+    /// 1 if the kernel says of which type `current` is (Linux 5.11), so that its fields need no checked read.
+    pub current_is_typed: u32,
     /// Address of `kvm_vcpu_ioctl`, by which the tracepoint backend knows a vCPU's descriptor; 0 if unknown.
     pub kvm_vcpu_ioctl: u64,
-    /// 1 if the kernel says of which type `current` is (Linux 5.11), so that its fields need no checked read.
-    pub current_is_typed: u64,
 }
 
 impl Layout {
@@ -127,9 +138,14 @@ impl Layout {
         slot_address: ABSENT,
         page_bits: 0,
         vcpu_preempted: ABSENT,
-        kvm_vcpu_ioctl: 0,
+        vcpu_xen_times: ABSENT,
+        vcpu_xen_state: ABSENT,
+        vcpu_xen_active: ABSENT,
+        vcpu_xen_area: ABSENT,
+        kvm_xen_long_mode: ABSENT,
         current_is_typed: 0,
+        kvm_vcpu_ioctl: 0,
     };
 }
 
-const _: () = assert!(size_of::<Layout>() == 36 * 4 + 2 * 8);
+const _: () = assert!(size_of::<Layout>() == 42 * 4 + 8);

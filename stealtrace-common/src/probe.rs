@@ -27,7 +27,7 @@ pub enum Set {
 impl Set {
     /// Beside [`Self::Functions`], on a host like this one.
     const OF_SOURCE: Self = match Source::HERE {
-        Source::X86Msr => Self::X86Msr,
+        Source::X86Msr | Source::XenRunstate => Self::X86Msr,
         Source::Arm64Pvtime => Self::Arm64Pvtime,
     };
 
@@ -108,6 +108,8 @@ probes! {
     VcpuLoad: Functions, "vcpu_load", Functions(&["kvm_arch_vcpu_load"]), true, "last_steal before";
     VcpuPut: Functions, "vcpu_put", Functions(&["kvm_arch_vcpu_put"]), true, "last_steal and guest steal after";
     SetMsr: X86Msr, "set_msr", Functions(&["kvm_set_msr_common"]), true, "writes of the steal MSR";
+    // Not there where the kernel knows no guests of Xen.
+    XenSet: X86Msr, "xen_set", Functions(&["kvm_xen_vcpu_set_attr"]), false, "writes of Xen's runstate";
     PvtimeWasSet: Arm64Pvtime, "pvtime_was_set", Functions(&["kvm_arm_pvtime_set_attr"]), true, "where the VMM put the area";
     PvtimeSet: Arm64Pvtime, "pvtime_set", Functions(&["kvm_arm_pvtime_set_attr"]), true, "what is true before";
     PvtimeBegin: Arm64Pvtime, "pvtime_begin", Functions(&["kvm_init_stolen_time"]), true, "a guest's asking for it";

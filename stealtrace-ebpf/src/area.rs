@@ -3,12 +3,16 @@
 
 use stealtrace_common::{
     layout::ABSENT,
-    source::here::{self, Counter},
+    source::{
+        self as sources, Source,
+        here::{self, Counter},
+    },
     vcpu::Snapshot,
 };
 
 use crate::{
     maps::given,
+    other,
     read::{Plain, Structure, field, run_delay_ns, user_or_zeros},
     source,
 };
@@ -19,15 +23,36 @@ unsafe impl Plain for Counter {}
 /// Does this value enable the source?
 #[inline(always)]
 pub(crate) fn is_enabled(enabling: u64) -> bool {
-    here::is_enabled(enabling)
+    sources::is_enabled(enabling)
+}
+
+/// Is it another source's than the host's own?
+#[inline(always)]
+pub(crate) fn is_of_another(enabling: u64) -> bool {
+    Source::of(enabling) != Source::HERE
 }
 
 /// What is true now of this vCPU and the calling thread.
 #[inline(always)]
 pub(crate) fn snapshot(vcpu: impl Structure) -> Snapshot {
     let (enabling, last_steal_ns) = steal_time(vcpu);
-    let now = Snapshot { run_delay_ns: run_delay_ns(), last_steal_ns, enabling, ..Snapshot::default() };
+    let run_delay_ns = run_delay_ns();
+    if !is_enabled(enabling) {
+        let of_another = other::enabling(vcpu);
+        if of_another != 0 {
+            return other::snapshot(vcpu, of_another, run_delay_ns);
+        }
+    }
+    let now = Snapshot { run_delay_ns, last_steal_ns, enabling, ..Snapshot::default() };
     with_area(&now, vcpu, enabling)
+}
+
+/// What enables it and `last_steal`, of whatever source.
+#[inline(always)]
+pub(crate) fn any_steal_time(vcpu: u64) -> (u64, u64) {
+    let (enabling, last_steal_ns) = steal_time(vcpu);
+    let of_another = if is_enabled(enabling) { 0 } else { other::enabling(vcpu) };
+    if of_another == 0 { (enabling, last_steal_ns) } else { (of_another, other::last_steal_ns(vcpu)) }
 }
 
 /// The same, with what stands in the area of this value, if that can be read and nothing is known yet.
@@ -40,13 +65,13 @@ pub(crate) fn with_area(now: &Snapshot, vcpu: impl Structure, enabling: u64) -> 
     Snapshot { steal_ns: counter.steal_ns, version: counter.version(), readable, ..*now }
 }
 
-/// What enables the source, and `last_steal`.
+/// What enables the host's own source, and `last_steal`.
 #[inline(always)]
 pub(crate) fn steal_time(vcpu: impl Structure) -> (u64, u64) {
     here::steal_time(vcpu.field(given!(LAYOUT.vcpu_steal)))
 }
 
-/// Can the guest's steal area be found in the host's memory?
+/// Can the area of the host's own source be found in the host's memory?
 #[inline(always)]
 pub(crate) fn is_known() -> bool {
     source::is_known()
@@ -61,6 +86,12 @@ fn counter(vcpu: impl Structure, enabling: u64) -> (Counter, u32) {
 }
 
 /// The host address of the guest's steal area, if there is one; else 0.
+#[inline(always)]
+pub(crate) fn address_of(vcpu: u64, enabling: u64) -> u64 {
+    if is_of_another(enabling) { other::address(vcpu) } else { address(vcpu, enabling) }
+}
+
+/// The same where it is the host's own source's.
 #[inline(always)]
 pub(crate) fn address(vcpu: impl Structure, enabling: u64) -> u64 {
     if !is_enabled(enabling) || !is_known() { 0 } else { source::address(vcpu, enabling) }

@@ -63,7 +63,7 @@ pub(crate) fn emit(
         return;
     };
     let event = entry.as_mut_ptr();
-    let area = if matches!(kind, EventKind::Ioctl) { area::address(vcpu, after.enabling) } else { 0 };
+    let area = if matches!(kind, EventKind::Ioctl) { area::address_of(vcpu, after.enabling) } else { 0 };
     put_common(event, kind, caller, ioctl);
     put! {
         event,
@@ -84,7 +84,7 @@ pub(crate) fn emit(
         version_before: before.version,
         version_after: after.version,
         flags: flags(kind, state, before, after),
-        source: Source::HERE,
+        source: Source::of(after.enabling),
         vcpu_id: state.vcpu_id,
         vm_tgid: state.vm_tgid,
         last_steal_tid: state.last_steal_tid,

@@ -14,7 +14,7 @@ use crate::{
     caller::{Caller, are_threads_chosen},
     emit::{emit, now_ns},
     maps::only_edges,
-    quiet,
+    other, quiet,
 };
 
 /// One thread's stay with a vCPU: from ioctl to put, or from one put to the next.
@@ -123,7 +123,7 @@ pub(crate) fn left(state: &mut VcpuState, stay: &Stay<'_>) {
     if let Some(since_ns) = quiet::since_ns(stay.vcpu) {
         state.last_update_ns = since_ns;
     }
-    if stay.enabling_write != EnablingWrite::NONE {
+    if stay.enabling_write != EnablingWrite::NONE && !is_of_nothing(stay) {
         enabling_written(state, stay);
     }
     // Whoever enables steal time may set last_steal (Linux 3.1 to 4.3), but nothing is charged by that. A guest goes on
@@ -132,7 +132,9 @@ pub(crate) fn left(state: &mut VcpuState, stay: &Stay<'_>) {
     let enabling = copies && !area::is_enabled(stay.opened.enabling) && area::is_enabled(stay.after.enabling);
     // Where nothing is enabled a kernel may move last_steal as it likes: nobody is charged.
     let charges = area::is_enabled(stay.before.enabling) || area::is_enabled(stay.after.enabling);
-    if updated(stay.before, stay.after) && !enabling && charges {
+    // Whoever writes what another source enables sets last_steal, too, and charges nothing.
+    let sets = stay.enabling_write == EnablingWrite::HOST && area::is_of_another(stay.after.enabling);
+    if updated(stay.before, stay.after) && !enabling && !sets && charges {
         consumed(state, stay);
     }
     let now_ns = now_ns();
@@ -145,6 +147,14 @@ pub(crate) fn left(state: &mut VcpuState, stay: &Stay<'_>) {
     state.enabling_write = EnablingWrite::NONE;
     state.updating = 0;
     quiet::settle(stay.vcpu, stay.caller, state);
+}
+
+/// Was another source's set where nothing enables it? Then nobody is charged by it yet.
+#[inline(always)]
+fn is_of_nothing(stay: &Stay<'_>) -> bool {
+    stay.ioctl == other::IOCTL
+        && !area::is_of_another(stay.after.enabling)
+        && !area::is_of_another(stay.opened.enabling)
 }
 
 #[inline(always)]
@@ -227,7 +237,7 @@ pub(crate) fn counted(state: &mut VcpuState, after: &Snapshot, enabling: u64) {
     state.steal_last_ns = after.steal_ns;
     state.steal_last_enabling = enabling;
     state.steal_last_version = after.version;
-    state.steal_last_known = after.readable;
+    state.steal_last_known = if area::is_of_another(enabling) { 0 } else { after.readable }; // KVM counts on by the clock
 }
 
 /// Can this update change a judgement, although its delta is not negative? Not if it charges what its thread waited.

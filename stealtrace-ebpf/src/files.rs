@@ -28,7 +28,7 @@ extern "C" fn vcpu_files(ctx: *const c_void) -> i32 {
     let vcpu = read::vcpu_of_file(file);
     if vcpu != 0 {
         let time_ns = now_ns(); // what follows may be overtaken by an event, and is then known to be older
-        let (enabling, last_steal_ns) = area::steal_time(vcpu);
+        let (enabling, last_steal_ns) = area::any_steal_time(vcpu);
         let (vm, vcpu_id) = read::identity(vcpu);
         // SAFETY: the same.
         let fd = unsafe { *ctx.byte_add(FD).cast::<u32>() };
@@ -38,7 +38,7 @@ extern "C" fn vcpu_files(ctx: *const c_void) -> i32 {
             vm,
             enabling,
             last_steal_ns,
-            area: area::address(vcpu, enabling),
+            area: area::address_of(vcpu, enabling),
             run_delay_ns: read::runners_run_delay_ns(vcpu),
             vcpu_id,
             fd,

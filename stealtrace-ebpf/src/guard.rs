@@ -113,8 +113,8 @@ fn begin(caller: Caller, vcpu: u64) {
         lost(Probe::GuardExit); // a return that was not seen
     }
     let before = area::snapshot(vcpu);
-    if !area::is_enabled(before.enabling) {
-        return;
+    if !area::is_enabled(before.enabling) || area::is_of_another(before.enabling) {
+        return; // of another source's area it is not known how to write it
     }
     let area = area::address(vcpu, before.enabling);
     let update = Update { vcpu, area, accumulated: area::accumulated(vcpu), before };

@@ -19,6 +19,9 @@ mod guard;
 mod kprobes;
 mod lifecycle;
 mod maps;
+#[cfg_attr(bpf_target_arch = "aarch64", path = "no_other.rs")]
+#[cfg_attr(bpf_target_arch = "x86_64", path = "xen_runstate.rs")]
+mod other;
 mod quiet;
 mod read;
 #[cfg_attr(bpf_target_arch = "aarch64", path = "arm64_pvtime.rs")]

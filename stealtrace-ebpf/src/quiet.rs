@@ -166,6 +166,9 @@ fn lives(vcpu: u64) -> bool {
 /// whoever was told of does nothing new.
 #[inline(always)]
 fn thread(state: &VcpuState, caller: Caller) -> u32 {
+    if area::is_of_another(state.open.enabling) {
+        return 0; // what would have to stay the same is looked for elsewhere
+    }
     let is_enabled = area::is_enabled(state.open.enabling);
     match (state.runner, state.creator) {
         (0, 0) if !is_enabled || !area::accumulates() => return caller.key(), // only running it could update

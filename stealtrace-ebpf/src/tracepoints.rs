@@ -21,7 +21,7 @@ use crate::{
     facts::{self, Stay},
     lifecycle::{self, vcpu_state},
     maps::given,
-    quiet, read, source,
+    other, quiet, read, source,
 };
 
 /// `syscalls:sys_enter_ioctl`: `struct syscall_trace_enter` with its arguments as 64-bit words.
@@ -92,7 +92,23 @@ fn enter([fd, ioctl, argument]: [u64; 3]) {
         } else if vcpu != 0 {
             entered_vcpu(caller, thread);
         }
-        thread.enabling_position = if ioctl == source::IOCTL { source::position(argument) } else { 0 };
+        thread.enabling_position = position(ioctl, argument);
+    }
+}
+
+/// Can this ioctl enable a source?
+#[inline(always)]
+fn is_enabling(ioctl: u32) -> bool {
+    ioctl == source::IOCTL || ioctl == other::IOCTL
+}
+
+/// Where what enables one stands in what this ioctl writes, counted from 1; 0 if it is not in it.
+#[inline(always)]
+fn position(ioctl: u32, argument: u64) -> u32 {
+    match ioctl {
+        source::IOCTL => source::position(argument),
+        other::IOCTL => other::position(argument),
+        _ => 0,
     }
 }
 
@@ -114,7 +130,7 @@ fn vcpu_and_quiet(file: u64, ioctl: u32, caller: Caller, known: Option<&ThreadSt
     if vcpu == 0 {
         return (0, false);
     }
-    let looked_at = ioctl == source::IOCTL || !passes_over();
+    let looked_at = is_enabling(ioctl) || !passes_over();
     if !looked_at && quiet::enters(vcpu, caller.key(), ioctl) {
         return (vcpu, true);
     }
@@ -249,7 +265,11 @@ fn report_changes(caller: Caller, thread: &ThreadState, ret: i64) {
 /// A guest's own write shows only as a new value after KVM_RUN.
 #[inline(always)]
 fn enabling_write(thread: &ThreadState, ret: i64, before: &Snapshot, after: &Snapshot) -> EnablingWrite {
-    if source::was_written(thread.enabling_position, ret) {
+    let written = match thread.ioctl {
+        other::IOCTL => thread.enabling_position != 0 && ret == 0,
+        _ => source::was_written(thread.enabling_position, ret),
+    };
+    if written {
         EnablingWrite::HOST
     } else if thread.ioctl == KVM_RUN && before.enabling != after.enabling {
         EnablingWrite::GUEST

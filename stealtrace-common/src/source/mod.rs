@@ -2,11 +2,15 @@
 //! guest's memory, the kernel's fields it lives in, and its words for people. What finds, judges and shows speaks of source,
 //! area and enabling.
 //!
+//! A host has its own, [`here`]; on x86 a VM may be one for guests of Xen instead, which its vCPUs' enabling values tell:
+//! [`Source::of`].
+//!
 //! To add a source: write its file, with the same names as in the others; add its line. On the kernel side, a file like
 //! `x86_msr.rs` finds its area and sees it enabled; the test VMM enables it in `vmm/arch`.
 
 pub mod arm64_pvtime;
 pub mod x86_msr;
+pub mod xen_runstate;
 
 /// The source of guests of a host like this one.
 #[cfg(any(target_arch = "aarch64", bpf_target_arch = "aarch64"))]
@@ -115,11 +119,11 @@ macro_rules! sources {
                 }
             }
 
-            /// Where the kernel keeps it.
+            /// By so much an update raises the area's version.
             #[must_use]
-            pub const fn fields(self) -> Fields {
+            pub const fn versions(self) -> u32 {
                 match self {
-                    $(Self::$name => $file::FIELDS,)+
+                    $(Self::$name => $file::VERSIONS,)+
                 }
             }
         }
@@ -129,11 +133,39 @@ macro_rules! sources {
 sources! {
     X86Msr = 0, x86_msr;
     Arm64Pvtime = 1, arm64_pvtime;
+    XenRunstate = 2, xen_runstate;
 }
 
 impl Source {
     /// Of guests of a host like this one.
     pub const HERE: Self = here::SOURCE;
+
+    /// That of a vCPU on a host like this one, by its enabling value.
+    #[must_use]
+    pub const fn of(enabling: u64) -> Self {
+        match Self::HERE {
+            Self::X86Msr if xen_runstate::is_enabled(enabling) => Self::XenRunstate,
+            own => own,
+        }
+    }
+
+    /// An enabling value as a VMM or a guest gave it.
+    #[must_use]
+    pub const fn given(self, enabling: u64) -> u64 {
+        if matches!(self, Self::XenRunstate) { xen_runstate::area(enabling) } else { enabling }
+    }
+
+    /// The area in these bytes of a guest's memory.
+    #[must_use]
+    pub fn read(self, bytes: &[u8; here::BYTES]) -> Area {
+        if self == Self::XenRunstate { xen_runstate::read(bytes) } else { here::read(bytes) }
+    }
+}
+
+/// Does this value enable the source that it is of?
+#[must_use]
+pub const fn is_enabled(enabling: u64) -> bool {
+    Source::of(enabling).is_enabled(enabling)
 }
 
 impl Default for Source {

@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Args;
 use stealtrace_common::{
     probe::ProbeRow,
-    source::here,
+    source::{Source, here},
     target::{PidNamespace, Volume},
 };
 
@@ -77,7 +77,8 @@ fn usable(facts: &KernelFacts) -> Result<String, String> {
 }
 
 fn host(facts: &KernelFacts) -> Vec<Check> {
-    vec![
+    let xen = (Source::HERE == Source::X86Msr).then(|| Check::fact("guests of Xen", xen(facts)));
+    let checks = vec![
         Check::fact("kernel", &*facts.release),
         Check::of("kvm", kvm(facts)),
         Check::fact("vendor module", facts.vendor.clone().unwrap_or_else(|| "none found".to_owned())),
@@ -86,7 +87,8 @@ fn host(facts: &KernelFacts) -> Vec<Check> {
         Check::of("lockdown", lockdown(facts)),
         Check::of("privileges", privileges().unwrap_or_else(|error| Err(format!("{error:#}")))),
         Check::fact("steal-time code", era(facts.era())),
-    ]
+    ];
+    checks.into_iter().chain(xen).collect()
 }
 
 fn namespace(facts: &KernelFacts) -> Result<String, String> {
@@ -189,6 +191,14 @@ fn era(era: Era) -> String {
         Era::Unknown => return "unknown without type information; `verify` tells how it behaves".to_owned(),
     };
     format!("looks like {looks}; `verify` tells how it behaves")
+}
+
+fn xen(facts: &KernelFacts) -> &'static str {
+    if facts.shows_xen() {
+        "their runstate is watched; `guard` leaves it alone"
+    } else {
+        "not watched: KVM has none here, or keeps their runstate as before Linux 5.17"
+    }
 }
 
 fn probe(kind: BackendKind, row: &ProbeRow, facts: &KernelFacts) -> Check {

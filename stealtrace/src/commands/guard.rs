@@ -87,7 +87,8 @@ impl Run for Guard {
         live.release()?;
         let verb = if self.dry_run { "watching, nothing is written" } else { "guarding" };
         let until = if self.command.is_empty() { "Ctrl-C ends it" } else { "until the command ends" };
-        remark(&format!("{verb}; {until}"));
+        let spared = if facts.shows_xen() { "; guests of Xen are left alone" } else { "" };
+        remark(&format!("{verb}{spared}; {until}"));
         let report = report::guard::Repairs::new(self.format, self.dry_run, shared.out.clone());
         let mut repairs = Repairs { report, repaired: 0, left: 0 };
         live.follow(None, &mut repairs)?;

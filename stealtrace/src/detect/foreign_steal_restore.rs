@@ -7,7 +7,7 @@ use stealtrace_common::{
     source::Source,
 };
 
-use super::{API, Case, Explanation, FIX, LOONGARCH, REPORT, Rule};
+use super::{API, Case, Explanation, FIX, LOONGARCH, REPORT, Rule, XEN};
 use crate::model::{Finding, Restore, RuleId, Severity, Thread, Value, Vcpu};
 
 pub(crate) const RULE: Rule = Rule {
@@ -16,17 +16,18 @@ pub(crate) const RULE: Rule = Rule {
     settle: None,
     explanation: Explanation {
         what: match Source::HERE {
-            Source::X86Msr => {
-                "the steal MSR (0x4b564d03) enabled by another thread than the one that runs the vCPU"
+            Source::X86Msr | Source::XenRunstate => {
+                "the steal MSR (0x4b564d03), or Xen's runstate, set by another thread than the one that runs the vCPU"
             }
             Source::Arm64Pvtime => {
                 "stolen time enabled (KVM_ARM_VCPU_PVTIME_IPA) by another thread than the one that runs the vCPU"
             }
         },
         why: match Source::HERE {
-            Source::X86Msr => {
-                "Linux 3.1 to 4.3 copy the caller's run_delay into last_steal; the runner's first delta is then wrong, and \
-                 negative if the caller had waited longer: the guest stops accounting CPU time."
+            Source::X86Msr | Source::XenRunstate => {
+                "Linux 3.1 to 4.3 copy the caller's run_delay into last_steal, and every Linux does where Xen's runstate is \
+                 restored; the runner's first delta is then wrong, and negative if the caller had waited longer: the guest \
+                 stops accounting CPU time."
             }
             Source::Arm64Pvtime => {
                 "A kernel that copies the caller's run_delay into last_steal makes the runner's first delta wrong, and \
@@ -35,22 +36,30 @@ pub(crate) const RULE: Rule = Rule {
         },
         evidence: "The write, and who runs the vCPU. An error if the kernel was seen to copy; a notice if the \
                    creator restored before anybody ran the vCPU, as Firecracker and Cloud Hypervisor do.",
-        advice: match Source::HERE {
-            Source::X86Msr => {
-                "harmless where the kernel left last_steal alone, as Linux does since 4.4; where it copied, update it, or \
-                 restore MSRs on the vCPU's thread (VMM)"
-            }
-            Source::Arm64Pvtime => {
-                "harmless where the kernel left last_steal alone, as every Linux for arm64 does; where it copied, set it on \
-                 the vCPU's thread (VMM)"
-            }
-        },
+        advice: advice(Source::HERE),
         references: match Source::HERE {
-            Source::X86Msr => &[REPORT, FIX, API, LOONGARCH],
+            Source::X86Msr | Source::XenRunstate => &[REPORT, FIX, XEN, API, LOONGARCH],
             Source::Arm64Pvtime => &[REPORT, API, LOONGARCH],
         },
     },
 };
+
+const fn advice(source: Source) -> &'static str {
+    match source {
+        Source::X86Msr => {
+            "harmless where the kernel left last_steal alone, as Linux does since 4.4; where it copied, update it, or \
+             restore MSRs on the vCPU's thread (VMM)"
+        }
+        Source::Arm64Pvtime => {
+            "harmless where the kernel left last_steal alone, as every Linux for arm64 does; where it copied, set it on \
+             the vCPU's thread (VMM)"
+        }
+        Source::XenRunstate => {
+            "harmless where the kernel left last_steal alone; where it copied, as every Linux does with the runstate's data, \
+             restore that on the vCPU's thread (VMM)"
+        }
+    }
+}
 
 fn judge(case: Case<'_>) -> Option<Finding> {
     match case.event.kind {
@@ -70,7 +79,7 @@ fn restored_under_a_runner(case: Case<'_>) -> Option<Finding> {
     let severity = match event.source {
         _ if restore.copied() => Severity::Error,
         Source::X86Msr => Severity::Warning,
-        Source::Arm64Pvtime => Severity::Notice,
+        Source::Arm64Pvtime | Source::XenRunstate => Severity::Notice,
     };
     Some(finding(case, severity, &restore, runner))
 }
@@ -86,10 +95,10 @@ fn first_run_after_restore(case: Case<'_>) -> Option<Finding> {
 }
 
 /// VMMs that configure every vCPU on one thread before any runs are ordinary, and harmless unless the kernel copies. On arm64
-/// QEMU's main thread always says where the area lies.
+/// QEMU's main thread always says where the area lies, and so does that of a guest of Xen.
 fn severity_before_first_run(vcpu: &Vcpu, source: Source, restore: &Restore) -> Severity {
     let by_creator = vcpu.creator.as_ref().is_some_and(|creator| creator.tid == restore.by.tid);
-    match (restore.copied(), by_creator || source == Source::Arm64Pvtime) {
+    match (restore.copied(), by_creator || source != Source::X86Msr) {
         (true, _) => Severity::Error,
         (false, true) => Severity::Notice,
         (false, false) => Severity::Warning,
@@ -104,12 +113,15 @@ fn finding(case: Case<'_>, severity: Severity, restore: &Restore, runner: &Threa
     };
     let thing = case.event.source.restored();
     let what = format!("{thing} restored by {} on a vCPU that {runner} runs; {effect}", restore.by);
-    Finding::new(RULE.id, severity, case.vcpu, case.event, what)
-        .with("restorer", Value::Thread(restore.by.clone()))
-        .with("runner", Value::Thread(runner.clone()))
-        .with("restorer_run_delay", Value::Ns(restore.run_delay_ns))
-        .with("last_steal_before", Value::Ns(restore.last_steal_before_ns))
-        .with("last_steal_after", Value::Ns(restore.last_steal_after_ns))
+    Finding {
+        advice: advice(case.event.source),
+        ..Finding::new(RULE.id, severity, case.vcpu, case.event, what)
+    }
+    .with("restorer", Value::Thread(restore.by.clone()))
+    .with("runner", Value::Thread(runner.clone()))
+    .with("restorer_run_delay", Value::Ns(restore.run_delay_ns))
+    .with("last_steal_before", Value::Ns(restore.last_steal_before_ns))
+    .with("last_steal_after", Value::Ns(restore.last_steal_after_ns))
 }
 
 #[cfg(test)]

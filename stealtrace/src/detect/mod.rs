@@ -6,6 +6,7 @@ macro_rules! hiding {
         match $source {
             Source::X86Msr => concat!($advice, "QEMU: -cpu ...,-kvm-steal-time)"),
             Source::Arm64Pvtime => concat!($advice, "QEMU: -cpu host,kvm-steal-time=off)"),
+            Source::XenRunstate => concat!($advice, "QEMU: -accel kvm without xen-version)"),
         }
     };
 }
@@ -120,11 +121,16 @@ const REPORT: &str = "Launchpad 1494350, Debian 785557: the report of 2015";
 const FIX: &str = "7cae2bedcbd4 (Linux 4.4): KVM: x86: move steal time initialization to vcpu entry time";
 /// What subtracts: on x86 since Linux 4.6's rework.
 const SUBTRACTS: &str = match Source::HERE {
-    Source::X86Msr => "c54cdf141c40 (Linux 4.6): record_steal_time, at guest entry, does the subtraction",
+    Source::X86Msr | Source::XenRunstate => {
+        "c54cdf141c40 (Linux 4.6): record_steal_time, at guest entry, does the subtraction"
+    }
     Source::Arm64Pvtime => {
         "arch/arm64/kvm/pvtime.c: kvm_update_stolen_time, at guest entry, does the subtraction"
     }
 };
+/// What subtracts for guests of Xen, and copies.
+const XEN: &str = "30b5c851af79 (Linux 5.12): kvm_xen_update_runstate does the same for guests of Xen, and setting the runstate \
+                   copies the caller's run_delay";
 /// As read, not run.
 const LOONGARCH: &str = "arch/loongarch/kvm/vcpu.c, kvm_loongarch_pvtime_set_attr: `last_steal = current->sched_info.run_delay`, \
                          the shape of 2015 (read, not run here)";

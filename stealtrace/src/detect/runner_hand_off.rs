@@ -20,13 +20,14 @@ pub(crate) const RULE: Rule = Rule {
               counter goes back, wraps, or jumps ahead. No Linux up to 7.3 clamps this.",
         evidence: "Two KVM_RUN by different threads. A warning if steal time is enabled. If the delta underflows or \
                    over-charges, that is told instead, with the hand-off as its cause.",
-        advice: hiding!(
-            Source::HERE,
-            "the VMM should keep a vCPU on one thread for life; or hide the feature from the guest ("
-        ),
+        advice: advice(Source::HERE),
         references: &[SUBTRACTS, API],
     },
 };
+
+const fn advice(source: Source) -> &'static str {
+    hiding!(source, "the VMM should keep a vCPU on one thread for life; or hide the feature from the guest (")
+}
 
 fn judge(case: Case<'_>) -> Option<Finding> {
     (case.event.kind == EventKind::Ioctl).then(|| disabled(case.vcpu, case.event))?
@@ -63,7 +64,7 @@ fn unfinished(vcpu: &Vcpu) -> Option<Finding> {
 
 fn finding(severity: Severity, vcpu: &Vcpu, from: &Thread, run: &Event) -> Finding {
     let what = format!("KVM_RUN handed from {from} to {}", Thread::caller(run));
-    Finding::new(RULE.id, severity, vcpu, run, what)
+    Finding { advice: advice(run.source), ..Finding::new(RULE.id, severity, vcpu, run, what) }
         .with("previous_runner", Value::Thread(from.clone()))
         .with("run_delay", measured(run, run.run_delay_ns))
         .with("last_steal", measured(run, run.last_steal_before_ns))

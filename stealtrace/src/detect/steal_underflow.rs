@@ -7,7 +7,7 @@ use stealtrace_common::{
     steal::{StealDelta, is_impossible},
 };
 
-use super::{Case, Explanation, FIX, Open, REPORT, Rule, SUBTRACTS};
+use super::{Case, Explanation, FIX, Open, REPORT, Rule, SUBTRACTS, XEN};
 use crate::model::{Finding, HandOff, RuleId, Severity, Thread, Unsettled, Value, Vcpu};
 
 pub(crate) const RULE: Rule = Rule {
@@ -26,7 +26,7 @@ pub(crate) const RULE: Rule = Rule {
              kernel needs; reboot the guest or reset its counter (`guard --heal`); or hide the feature ("
         ),
         references: match Source::HERE {
-            Source::X86Msr => &[REPORT, FIX, SUBTRACTS],
+            Source::X86Msr | Source::XenRunstate => &[REPORT, FIX, SUBTRACTS, XEN],
             Source::Arm64Pvtime => &[REPORT, SUBTRACTS],
         },
     },
@@ -43,6 +43,10 @@ const fn restored(source: Source) -> &'static str {
             "this host's kernel copies the run_delay of whoever says where the area lies: update it, or let the thread \
              that runs the vCPU do it (VMM); reboot the guest or reset its counter (`guard --heal`)"
         }
+        Source::XenRunstate => {
+            "Linux copies the run_delay of whoever sets the data of Xen's runstate: let the thread that runs the vCPU do it \
+             (VMM), or update this host's kernel (7.3 clamps it); reboot the guest: `guard` leaves guests of Xen alone"
+        }
     }
 }
 
@@ -53,17 +57,23 @@ const fn overwritten(source: Source) -> &'static str {
             "nothing for this guest now; the next may reach it: issue vCPU ioctls on the vCPU's own thread (VMM), or \
              update this host's kernel, which charges them to the guest (fixed in 4.4)"
         }
-        Source::Arm64Pvtime => "nothing: this host's kernel keeps it from the guest",
+        Source::Arm64Pvtime | Source::XenRunstate => "nothing: this host's kernel keeps it from the guest",
     }
 }
 
 /// No kernel up to 7.3 clamps the difference.
 const fn handed_off(source: Source) -> &'static str {
-    hiding!(
-        source,
-        "keep each vCPU on one thread for life (VMM), or run `stealtrace guard`: no Linux makes a hand-off sound; reboot \
-         the guest or reset its counter (`guard --heal`); or hide the feature ("
-    )
+    match source {
+        Source::XenRunstate => {
+            "keep each vCPU on one thread for life (VMM), or update this host's kernel (7.3 makes a hand-off of a guest of \
+             Xen sound); reboot the guest: `guard` leaves it alone"
+        }
+        _ => hiding!(
+            source,
+            "keep each vCPU on one thread for life (VMM), or run `stealtrace guard`: no Linux makes a hand-off sound; \
+             reboot the guest or reset its counter (`guard --heal`); or hide the feature ("
+        ),
+    }
 }
 
 /// Did the negative delta get into the guest's counter?

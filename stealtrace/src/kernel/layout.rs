@@ -15,7 +15,11 @@ use btf_rs::{Backend, Btf, BtfType, Member, Type};
 use stealtrace_common::{
     layout::{ABSENT, Layout},
     probe::functions,
-    source::Source,
+    source::{
+        Source,
+        here::FIELDS,
+        xen_runstate::{self, TIMES},
+    },
     target::PidNamespace,
 };
 
@@ -37,7 +41,7 @@ struct MsrData {
 
 /// Why a guest's counter is not read, where it is not.
 pub const NO_AREA: &str = match Source::HERE {
-    Source::X86Msr => {
+    Source::X86Msr | Source::XenRunstate => {
         "this kernel does not keep the host address of a guest's steal area (Linux 5.16 and later do, and later versions \
          of 5.15 and 5.10)"
     }
@@ -52,6 +56,8 @@ pub struct KernelTypes {
     pub are_of_kvm: bool,
     /// Is it known where the guest's area lies in the host's memory?
     pub shows_steal_area: bool,
+    /// And where the runstate of a guest of Xen does?
+    pub shows_xen: bool,
     /// kvm's functions by fentry, or why not.
     pub fentry: Result<Fentry, String>,
     /// But for the address of a function.
@@ -69,6 +75,7 @@ impl KernelTypes {
             era: types.era(),
             are_of_kvm: Path::new(KVM_BTF).exists() || !kvm_is_a_module(),
             shows_steal_area: types.finds_area(),
+            shows_xen: types.of_xen().is_ok(),
             fentry: types.fentry(functions),
             layout: types.layout(namespace),
         })
@@ -106,12 +113,13 @@ impl Types {
     }
 
     fn layout(&self, namespace: PidNamespace) -> Result<Layout> {
-        let [first, second] = Source::HERE.fields().steal;
+        let [first, second] = FIELDS.steal;
         let steal = self.required("kvm_vcpu", first, 8)?;
         let max_fds = self.required("fdtable", "max_fds", 4)?;
         self.require_at("fdtable", "fd", max_fds + 8)?;
         self.require_at("kvm_vcpu", second, steal + 8)?;
         let slots = self.slots()?;
+        let xen = self.of_xen().unwrap_or(Layout::UNKNOWN); // an own source's host goes without
         Ok(Layout {
             task_run_delay: self.required("task_struct", "sched_info.run_delay", 8)?,
             task_thread_pid: self.required("task_struct", "thread_pid", 8)?,
@@ -144,15 +152,20 @@ impl Types {
             signal_live: self.required("signal_struct", "live", 4)?,
             kvm_mm: self.required("kvm", "mm", 8)?,
             vcpu_preempted: self.required("kvm_vcpu", "preempted", 1)?,
-            kvm_vcpu_ioctl: 0,
+            vcpu_xen_times: xen.vcpu_xen_times,
+            vcpu_xen_state: xen.vcpu_xen_state,
+            vcpu_xen_active: xen.vcpu_xen_active,
+            vcpu_xen_area: xen.vcpu_xen_area,
+            kvm_xen_long_mode: xen.kvm_xen_long_mode,
             current_is_typed: 0,
+            kvm_vcpu_ioctl: 0,
             ..slots
         })
     }
 
     /// Where a VM's memory slots are; absent before Linux 5.17, and where the guest's area is found without.
     fn slots(&self) -> Result<Layout> {
-        if Source::HERE.fields().cached_area.is_some() {
+        if FIELDS.cached_area.is_some() {
             return Ok(Layout::UNKNOWN);
         }
         let Some(memslots_tree) = self.optional("kvm_memslots", "gfn_tree.rb_node", 8)? else {
@@ -172,6 +185,25 @@ impl Types {
         })
     }
 
+    /// Where the runstate of a guest of Xen is; absent before Linux 5.17, and where KVM knows no such guests.
+    fn of_xen(&self) -> Result<Layout> {
+        let [last_steal, entry, times] = TIMES;
+        let [gpa, hva] = xen_runstate::CACHED_AREA;
+        let first = self.required("kvm_vcpu", last_steal, 8)?;
+        self.require_at("kvm_vcpu", entry, first + 8)?;
+        ensure!(self.offset("kvm_vcpu", times)? == first + 16, "runstates are kept in another way");
+        let area = self.required("kvm_vcpu", gpa, 8)?;
+        self.require_at("kvm_vcpu", hva, area + 8)?;
+        Ok(Layout {
+            vcpu_xen_times: first,
+            vcpu_xen_state: self.required("kvm_vcpu", xen_runstate::STATE, 4)?,
+            vcpu_xen_active: self.required("kvm_vcpu", xen_runstate::ACTIVE, 1)?,
+            vcpu_xen_area: area,
+            kvm_xen_long_mode: self.required("kvm", xen_runstate::LONG_MODE, 1)?,
+            ..Layout::UNKNOWN
+        })
+    }
+
     /// Can the guest's area be found?
     fn finds_area(&self) -> bool {
         let found = |at: Result<u32>| at.is_ok_and(|at| at != ABSENT);
@@ -179,7 +211,7 @@ impl Types {
     }
 
     fn accumulated(&self) -> Result<u32> {
-        let Some(field) = Source::HERE.fields().accumulated else { return Ok(ABSENT) };
+        let Some(field) = FIELDS.accumulated else { return Ok(ABSENT) };
         Ok(self.optional("kvm_vcpu", field, 8)?.unwrap_or(ABSENT))
     }
 
@@ -209,7 +241,7 @@ impl Types {
 
     /// Where the host address of the guest's area is cached, if it is where the probes look for it.
     fn cached_area(&self) -> Result<u32> {
-        let Some([gpa, hva]) = Source::HERE.fields().cached_area else { return Ok(ABSENT) };
+        let Some([gpa, hva]) = FIELDS.cached_area else { return Ok(ABSENT) };
         let gpa = self.optional("kvm_vcpu", gpa, 8)?;
         let hva = self.optional("kvm_vcpu", hva, 8)?;
         Ok(match (gpa, hva) {
@@ -235,7 +267,7 @@ impl Types {
     }
 
     fn era(&self) -> Era {
-        let fields = Source::HERE.fields();
+        let fields = FIELDS;
         let has = |path| matches!(self.find("kvm_vcpu", path), Ok(Some(_)));
         if fields.accumulated.is_some_and(has) {
             Era::Accumulating

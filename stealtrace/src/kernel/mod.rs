@@ -145,6 +145,12 @@ impl KernelFacts {
         self.types.as_ref().map_or(Era::Unknown, |types| types.era)
     }
 
+    /// Are the runstates of guests of Xen known?
+    #[must_use]
+    pub fn shows_xen(&self) -> bool {
+        self.types.as_ref().is_ok_and(|types| types.shows_xen)
+    }
+
     /// kvm's functions by fentry.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 use stealtrace_common::{
     event::{Event, EventKind, NUMBERS_UNKNOWN},
     kvm::KVM_RUN,
-    source::Source,
+    source::is_enabled,
 };
 
 use super::{Finding, Judgement, Opinion, RuleId, Sight, Thread};
@@ -118,7 +118,7 @@ impl Account {
 
     /// Charges and waits up to here. What is waited while the guest has not enabled steal time is nobody's to charge.
     fn reach(&mut self, last_steal_ns: u64, runner: Option<(u32, u64)>, enabling: u64) {
-        if !Source::HERE.is_enabled(enabling) {
+        if !is_enabled(enabling) {
             self.last_steal_ns = Some(last_steal_ns);
             self.waiter = runner.map(|(tid, run_delay_ns)| Waiter { tid, run_delay_ns });
             return;

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use stealtrace_common::{
-    source::{Source, here},
+    source::{Source, is_enabled},
     steal::is_impossible,
 };
 
@@ -43,7 +43,7 @@ const TOLERANCE_NS: u64 = 1_000_000;
 /// Judge this look, with an earlier one of the same vCPU if there was one.
 pub(crate) fn judge(earlier: Option<&Sight>, now: &Sight) -> Judgement {
     match now.counter {
-        _ if !Source::HERE.is_enabled(now.enabling) => Judgement::Disabled,
+        _ if !is_enabled(now.enabling) => Judgement::Disabled,
         None => Judgement::Unknown,
         Some((steal_ns, _)) if is_impossible(steal_ns) => Judgement::Poisoned(steal_ns.wrapping_neg()),
         Some(counter) => earlier.map_or(Judgement::Untold, |earlier| compare(earlier, now, counter)),
@@ -58,7 +58,8 @@ fn compare(earlier: &Sight, now: &Sight, (steal_ns, version): (u64, u32)) -> Jud
         return Judgement::Untold;
     };
     let least = now.charged_ns.start().saturating_sub(*earlier.charged_ns.end());
-    let moved = |grew_ns: &u64| match here::VERSIONS {
+    let source = Source::of(now.enabling);
+    let moved = |grew_ns: &u64| match source.versions() {
         0 => *grew_ns > 0 || least > 0,
         _ => version != version_before,
     };
@@ -69,6 +70,8 @@ fn compare(earlier: &Sight, now: &Sight, (steal_ns, version): (u64, u32)) -> Jud
     let nearest = grew_ns.clamp(least, most.max(least));
     if grew_ns.abs_diff(nearest) <= TOLERANCE_NS {
         Judgement::Sound
+    } else if source == Source::XenRunstate {
+        Judgement::Untold // it counts by the clock what is waited between two runs
     } else {
         Judgement::Off(grew_ns.wrapping_sub(nearest).cast_signed())
     }

@@ -6,7 +6,6 @@ use rustc_hash::FxHashMap;
 use stealtrace_common::{
     event::{Event, EventKind, HOST_INITIATED},
     kvm::KVM_RUN,
-    source::Source,
 };
 
 use super::{Enabling, HandOff, Pid, Restore, Thread, Unsettled};
@@ -204,7 +203,7 @@ impl Vcpu {
         let unsettled = Unsettled::begins_with(event);
         self.unsettled = unsettled.then(|| Box::new(Unsettled { event: *event, hand_off, copied_by }));
         // Only guest entry advances the version; where there is none, it makes every update.
-        let at_entry = event.version_before != event.version_after || event.source == Source::Arm64Pvtime;
+        let at_entry = event.version_before != event.version_after || event.source.versions() == 0;
         if self.runner.is_none() && at_entry {
             self.runner = Some(Thread::caller(event));
         }

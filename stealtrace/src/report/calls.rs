@@ -151,7 +151,9 @@ fn delta(event: &Event) -> String {
 }
 
 fn enabling(event: &Event) -> String {
-    format!("{}: {:#x} -> {:#x}", event.source.enabling(), event.enabling_before, event.enabling_after)
+    let [before, after] =
+        [event.enabling_before, event.enabling_after].map(|value| event.source.given(value));
+    format!("{}: {before:#x} -> {after:#x}", event.source.enabling())
 }
 
 #[cfg(test)]

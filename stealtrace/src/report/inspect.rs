@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use anyhow::Result;
 use serde_json::json;
 use stealtrace_common::{
-    source::{Source, here},
+    source::Source,
     steal::{StealDelta, is_impossible},
 };
 
@@ -78,13 +78,16 @@ pub(super) fn show_vcpu(vcpu: &VcpuLook, paint: Paint, out: &mut impl Write) -> 
         exact(vcpu.last_steal_ns),
         run_delay(vcpu)
     )?;
-    write!(out, "            {} {}", Source::HERE.word(), enabling(vcpu.enabling))?;
+    write!(out, "            {} {}", Source::of(vcpu.enabling).word(), enabling(vcpu.enabling))?;
     match vcpu.area {
         Some(area) => {
             let preempted = if area.preempted == 0 { "" } else { ", preempted" };
-            let version =
-                if here::VERSIONS == 0 { String::new() } else { format!(", version {}", area.version) };
-            writeln!(out, "{version}, flags {}{preempted}", area.flags)?;
+            let rest = match Source::of(vcpu.enabling) {
+                Source::XenRunstate => String::new(),
+                source if source.versions() == 0 => format!(", flags {}", area.flags),
+                _ => format!(", version {}, flags {}", area.version, area.flags),
+            };
+            writeln!(out, "{rest}{preempted}")?;
         }
         None => writeln!(out)?,
     }
@@ -160,7 +163,8 @@ fn object(look: &Look) -> serde_json::Value {
 }
 
 fn vcpu_object(vcpu: &VcpuLook) -> serde_json::Value {
-    let key = Source::HERE.key();
+    let source = Source::of(vcpu.enabling);
+    let key = source.key();
     json!({
         "vm_pid": vcpu.pid,
         "vm": vcpu.vm,
@@ -169,9 +173,9 @@ fn vcpu_object(vcpu: &VcpuLook) -> serde_json::Value {
         "vcpu_id": vcpu.id,
         "runner_tid": vcpu.runner.as_ref().map(|runner| runner.tid),
         "runner": vcpu.runner.as_ref().map(|Thread { comm, .. }| comm),
-        key: vcpu.enabling,
-        format!("{key}_enabled"): Source::HERE.is_enabled(vcpu.enabling),
-        "area_guest_address": Source::HERE.area(vcpu.enabling),
+        key: source.given(vcpu.enabling),
+        format!("{key}_enabled"): source.is_enabled(vcpu.enabling),
+        "area_guest_address": source.area(vcpu.enabling),
         "steal_ns": vcpu.area.map(|area| area.steal_ns),
         "version": vcpu.area.map(|area| area.version),
         "flags": vcpu.area.map(|area| area.flags),

@@ -116,6 +116,10 @@ struct EventLine<'a> {
     pvtime_before: OfSource,
     #[serde(skip_serializing_if = "Option::is_none")]
     pvtime_after: OfSource,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    xen_before: OfSource,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    xen_after: OfSource,
     steal_before_ns: Option<u64>,
     steal_after_ns: Option<u64>,
     version_before: Option<u32>,
@@ -128,7 +132,7 @@ type OfSource = Option<Option<u64>>;
 impl<'a> EventLine<'a> {
     fn new(event: &'a Event, vcpu: VcpuName, clock: Clock) -> Self {
         let measured = |number: u64| (!event.has(NUMBERS_UNKNOWN)).then_some(number);
-        let of = |source, value: u64| (event.source == source).then(|| measured(value));
+        let of = |source: Source, value| (event.source == source).then(|| measured(source.given(value)));
         let delta = event.delta();
         Self {
             kind: kind(event),
@@ -153,6 +157,8 @@ impl<'a> EventLine<'a> {
             msr_after: of(Source::X86Msr, event.enabling_after),
             pvtime_before: of(Source::Arm64Pvtime, event.enabling_before),
             pvtime_after: of(Source::Arm64Pvtime, event.enabling_after),
+            xen_before: of(Source::XenRunstate, event.enabling_before),
+            xen_after: of(Source::XenRunstate, event.enabling_after),
             steal_before_ns: event.has(STEAL_BEFORE_KNOWN).then_some(event.steal_before_ns),
             steal_after_ns: event.has(STEAL_AFTER_KNOWN).then_some(event.steal_after_ns),
             version_before: event.has(STEAL_BEFORE_KNOWN).then_some(event.version_before),
@@ -170,6 +176,7 @@ fn kind(event: &Event) -> &'static str {
         EventKind::EnablingWrite => match event.source {
             Source::X86Msr => "msr_write",
             Source::Arm64Pvtime => "pvtime_write",
+            Source::XenRunstate => "xen_write",
         },
         EventKind::Update => "update",
         EventKind::Call => "call",

@@ -254,8 +254,9 @@ const NARROW: u16 = 80;
 
 /// A value that enables steal time, and what it says.
 fn enabling(value: u64) -> String {
-    let enabled = if Source::HERE.is_enabled(value) { "enabled" } else { "disabled" };
-    format!("{value:#x}: {enabled}, area at {:#x}", Source::HERE.area(value))
+    let source = Source::of(value);
+    let enabled = if source.is_enabled(value) { "enabled" } else { "disabled" };
+    format!("{:#x}: {enabled}, area at {:#x}", source.given(value), source.area(value))
 }
 
 /// Columns of prose wrap to the terminal's width, or to this one.

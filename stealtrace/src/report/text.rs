@@ -145,8 +145,8 @@ fn details(event: &Event, units: Units) -> String {
         EventKind::EnablingWrite => format!(
             "{:<8}{ioctl}  {:#x} -> {:#x} by the {}  {numbers} -> {}",
             event.source.key(),
-            event.enabling_before,
-            event.enabling_after,
+            event.source.given(event.enabling_before),
+            event.source.given(event.enabling_after),
             if event.has(HOST_INITIATED) { "host" } else { "guest" },
             units.ns(event.last_steal_after_ns),
         ),

@@ -6,7 +6,7 @@ use std::{
     os::unix::fs::FileExt as _,
 };
 
-use stealtrace_common::source::{Area, here};
+use stealtrace_common::source::{Area, Source, here};
 
 /// The memory of one process after the other: whoever reads several areas of one opens it once.
 #[derive(Default)]
@@ -15,11 +15,17 @@ pub(super) struct Memory(Option<(u32, File)>);
 impl Memory {
     /// The guest's area, from the memory of the VM's process; by its runner, since a process whose first thread ended has
     /// none by that one's number.
-    pub(super) fn read_area(&mut self, pid: u32, runner: Option<u32>, address: u64) -> io::Result<Area> {
+    pub(super) fn read_area(
+        &mut self,
+        pid: u32,
+        runner: Option<u32>,
+        address: u64,
+        source: Source,
+    ) -> io::Result<Area> {
         let mut bytes = [0; here::BYTES];
         let mut read = |id: u32| self.of(id)?.read_exact_at(&mut bytes, address);
         read(pid).or_else(|error| runner.map_or(Err(error), read))?;
-        Ok(here::read(&bytes))
+        Ok(source.read(&bytes))
     }
 
     fn of(&mut self, id: u32) -> io::Result<&File> {

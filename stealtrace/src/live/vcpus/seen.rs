@@ -7,7 +7,7 @@ use stealtrace_common::{
     event::{Event, EventKind},
     kvm::KVM_RUN,
     ring::Sighting,
-    source::Area,
+    source::{Area, Source},
 };
 
 use super::proc::{self, Memory};
@@ -79,7 +79,8 @@ impl Seen {
         for last in vcpus {
             last.charged_before_ns = last.now.last_steal_ns;
             let (address, pid) = (Some(last.now.area).filter(|at| *at != 0), last.now.holder_tgid);
-            let read = address.map(|at| memory.read_area(pid, last.runner_tid(), at));
+            let read =
+                address.map(|at| memory.read_area(pid, last.runner_tid(), at, Source::of(last.now.enabling)));
             last.unread = read.as_ref().and_then(|read| proc::refusal(pid, read.as_ref().err()?));
             last.area = read.and_then(Result::ok);
         }
