@@ -49,6 +49,10 @@ fn assert_as_the_table_says(name: &str, arguments: &[&str], kernels: &[&str], ba
         for pass in passes {
             assert_eq!(pass["summary"]["class"], kernel["expected"], "{}", result.stdout);
             for verdict in list(pass, "verdicts") {
+                if verdict["status"] == "skipped" {
+                    assert!(is_without_xen(kernel, verdict), "{}: {verdict}", kernel["kernel"]);
+                    continue;
+                }
                 assert_exactly_as_expected(kernel, verdict);
                 let picture = verdict["picture"].as_str().unwrap_or_else(|| panic!("no picture: {verdict}"));
                 assert!(picture.contains("<svg") && html.contains(picture), "{verdict}");
@@ -68,7 +72,7 @@ fn assert_exactly_as_expected(kernel: &Value, verdict: &Value) {
     }
     assert_eq!(verdict["witnesses_agree"], true, "{}: {verdict}", kernel["kernel"]);
     let tally = &verdict["tally"];
-    if verdict["scenario"] == "random-hand-offs" {
+    if verdict["scenario"].as_str().is_some_and(|scenario| scenario.ends_with("random-hand-offs")) {
         assert!(tally["hand_offs"].as_u64() >= Some(1000), "{verdict}");
         assert_eq!(
             (&tally["missed"], &tally["false_reports"]),
@@ -78,6 +82,13 @@ fn assert_exactly_as_expected(kernel: &Value, verdict: &Value) {
         let corrupts = kernel["expected"] != "sound";
         assert_eq!(tally["seen"].as_u64() > Some(100), corrupts, "{verdict}");
     }
+}
+
+/// Debian's 6.1 is built without guests of Xen, its 6.12 with them.
+fn is_without_xen(kernel: &Value, verdict: &Value) -> bool {
+    let [kernel, scenario, why] =
+        [&kernel["kernel"], &verdict["scenario"], &verdict["why"]].map(|text| text.as_str().unwrap_or("?"));
+    kernel.ends_with("-6.1") && scenario.starts_with("xen-") && why.contains("CONFIG_KVM_XEN")
 }
 
 /// A kernel that does everything wrong passes nothing.

@@ -26,6 +26,9 @@ pub(super) struct Load {
     /// Leave the guest's counter as an underflow does: a second below 2^64
     #[arg(long)]
     poison: bool,
+    /// Guests of Xen
+    #[arg(long)]
+    xen: bool,
     #[arg(long, default_value = "1s", value_parser = parse_time)]
     duration: Duration,
 }
@@ -34,7 +37,8 @@ impl Run for Load {
     /// Nanoseconds per call, the mean of all vCPUs, and how many calls there were.
     fn run(self, shared: &Shared) -> Result<Exit> {
         let _idle = vmm::Idle::new(self.idle)?;
-        let done = vmm::load(self.work, self.vcpus, self.poison, self.duration)?;
+        let guest = vmm::Guest { poisoned: self.poison, of_xen: self.xen };
+        let done = vmm::load(self.work, self.vcpus, guest, self.duration)?;
         let per_call = |done: &vmm::Done| done.time.as_secs_f64() * 1e9 / done.calls as f64;
         let mean = done.iter().map(per_call).sum::<f64>() / done.len() as f64;
         let calls: u64 = done.iter().map(|done| done.calls).sum();

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use clap::ValueEnum;
 
 use super::{Vcpu, Vm, memory::StealArea};
@@ -34,6 +34,28 @@ pub enum Work {
     Hounded,
     /// A VM with a vCPU that runs once and is destroyed
     Churn,
+}
+
+/// What guests are like.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Guest {
+    /// Their counter is left as an underflow does.
+    pub poisoned: bool,
+    /// They are guests of Xen.
+    pub of_xen: bool,
+}
+
+impl Guest {
+    fn vm(self) -> Result<Vm> {
+        if !self.of_xen {
+            return Vm::new();
+        }
+        #[cfg(target_arch = "x86_64")]
+        if let Some(vm) = Vm::for_xen()? {
+            return Ok(vm);
+        }
+        bail!("this host's KVM keeps no runstate for guests of Xen")
+    }
 }
 
 /// How often one thread did it, in how long.
@@ -94,13 +116,13 @@ fn ran_once(vm: &Vm, id: u64) -> Result<Vcpu> {
 ///
 /// # Errors
 /// When KVM refuses.
-pub fn load(work: Work, vcpus: usize, poison: bool, time: Duration) -> Result<Vec<Done>> {
+pub fn load(work: Work, vcpus: usize, guest: Guest, time: Duration) -> Result<Vec<Done>> {
     let start = Barrier::new(vcpus);
     thread::scope(|scope| {
         let threads: Vec<_> = (0..vcpus)
             .map(|id| {
                 let start = &start;
-                let one = move || one(work, poison, time, start);
+                let one = move || one(work, guest, time, start);
                 thread::Builder::new().name(format!("vcpu{id}")).spawn_scoped(scope, one)
             })
             .collect::<Result<_, _>>()
@@ -113,11 +135,11 @@ pub fn load(work: Work, vcpus: usize, poison: bool, time: Duration) -> Result<Ve
 /// before anybody had looked.
 const POISON_NS: u64 = u64::MAX - 1_000_000_000_000_000;
 
-fn one(work: Work, poison: bool, time: Duration, start: &Barrier) -> Result<Done> {
-    let made = Vm::new().and_then(|vm| ran_once(&vm, 0));
+fn one(work: Work, guest: Guest, time: Duration, start: &Barrier) -> Result<Done> {
+    let made = guest.vm().and_then(|vm| ran_once(&vm, 0));
     start.wait();
     let mut vcpu = made?;
-    if poison {
+    if guest.poisoned {
         let area = vcpu.steal_area();
         vcpu.set_steal_area(StealArea { steal_ns: POISON_NS, ..area });
     }

@@ -5,7 +5,7 @@ use std::{io, ptr::NonNull};
 use anyhow::{Context as _, Result, ensure};
 
 pub use stealtrace_common::source::Area as StealArea;
-use stealtrace_common::source::here;
+use stealtrace_common::source::{Source, here, xen_runstate};
 
 use super::guest;
 
@@ -76,8 +76,15 @@ impl GuestMemory {
     /// The steal area at this address, as it is now.
     #[must_use]
     pub fn steal_area(&self, at: u64) -> StealArea {
+        self.area_of(Source::HERE, at)
+    }
+
+    /// The area of this source.
+    pub(crate) fn area_of(&self, source: Source, at: u64) -> StealArea {
+        let [counter, _] = xen_runstate::COUNTER;
+        let at = if source == Source::XenRunstate { at + counter } else { at };
         // SAFETY: `at` checks the bounds and alignment.
-        here::read(&unsafe { self.at::<[u8; here::BYTES]>(at).read_volatile() })
+        source.read(&unsafe { self.at::<[u8; here::BYTES]>(at).read_volatile() })
     }
 
     /// Write one there.

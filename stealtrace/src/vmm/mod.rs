@@ -13,7 +13,7 @@ mod stats;
 mod vm;
 mod watched;
 
-pub use load::{Done, Idle, Work, load};
+pub use load::{Done, Guest, Idle, Work, load};
 pub use memory::{GuestMemory, StealArea};
 pub use pressure::{accrue_run_delay, contended, on_one_cpu, outwait_past, wait_more};
 pub use schedstat::{SchedStat, run_delay_ns};

@@ -47,6 +47,7 @@ struct Inner {
     kvm: Kvm,
     fd: VmFd,
     memory: Mutex<Arc<GuestMemory>>,
+    source: Source,
 }
 
 impl Vm {
@@ -58,14 +59,33 @@ impl Vm {
         Self::running(arch::EXIT_LOOP)
     }
 
+    /// The same for a guest of Xen; None where KVM keeps no runstates.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    #[cfg(target_arch = "x86_64")]
+    pub fn for_xen() -> Result<Option<Self>> {
+        let vm = Self::with(arch::EXIT_LOOP, Source::XenRunstate)?;
+        if !arch::xen::keeps_runstates(&vm.0.fd) {
+            return Ok(None);
+        }
+        arch::xen::set_up(&vm.0.fd)?;
+        Ok(Some(vm))
+    }
+
     /// A VM without vCPUs with this code.
     ///
     /// # Errors
     /// When KVM refuses.
     pub(crate) fn running(code: &[u8]) -> Result<Self> {
+        Self::with(code, Source::HERE)
+    }
+
+    fn with(code: &[u8], source: Source) -> Result<Self> {
         let kvm = open()?;
         let fd = kvm.create_vm().context("create a VM")?;
-        let vm = Self(Arc::new(Inner { kvm, fd, memory: Mutex::new(Arc::new(GuestMemory::new(code)?)) }));
+        let memory = Mutex::new(Arc::new(GuestMemory::new(code)?));
+        let vm = Self(Arc::new(Inner { kvm, fd, memory, source }));
         vm.set_slot(&vm.memory(), guest::MEMORY_BYTES)?;
         Ok(vm)
     }
@@ -173,10 +193,24 @@ impl Vcpu {
     /// # Errors
     /// When KVM refuses the value.
     pub fn restore(&self) -> Result<()> {
+        #[cfg(target_arch = "x86_64")]
+        if self.vm.0.source == Source::XenRunstate {
+            return arch::xen::set_area(&self.fd, self.area);
+        }
         let value = arch::enabling(self.area);
         let accepted = self.set_enabling(value)? || (arch::SET_ONCE && self.enabling()? == value);
         ensure!(accepted, "KVM refuses {} = {value:#x}", Source::HERE.enabling());
         Ok(())
+    }
+
+    /// Bring a runstate of Xen's back: that much was stolen of so much time.
+    ///
+    /// # Errors
+    /// When KVM refuses.
+    #[cfg(target_arch = "x86_64")]
+    pub fn restore_runstate(&self, running_ns: u64, stolen_ns: u64) -> Result<()> {
+        arch::xen::set_times(&self.fd, running_ns, stolen_ns)?;
+        self.restore()
     }
 
     /// Do what a VMM does so that its guest can enable steal time.
@@ -239,7 +273,7 @@ impl Vcpu {
     /// What the guest sees.
     #[must_use]
     pub fn steal_area(&self) -> StealArea {
-        self.vm.memory().steal_area(self.area)
+        self.vm.memory().area_of(self.vm.0.source, self.area)
     }
 
     /// One of KVM's own statistics of it; None if this kernel does not keep that.

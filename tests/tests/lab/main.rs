@@ -15,6 +15,7 @@ mod refusals;
 mod shown;
 mod traces;
 mod verdicts;
+mod xen;
 
 use std::{collections::BTreeMap, panic, sync::LazyLock, thread};
 
@@ -22,7 +23,7 @@ use serde_json::Value;
 use stealtrace_tests::{Run, Script};
 
 /// Every topic, in this order: the last takes kvm away.
-static TOPICS: [&[&Step]; 10] = [
+static TOPICS: [&[&Step]; 11] = [
     traces::STEPS,
     verdicts::STEPS,
     shown::STEPS,
@@ -32,6 +33,7 @@ static TOPICS: [&[&Step]; 10] = [
     crowds::STEPS,
     guest::STEPS,
     export::STEPS,
+    xen::STEPS,
     refusals::STEPS,
 ];
 

@@ -43,6 +43,10 @@ const UNFIXED: &str = include_str!("patches/unfixed.patch");
 /// A kvm whose hand-off is sound.
 const CLAMPED: &str = include_str!("patches/clamped.patch");
 
+/// The same, and what Linux 7.3 does for guests of Xen.
+const CLAMPED_6_12: &str =
+    concat!(include_str!("patches/clamped.patch"), include_str!("patches/xen_clamped.patch"));
+
 /// A kvm that does everything wrong.
 const BROKEN: &str = include_str!("patches/broken.patch");
 
@@ -53,6 +57,13 @@ const SUSPEND: &str = include_str!("patches/suspend.patch");
 const UPSTREAM: &str = concat!(
     include_str!("patches/upstream/0001-KVM-x86-Start-steal-time-over-when-another-task-runs.patch"),
     include_str!("patches/upstream/0002-KVM-x86-Do-not-charge-for-time-before-steal-time-was.patch"),
+);
+
+/// The same for a Linux before 7.3.
+const UPSTREAM_6_12: &str = concat!(
+    include_str!("patches/upstream/0001-KVM-x86-Start-steal-time-over-when-another-task-runs.patch"),
+    include_str!("patches/upstream/0002-KVM-x86-Do-not-charge-for-time-before-steal-time-was.patch"),
+    include_str!("patches/xen_clamped.patch"),
 );
 
 /// Every kernel.
@@ -118,7 +129,7 @@ pub(crate) const KERNELS: &[Kernel] = &[
         about: "the same image, kvm with a hand-off made sound",
         class: Some("sound"),
         series: V6_12,
-        patch: Some(CLAMPED),
+        patch: Some(CLAMPED_6_12),
         processor: None,
     },
     Kernel {
@@ -134,7 +145,7 @@ pub(crate) const KERNELS: &[Kernel] = &[
         about: "Debian 13's kernel, kvm with the patches for Linux itself",
         class: Some("sound"),
         series: V6_12_DEBIAN_13,
-        patch: Some(UPSTREAM),
+        patch: Some(UPSTREAM_6_12),
         processor: None,
     },
     Kernel {

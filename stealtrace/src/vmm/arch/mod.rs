@@ -4,6 +4,8 @@
 mod aarch64;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod xen;
 #[cfg(target_arch = "aarch64")]
 pub(crate) use aarch64::*;
 #[cfg(target_arch = "x86_64")]

@@ -90,7 +90,7 @@ impl Expects {
     /// Linux before 4.4 assigns what a thread has waited, at every load, and adds it at the next entry: a runner that is
     /// scheduled out between the two is charged only for its last wait.
     pub(super) const RESCHEDULED: Self = Self { affected: Harm::UnderCharged, ..Self::NO_HARM };
-    /// No kernel up to 6.18 tells the old runner's run_delay from the new one's.
+    /// No kernel up to 7.3 tells the old runner's run_delay from the new one's, and none before 7.3 of a guest of Xen's.
     pub(super) const HAND_OFF_DOWN: Self =
         Self { affected: Harm::Corrupt, fixed: Harm::Corrupt, sound: Harm::None };
     /// The same with more run_delay in the new runner.

@@ -20,6 +20,13 @@ pub(super) const SCENARIO: Scenario = Scenario {
 };
 
 fn play(_: &mut Play<'_>) -> Result<Observation> {
+    handed_down(run_and_wait)
+}
+
+/// By a thread that ran it like this, to a fresh one.
+pub(super) fn handed_down(
+    run_and_wait: impl FnOnce() -> Result<(Vcpu, Instant)> + Send + 'static,
+) -> Result<Observation> {
     let old = StageThread::spawn("vcpu0-old")?;
     let (vcpu, since) = old.act(run_and_wait)?;
     let new = StageThread::spawn("vcpu0-new")?; // fresh: no part of the wait is its own

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::{
     Charge, Expects, Fault, Harm, Observation, PAST, Play, Scenario, apart, same_thread::enabled_and_run,
 };
-use crate::vmm::{StageThread, Watched, accrue_run_delay, run_delay_ns};
+use crate::vmm::{StageThread, Vcpu, Watched, accrue_run_delay, run_delay_ns};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "run-hand-off-up",
@@ -17,10 +17,17 @@ pub(super) const SCENARIO: Scenario = Scenario {
 };
 
 fn play(_: &mut Play<'_>) -> Result<Observation> {
+    handed_up(enabled_and_run)
+}
+
+/// By a fresh thread that ran it like this, to one that has waited.
+pub(super) fn handed_up(
+    run: impl FnOnce() -> Result<(Vcpu, Watched)> + Send + 'static,
+) -> Result<Observation> {
     let new = StageThread::spawn("vcpu0-new")?;
     new.act(|| accrue_run_delay(PAST))?;
     let runner = StageThread::spawn("vcpu0-old")?;
-    let (vcpu, old) = runner.act(enabled_and_run)?;
+    let (vcpu, old) = runner.act(run)?;
     if !apart(new.act(run_delay_ns)?, runner.act(run_delay_ns)?) {
         return Ok(Observation::unprepared());
     }
@@ -29,7 +36,11 @@ fn play(_: &mut Play<'_>) -> Result<Observation> {
     let would_show = charge.would_show(ran.before.run_delay_ns.saturating_sub(old.after.run_delay_ns));
     let saw = charge.saw();
     let fault = charge.fault().map(|fault| {
-        if fault.harm == Harm::OverCharged { the_difference(&old, &ran, charge, fault) } else { fault }
+        if fault.harm == Harm::OverCharged && ran.undisturbed() {
+            the_difference(&old, &ran, charge, fault)
+        } else {
+            fault
+        }
     });
     Ok(Observation::new(saw, fault, ran.undisturbed() && would_show))
 }

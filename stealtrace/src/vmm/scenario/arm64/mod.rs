@@ -18,6 +18,13 @@ pub(super) const ABSENT: &[(&str, &str)] = &[
     ("reserved-bits", "an address has none; a misaligned one is refused in pvtime-set-twice"),
     ("no-cpuid-bit", "stolen time is offered by the VMM's setting it: there is nothing to hide"),
     ("preempted-flag", "the area has no such flag"),
+    ("xen-same-thread", NO_XEN),
+    ("xen-hand-off-down", NO_XEN),
+    ("xen-hand-off-up", NO_XEN),
+    ("xen-restore", NO_XEN),
+    ("xen-random-hand-offs", NO_XEN),
 ];
+
+const NO_XEN: &str = "KVM runs guests of Xen on x86 only";
 
 const ON_FOR_EVER: &str = "stolen time cannot be disabled once it is enabled";

@@ -67,9 +67,13 @@ fn enabling() -> impl Iterator<Item = Step> {
 }
 
 /// Do the steps in a new VM with new threads.
-pub(super) fn perform(steps: &[Step], mut witness: Option<&mut (dyn Witness + '_)>) -> Result<Vec<Record>> {
+pub(super) fn perform(
+    steps: &[Step],
+    vm: Vm,
+    mut witness: Option<&mut (dyn Witness + '_)>,
+) -> Result<Vec<Record>> {
     let threads = threads_with_pasts()?;
-    let mut vcpus = vcpus(&threads[0])?;
+    let mut vcpus = vcpus(&threads[0], vm)?;
     let mut pasts = [Past::default(); VCPUS];
     let mut reported = reports(witness.as_deref_mut())?;
     let mut records = Vec::with_capacity(VCPUS + steps.len());
@@ -108,9 +112,8 @@ fn threads_with_pasts() -> Result<Vec<StageThread>> {
 }
 
 /// Created by one thread.
-fn vcpus(creator: &StageThread) -> Result<[Option<Vcpu>; VCPUS]> {
-    creator.act(|| {
-        let vm = Vm::new()?;
+fn vcpus(creator: &StageThread, vm: Vm) -> Result<[Option<Vcpu>; VCPUS]> {
+    creator.act(move || {
         let mut vcpus = [const { None }; VCPUS];
         for (id, vcpu) in (0..).zip(&mut vcpus) {
             *vcpu = Some(vm.create_vcpu(id)?);

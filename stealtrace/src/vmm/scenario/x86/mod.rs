@@ -7,10 +7,11 @@ mod off_then_on;
 mod preempted_flag;
 mod replug_off;
 mod reserved_bits;
+mod xen;
 
 use super::{
-    Charge, Expects, Fault, Growth, Observation, Play, Scenario, refused, replug, run_hand_off_down,
-    same_thread, show,
+    Charge, Expects, Fault, Growth, Observation, PAST, Play, Scenario, apart, random_hand_offs, refused,
+    replug, run_hand_off_down, run_hand_off_up, same_thread, show,
 };
 
 pub(super) const OF_SOURCE: &[Scenario] = &[
@@ -21,6 +22,11 @@ pub(super) const OF_SOURCE: &[Scenario] = &[
     reserved_bits::SCENARIO,
     no_cpuid_bit::SCENARIO,
     preempted_flag::SCENARIO,
+    xen::SAME_THREAD,
+    xen::HAND_OFF_DOWN,
+    xen::HAND_OFF_UP,
+    xen::RESTORE,
+    xen::RANDOM_HAND_OFFS,
 ];
 
 /// Those of other sources, and why they are not among these.
