@@ -116,7 +116,7 @@ fn the_image_is_the_binary_alone() {
     let shown = inside(
         "tools",
         r#"
-        mkdir /tmp/image && tar -xf /mnt/*.oci.tar -C /tmp/image
+        mkdir /tmp/image && tar -xf /mnt/stealtrace-[0-9]*.oci.tar -C /tmp/image
         buildah="buildah --storage-driver vfs"
         container=$($buildah from oci:/tmp/image)
         mounted=$($buildah mount "$container")

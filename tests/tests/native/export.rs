@@ -9,7 +9,9 @@ use std::{
         fd::AsRawFd as _,
         unix::{ffi::OsStrExt as _, process::CommandExt as _},
     },
+    path::Path,
     process::{Child, Stdio},
+    time::Duration,
 };
 
 use stealtrace_tests::{Run, found, json_lines, run, stealtrace};
@@ -251,6 +253,19 @@ fn connections_that_say_nothing_end_and_more_than_there_is_room_for_are_refused(
     assert!(export.metrics().one("stealtrace_attached", "") > 0.5, "it goes on");
 }
 
+/// The status of a thread that has had time to do what it does first: one that was made just now has its maker's.
+fn status_of_begun(thread: &Path) -> String {
+    let status = || fs::read_to_string(thread.join("status")).expect("it runs");
+    let is_new = |status: &str| status.contains("\nvoluntary_ctxt_switches:\t0\n");
+    for _ in 0..1000 {
+        if !is_new(&status()) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    status()
+}
+
 #[test]
 fn what_it_needs_no_longer_is_given_up_and_hang_ups_harm_nothing() {
     let export = Export::begin(&[]);
@@ -258,7 +273,7 @@ fn what_it_needs_no_longer_is_given_up_and_hang_ups_harm_nothing() {
     let looking = (1 << 19) | (1 << 2); // CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH
     let threads = fs::read_dir(format!("/proc/{}/task", export.id())).expect("it runs").flatten();
     for thread in threads.map(|thread| thread.path()) {
-        let status = fs::read_to_string(thread.join("status")).expect("it runs");
+        let status = status_of_begun(&thread);
         let value = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(":\t"));
         let is_first = thread.ends_with(export.id().to_string());
         let effective = value("CapEff").map(|set| u64::from_str_radix(set, 16));
