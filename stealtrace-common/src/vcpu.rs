@@ -173,6 +173,13 @@ pub struct ThreadState {
     pub jiffies: u64,
     /// What was true then; only run_delay if `unlooked`.
     pub entered: Snapshot,
+    /// What its last stay with the vCPU came to: see there in the kernel side. Kept here, and not on the stack, where the
+    /// verifier would follow each way to come by them to the end of the program.
+    pub opened: Snapshot,
+    /// Likewise.
+    pub before: Snapshot,
+    /// Likewise.
+    pub after: Snapshot,
     /// The ioctl's number; 0 outside of any (tracepoint backend).
     pub ioctl: u32,
     /// Position of what enables the source in the list that the ioctl writes, counted from 1; 0 if it is not in it.
@@ -185,4 +192,4 @@ pub struct ThreadState {
 
 const _: () = assert!(size_of::<Snapshot>() == 40);
 const _: () = assert!(size_of::<VcpuState>() == 8 + 8 + 40 + 40 + 6 * 8 + 18 * 4);
-const _: () = assert!(size_of::<ThreadState>() == 8 + 8 + 8 + 8 + 8 + 40 + 16);
+const _: () = assert!(size_of::<ThreadState>() == 8 + 8 + 8 + 8 + 8 + 4 * 40 + 16);

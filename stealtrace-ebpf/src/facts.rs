@@ -13,7 +13,7 @@ use crate::{
     area,
     caller::{Caller, are_threads_chosen},
     emit::{emit, now_ns},
-    maps::only_edges,
+    maps::{only_edges, put},
     other, quiet,
 };
 
@@ -34,6 +34,21 @@ pub(crate) struct Stay<'a> {
     /// Is what changed in the guest's counter this stay's doing? Only running the guest changes it, and where ioctls of
     /// several threads overlap (tracepoint backend), another's exit may show it first.
     pub(crate) counts: bool,
+}
+
+/// Put it there: what is read from there may be anything to the verifier.
+#[inline(always)]
+pub(crate) fn keep(place: &mut Snapshot, snapshot: &Snapshot) {
+    let Snapshot { run_delay_ns, last_steal_ns, enabling, steal_ns, version, readable } = *snapshot;
+    put! {
+        place,
+        run_delay_ns: run_delay_ns,
+        last_steal_ns: last_steal_ns,
+        enabling: enabling,
+        steal_ns: steal_ns,
+        version: version,
+        readable: readable,
+    }
 }
 
 /// A thread entered an ioctl. The vCPU may be in another thread's hands: only `runner` and `handed_over` change.

@@ -7,14 +7,14 @@ use stealtrace_common::{
     event::EventKind,
     probe::Probe,
     steal::StealDelta,
-    vcpu::{EnablingWrite, Snapshot, VcpuState},
+    vcpu::{EnablingWrite, Snapshot, ThreadState, VcpuState},
 };
 
 use crate::{
     area,
     caller::{Caller, caller, caller_key, is_process_watched, watched},
     emit::{emit, now_ns},
-    facts::{self, Stay},
+    facts::{self, Stay, keep},
     lifecycle::{self, thread, vcpu_state},
     maps::VCPUS,
     quiet,
@@ -142,35 +142,41 @@ fn left(vcpu: u64, structure: impl Structure) {
 /// Everything that changed since the last put, this thread did.
 #[inline(always)]
 pub(crate) fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64, after: &Snapshot) {
-    let mut opened = facts::opened_unseen(state, after);
+    let Some(thread) = thread(Probe::VcpuPut, caller) else {
+        return;
+    };
+    keep(&mut thread.after, after);
+    keep(&mut thread.opened, &facts::opened_unseen(state, &thread.after));
     if let Some(ioctl) = quiet::ioctl(vcpu, caller.key()) {
         state.ioctl = ioctl;
     } else {
-        let thread = lifecycle::known_thread(caller.key()).filter(|thread| thread.vcpu == vcpu);
-        if !read::holds_mutex(vcpu) || (thread.is_none() && state.open_time_ns == 0) {
-            forget(state, after);
+        let is_in_it = thread.vcpu == vcpu;
+        if !read::holds_mutex(vcpu) || (!is_in_it && state.open_time_ns == 0) {
+            forget(state, &thread.after);
             return;
         }
-        if let Some(thread) = thread {
-            opened = facts::opened(thread, state);
+        if is_in_it {
+            let opened = facts::opened(thread, state);
+            keep(&mut thread.opened, &opened);
             state.ioctl = thread.ioctl;
         }
     }
+    let ThreadState { opened, before, after, .. } = thread;
     let enabling_write = state.enabling_write;
     if enabling_write == EnablingWrite::HOST {
         opened.run_delay_ns = after.run_delay_ns; // it may have waited since its entry, which edges do not look at
     }
-    let mut before = opened;
+    keep(before, opened);
     if before.last_steal_ns != after.last_steal_ns {
         before.run_delay_ns = after.last_steal_ns; // what KVM subtracted from
     }
     if state.updating != 0 {
-        before = state.update;
+        keep(before, &state.update);
     }
     if state.updating == HALFWAY {
         before.run_delay_ns = after.last_steal_ns; // what the updates since then subtracted from, together
     }
-    if !area::accumulates() && is_halfway(state, &before, after) && read::is_preempted(vcpu) {
+    if !area::accumulates() && is_halfway(state, before, after) && read::is_preempted(vcpu) {
         if state.updating != 0 {
             state.updating = HALFWAY;
         }
@@ -185,8 +191,8 @@ pub(crate) fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64, after: &S
         vcpu,
         ioctl: state.ioctl,
         enabling_write,
-        opened: &opened,
-        before: &before,
+        opened,
+        before,
         after,
         since_ns: now_ns(),
         counts: true,

@@ -18,7 +18,7 @@ use crate::{
     arch, area,
     caller::{Caller, caller, caller_of, is_process_watched, watched},
     emit::{emit_call, jiffies, now_ns},
-    facts::{self, Stay},
+    facts::{self, Stay, keep},
     lifecycle::{self, vcpu_state},
     maps::given,
     other, quiet, read, source,
@@ -191,7 +191,7 @@ fn leave(ctx: &impl EbpfContext, ret: i64) {
 }
 
 #[inline(always)]
-fn left(ctx: &impl EbpfContext, caller: Caller, thread: &ThreadState, ret: i64) {
+fn left(ctx: &impl EbpfContext, caller: Caller, thread: &mut ThreadState, ret: i64) {
     if thread.vcpu != 0 {
         report_changes(caller, thread, ret);
         if given!(TARGET.returns) != 0 {
@@ -206,29 +206,31 @@ fn left(ctx: &impl EbpfContext, caller: Caller, thread: &ThreadState, ret: i64) 
 }
 
 #[inline(always)]
-fn report_changes(caller: Caller, thread: &ThreadState, ret: i64) {
+fn report_changes(caller: Caller, thread: &mut ThreadState, ret: i64) {
     let vcpu = thread.vcpu;
     let Some(state) = vcpu_state(Probe::SysExit, caller, vcpu) else {
         return;
     };
-    let after = area::snapshot(vcpu);
-    let mut opened = if thread.unlooked == 0 {
-        facts::opened(thread, state)
+    keep(&mut thread.after, &area::snapshot(vcpu));
+    if thread.unlooked == 0 {
+        let opened = facts::opened(thread, state);
+        keep(&mut thread.opened, &opened);
     } else {
-        let mut unseen = facts::opened_unseen(state, &after);
+        keep(&mut thread.opened, &facts::opened_unseen(state, &thread.after));
         if quiet::is_mingled(vcpu) || quiet::ioctl(vcpu, caller.key()).is_none() {
-            unseen.readable = 0;
+            thread.opened.readable = 0;
         }
-        unseen
-    };
-    if !passes_over() && facts::goes_out(caller, state, thread) {
-        opened.readable = 0; // another thread's delta may have been charged since
     }
-    opened.run_delay_ns = thread.entered.run_delay_ns;
-    let mut before = opened;
-    let enabling_write = facts::written(state, enabling_write(thread, ret, &before, &after));
-    let is_run = thread.ioctl == KVM_RUN;
-    if by_caller(&before, &after) {
+    if !passes_over() && facts::goes_out(caller, state, thread) {
+        thread.opened.readable = 0; // another thread's delta may have been charged since
+    }
+    thread.opened.run_delay_ns = thread.entered.run_delay_ns;
+    let enabling_write = facts::written(state, enabling_write(thread, ret));
+    let (ioctl, since_ns) = (thread.ioctl, thread.time_ns);
+    let ThreadState { opened, before, after, .. } = thread;
+    keep(before, opened);
+    let is_run = ioctl == KVM_RUN;
+    if by_caller(before, after) {
         // An update, and a write that copies, leave the caller's run_delay of that moment in last_steal.
         before.run_delay_ns = after.last_steal_ns;
         if enabling_write == EnablingWrite::HOST {
@@ -238,14 +240,13 @@ fn report_changes(caller: Caller, thread: &ThreadState, ret: i64) {
         if !is_run && enabling_write == EnablingWrite::NONE && state.open_time_ns != 0 {
             return; // whatever changed, another thread did it, and shows when that one lets go
         }
-        before = after;
+        keep(before, after);
         if is_run && area::is_enabled(after.enabling) {
-            facts::counted(state, &after, after.enabling); // only running the guest changes its counter
+            facts::counted(state, after, after.enabling); // only running the guest changes its counter
         }
     }
-    let (ioctl, since_ns) = (thread.ioctl, thread.time_ns);
     if !is_run {
-        before = facts::with_counter(&before, &after);
+        keep(before, &facts::with_counter(before, after));
     }
     let stay = Stay {
         probe: Probe::SysExit,
@@ -253,9 +254,9 @@ fn report_changes(caller: Caller, thread: &ThreadState, ret: i64) {
         vcpu,
         ioctl,
         enabling_write,
-        opened: &opened,
-        before: &before,
-        after: &after,
+        opened,
+        before,
+        after,
         since_ns,
         counts: is_run,
     };
@@ -264,14 +265,14 @@ fn report_changes(caller: Caller, thread: &ThreadState, ret: i64) {
 
 /// A guest's own write shows only as a new value after KVM_RUN.
 #[inline(always)]
-fn enabling_write(thread: &ThreadState, ret: i64, before: &Snapshot, after: &Snapshot) -> EnablingWrite {
+fn enabling_write(thread: &ThreadState, ret: i64) -> EnablingWrite {
     let written = match thread.ioctl {
         other::IOCTL => thread.enabling_position != 0 && ret == 0,
         _ => source::was_written(thread.enabling_position, ret),
     };
     if written {
         EnablingWrite::HOST
-    } else if thread.ioctl == KVM_RUN && before.enabling != after.enabling {
+    } else if thread.ioctl == KVM_RUN && thread.opened.enabling != thread.after.enabling {
         EnablingWrite::GUEST
     } else {
         EnablingWrite::NONE

@@ -19,6 +19,7 @@ pub(crate) static STEPS: &[&Step] = &[
     &RAW_TRACEPOINTS,
     &ONE_WITHOUT_FENTRY,
     &HARMLESS,
+    &CHECKED,
 ];
 
 const SCENARIOS: [&str; 9] = [
@@ -267,6 +268,32 @@ fn a_hand_off_sets_the_guests_counter_back_by_the_delta() {
             let change = number(underflow, "steal_after_ns") - number(underflow, "steal_before_ns");
             assert_eq!(change, number(underflow, "delta_ns"), "{} {}", kernel.name, traced.backend);
         }
+    }
+}
+
+/// How many instructions the kernel follows until it lets each program in, by way and volume.
+static CHECKED: Step = Step::every(
+    "programs checked",
+    "\
+for backend in fentry kprobe tracepoint; do
+    for volume in '' --findings-only; do
+        stealtrace trace --backend $backend $volume > /dev/null 2> /tmp/said &
+        until grep -qs tracing /tmp/said; do sleep 0.1; done
+        cat /proc/$!/fdinfo/* | grep verified_insns
+        echo of $backend $volume
+        kill $!
+        wait
+    done
+done",
+);
+
+/// What the verifier takes is most of a start: with snapshots on its stack, one of these took it ten times as much.
+#[test]
+fn no_program_keeps_the_verifier_for_long() {
+    for step in CHECKED.on_every() {
+        let counts = step.stdout.lines().filter_map(|line| line.strip_prefix("verified_insns:"));
+        let counts: Vec<u64> = counts.map(|count| count.trim().parse().expect("a number")).collect();
+        assert!(counts.len() >= 20 && counts.iter().all(|count| *count < 15_000), "{}", step.stdout);
     }
 }
 
