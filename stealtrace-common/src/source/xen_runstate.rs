@@ -28,7 +28,7 @@ pub const RUNNING: u32 = 0;
 /// Where `time[RUNSTATE_runnable]`, the steal time, is in the area of a guest of 64 bits, and of one of 32.
 pub const COUNTER: [u64; 2] = [24, 20];
 
-/// Where the kernel keeps it, from Linux 5.17 on: `last_steal`, the runstate's time of entry, and four times, of which the
+/// Where the kernel keeps it, from Linux 5.18 on: `last_steal`, the runstate's time of entry, and four times, of which the
 /// second is the steal time.
 pub const TIMES: [&str; 3] =
     ["arch.xen.last_steal", "arch.xen.runstate_entry_time", "arch.xen.runstate_times"];

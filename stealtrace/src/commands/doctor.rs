@@ -197,7 +197,7 @@ fn xen(facts: &KernelFacts) -> &'static str {
     if facts.shows_xen() {
         "their runstate is watched; `guard` leaves it alone"
     } else {
-        "not watched: KVM has none here, or keeps their runstate as before Linux 5.17"
+        "not watched: KVM has none here, or keeps their runstate as before Linux 5.18"
     }
 }
 

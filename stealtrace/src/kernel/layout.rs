@@ -185,7 +185,7 @@ impl Types {
         })
     }
 
-    /// Where the runstate of a guest of Xen is; absent before Linux 5.17, and where KVM knows no such guests.
+    /// Where the runstate of a guest of Xen is; absent before Linux 5.18, and where KVM knows no such guests.
     fn of_xen(&self) -> Result<Layout> {
         let [last_steal, entry, times] = TIMES;
         let [gpa, hva] = xen_runstate::CACHED_AREA;
