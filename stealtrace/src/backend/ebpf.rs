@@ -88,8 +88,8 @@ impl EbpfBackend {
         let namespace = facts.own_namespace()?;
         let knows_files = layout.kvm_vcpu_ioctl != 0;
         let layout = LayoutPod(layout);
-        let namespace = find_namespace(namespace, layout, plan)?;
-        let mut ebpf = load(layout, plan, namespace)?;
+        let namespace = find_namespace(namespace, layout, plan, facts)?;
+        let mut ebpf = load(facts.loader(), layout, plan, namespace)?;
         let takes_more_than_aya = |kind: &BackendKind| match kind {
             BackendKind::Fentry => true,
             BackendKind::Kprobe => facts.symbols.has_kprobe_multi(),

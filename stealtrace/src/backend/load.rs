@@ -19,6 +19,7 @@ use super::{
     attach::attach_one,
     table::{Hook, Place},
 };
+use crate::kernel::KernelFacts;
 
 /// The kernel side, as the build script left it.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("STEALTRACE_OBJECT"));
@@ -62,12 +63,13 @@ pub(super) fn find_namespace(
     namespace: PidNamespace,
     layout: LayoutPod,
     plan: &Plan,
+    facts: &KernelFacts,
 ) -> Result<PidNamespace> {
     const FORK: &str = "sched_process_fork";
     if namespace == PidNamespace::INITIAL {
         return Ok(namespace);
     }
-    let mut ebpf = load(layout, plan, namespace)?;
+    let mut ebpf = load(facts.loader(), layout, plan, namespace)?;
     attach_one(&mut ebpf, Place { program: "own_namespace", hook: Hook::RawTracepoint, target: FORK })?;
     thread::spawn(|| {}).join().map_err(|_| anyhow!("a thread that does nothing panicked"))?;
     let found = Array::<_, NamespacePod>::try_from(take(&mut ebpf, "NAMESPACE")?)?;
@@ -76,14 +78,20 @@ pub(super) fn find_namespace(
     Ok(found)
 }
 
-pub(super) fn load(layout: LayoutPod, plan: &Plan, namespace: PidNamespace) -> Result<Ebpf> {
+pub(super) fn load(
+    loader: EbpfLoader<'static>,
+    layout: LayoutPod,
+    plan: &Plan,
+    namespace: PidNamespace,
+) -> Result<Ebpf> {
     allow_locked_memory();
     allow_open_files();
     let target = TargetPod(plan.target(namespace));
     let guard = GuardPod(plan.guard_orders());
     let log_level = if plan.verbose { aya_log::Level::Debug as u8 } else { 0 };
     let verifier_log = if plan.verbose { VerifierLogLevel::default() } else { VerifierLogLevel::DISABLE };
-    EbpfLoader::new()
+    let mut loader: EbpfLoader<'_> = loader; // what it is told lives no longer than this
+    loader
         .verifier_log_level(verifier_log) // writing it takes longer than verifying
         .override_global("LAYOUT", &layout, true)
         .override_global("TARGET", &target, true)

@@ -9,9 +9,15 @@ mod namespace;
 mod perf;
 mod symbols;
 
-use std::{fs, path::Path, thread};
+use std::{
+    fs,
+    path::Path,
+    sync::{Mutex, PoisonError},
+    thread,
+};
 
 use anyhow::{Result, anyhow, bail};
+use aya::EbpfLoader;
 use stealtrace_common::target::PidNamespace;
 
 pub use capabilities::{Capability, missing_capabilities};
@@ -92,6 +98,8 @@ pub struct KernelFacts {
     pub lockdown: Lockdown,
     /// stealtrace's own PID namespace, or why /proc does not serve it.
     pub pid_namespace: Result<PidNamespace>,
+    /// aya's loader, for whoever loads first.
+    loader: Mutex<Option<EbpfLoader<'static>>>,
 }
 
 /// What to do where there is no kvm.
@@ -109,9 +117,13 @@ impl KernelFacts {
         let pid_namespace = namespace::pid_namespace();
         let namespace = *pid_namespace.as_ref().unwrap_or(&PidNamespace::INITIAL);
         let (symbols, types) = thread::scope(|scope| {
-            let types = scope.spawn(|| KernelTypes::read(namespace, functions));
+            let types = scope.spawn(|| (KernelTypes::read(namespace, functions), new_loader()));
             (Symbols::read(functions), types.join())
         });
+        let (types, loader) = match types {
+            Ok((types, loader)) => (types, Some(loader)),
+            Err(_) => (Err(anyhow!("reading the kernel's types panicked")), None),
+        };
         let (symbols, no_symbols) = match symbols {
             Ok(symbols) => (symbols, None),
             Err(error) => (Symbols::default(), Some(format!("{error:#}"))),
@@ -123,7 +135,7 @@ impl KernelFacts {
             is_realtime: read_trimmed("/proc/sys/kernel/version")
                 .is_some_and(|version| version.contains("PREEMPT_RT")),
             vendor: vendor_folder().and_then(|folder| folder.file_name()?.to_str().map(str::to_owned)),
-            types: types.unwrap_or_else(|_| Err(anyhow!("reading the kernel's types panicked"))),
+            types,
             syscall_events: perf.is_ok()
                 && ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
                     .iter()
@@ -133,7 +145,14 @@ impl KernelFacts {
             pid_namespace,
             symbols,
             no_symbols,
+            loader: Mutex::new(loader),
         }
+    }
+
+    /// aya's loader.
+    pub(crate) fn loader(&self) -> EbpfLoader<'static> {
+        let mut made = self.loader.lock().unwrap_or_else(PoisonError::into_inner);
+        made.take().unwrap_or_else(new_loader)
     }
 
     /// Which steal-time code this looks like.
@@ -205,6 +224,14 @@ fn no_kprobes(perf: Result<(), String>) -> Option<String> {
     } else {
         Some("this kernel has no kprobes".to_owned())
     }
+}
+
+/// It reads all of the kernel's types, of which nothing of ours asks for any: made beside what else is read, it takes no
+/// time, and lets go of them.
+fn new_loader() -> EbpfLoader<'static> {
+    let mut loader = EbpfLoader::new();
+    loader.btf(None);
+    loader
 }
 
 fn kvm_presence(symbols: &Symbols) -> Kvm {
