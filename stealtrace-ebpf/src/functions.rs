@@ -146,20 +146,19 @@ pub(crate) fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64, after: &S
         return;
     };
     keep(&mut thread.after, after);
-    keep(&mut thread.opened, &facts::opened_unseen(state, &thread.after));
-    if let Some(ioctl) = quiet::ioctl(vcpu, caller.key()) {
-        state.ioctl = ioctl;
+    let quiet_ioctl = quiet::ioctl(vcpu, caller.key());
+    let is_looked_at = quiet_ioctl.is_none() && thread.vcpu == vcpu;
+    if quiet_ioctl.is_none() && (!read::holds_mutex(vcpu) || (!is_looked_at && state.open_time_ns == 0)) {
+        forget(state, &thread.after);
+        return;
+    }
+    if is_looked_at {
+        state.ioctl = thread.ioctl;
+        let opened = facts::opened(thread, state);
+        keep(&mut thread.opened, &opened);
     } else {
-        let is_in_it = thread.vcpu == vcpu;
-        if !read::holds_mutex(vcpu) || (!is_in_it && state.open_time_ns == 0) {
-            forget(state, &thread.after);
-            return;
-        }
-        if is_in_it {
-            let opened = facts::opened(thread, state);
-            keep(&mut thread.opened, &opened);
-            state.ioctl = thread.ioctl;
-        }
+        state.ioctl = quiet_ioctl.unwrap_or(state.ioctl);
+        keep(&mut thread.opened, &facts::opened_unseen(state, &thread.after));
     }
     let ThreadState { opened, before, after, .. } = thread;
     let enabling_write = state.enabling_write;
