@@ -147,8 +147,11 @@ pub(crate) fn left(state: &mut VcpuState, stay: &Stay<'_>) {
     let enabling = copies && !area::is_enabled(stay.opened.enabling) && area::is_enabled(stay.after.enabling);
     // Where nothing is enabled a kernel may move last_steal as it likes: nobody is charged.
     let charges = area::is_enabled(stay.before.enabling) || area::is_enabled(stay.after.enabling);
-    // Whoever writes what another source enables sets last_steal, too, and charges nothing.
-    let sets = stay.enabling_write == EnablingWrite::HOST && area::is_of_another(stay.after.enabling);
+    // Whoever writes what enables another source may set last_steal, too, and charges nothing; and what two sources say cannot
+    // be compared.
+    let of_another = area::is_of_another(stay.after.enabling);
+    let sets = (of_another && stay.enabling_write == EnablingWrite::HOST)
+        || of_another != area::is_of_another(stay.before.enabling);
     if updated(stay.before, stay.after) && !enabling && !sets && charges {
         consumed(state, stay);
     }

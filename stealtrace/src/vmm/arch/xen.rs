@@ -39,9 +39,15 @@ pub(crate) fn set_up(vm: &VmFd) -> Result<()> {
     set(vm, KVM_XEN_HVM_SET_ATTR, &long_mode).context("make it one of 64 bits")
 }
 
-/// Say where a vCPU's runstate lies.
+/// Nowhere: `KVM_XEN_INVALID_GPA`.
+const NOWHERE: u64 = u64::MAX;
+
+/// Say where a vCPU's runstate lies. A guest that reboots has it taken away first.
 pub(crate) fn set_area(vcpu: &VcpuFd, area: u64) -> Result<()> {
-    set_attr(vcpu, RUNSTATE_ADDR, OfVcpu { gpa: area }).context("say where Xen's runstate lies")
+    for area in [NOWHERE, area] {
+        set_attr(vcpu, RUNSTATE_ADDR, OfVcpu { gpa: area }).context("say where Xen's runstate lies")?;
+    }
+    Ok(())
 }
 
 /// Bring a vCPU's runstate back: it runs, and that much was stolen of so much time.

@@ -44,7 +44,7 @@ pub(super) const HAND_OFF_UP: Scenario = Scenario {
 
 pub(super) const RANDOM_HAND_OFFS: Scenario = Scenario {
     id: "xen-random-hand-offs",
-    about: "random-hand-offs with a guest of Xen; a restore says anew where the runstate lies",
+    about: "random-hand-offs with a guest of Xen; a restore takes the runstate away and gives it back",
     property: "steal never goes back and grows by no more than the time",
     expects: Expects::HAND_OFF_DOWN,
     decides: None,
