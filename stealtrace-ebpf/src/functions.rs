@@ -104,7 +104,8 @@ pub(crate) fn steal_update(ctx: &impl Arguments) {
     {
         let now = area::snapshot(ctx.structure(0));
         let tells_more = state.updating == 0 || (state.updating != HALFWAY && lower(&now, &state.update));
-        if area::is_enabled(now.enabling) && tells_more {
+        // Another source is also charged where its thread is scheduled out: there the stay's beginning tells.
+        if area::is_enabled(now.enabling) && !area::is_of_another(now.enabling) && tells_more {
             state.update = now;
             state.updating = 1;
         }
