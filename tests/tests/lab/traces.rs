@@ -144,7 +144,12 @@ fn a_live_run_its_recording_and_edges_tell_the_same() {
                 let of = |shown: &Shown| found(&shown.scenario(scenario));
                 let about = format!("{} {} {scenario}", kernel.name, traced.backend);
                 assert_eq!(of(&recorded), of(&live), "{about}");
-                assert_eq!(timeless(of(&edges)), timeless(of(&live)), "{about}");
+                let may_lose = scenario == "memory-rewound" && kernel.class == Class::Affected;
+                if may_lose && a_charge_was_lost(&live.scenario(scenario)) {
+                    assert_eq!(findings(&of(&edges)), findings(&of(&live)), "{about}");
+                } else {
+                    assert_eq!(timeless(of(&edges)), timeless(of(&live)), "{about}");
+                }
             }
             assert_eq!(
                 (recorded.code, edges.code),
@@ -159,6 +164,16 @@ fn a_live_run_its_recording_and_edges_tell_the_same() {
 
 fn found(lines: &[Value]) -> Vec<Value> {
     lines.iter().filter(|line| line["type"] == "finding").cloned().collect()
+}
+
+/// Did the guest get less than a delta? A kernel that assigns deltas at load loses one when it schedules the thread out
+/// before the guest runs. Edges, which look at no quiet entry, then cannot tell what counter a rewound guest began with.
+fn a_charge_was_lost(lines: &[Value]) -> bool {
+    let is_less = |line: &Value| {
+        number(line, "steal_after_ns") - number(line, "steal_before_ns") < number(line, "delta_ns")
+    };
+    let is_known = |line: &Value| !line["steal_before_ns"].is_null() && !line["steal_after_ns"].is_null();
+    lines.iter().any(|line| line["type"] == "update" && is_known(line) && is_less(line))
 }
 
 /// Every field but what two clocks tell.
