@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::LazyLock};
 
 use serde_json::Value;
-use stealtrace_tests::{Run, Script, findings, json_lines, summary};
+use stealtrace_tests::{Run, Script, findings, json_lines, run, summary, xtask};
 
 /// Its kvm is not at EL2, as on an older processor, and it has fentry.
 const KERNEL: &str = "arm64-6.12";
@@ -185,6 +185,21 @@ fn a_trace_tells_who_enabled_it_and_who_corrupted_it() {
     for rule in ["steal-backwards", "steal-rewound", "steal-poisoned"] {
         assert_eq!(found.get(rule), None, "{found:?}");
     }
+}
+
+/// QEMU sets the areas up, brings an old counter back, and reads and sets the clock of vCPUs from its main thread.
+#[test]
+fn a_linux_guest_that_qemu_restores_is_what_qemus_monitor_says() {
+    let Run { code, stdout, stderr } = run(xtask().args(["lab", "qemu-guest", KERNEL, "--part", "restore"]));
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    // A lab that hung is booted once more: the last word counts.
+    let (_, part) =
+        stdout.rsplit_once("== is saved to a file and restored by another QEMU\n").expect("the part");
+    for witness in ["inspect: the same", "trace: the same", "the guest's own steal: no more"] {
+        assert_eq!(part.matches(witness).count(), 2, "{part}");
+    }
+    assert!(!part.contains("error: "), "{part}");
+    assert!(part.lines().any(|line| line.contains("fentry backend") && line.ends_with("lost: 0")), "{part}");
 }
 
 /// Also where a thread is preempted in a guest that never leaves.

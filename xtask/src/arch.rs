@@ -43,6 +43,14 @@ impl Arch {
         }
     }
 
+    /// Where programs look for the dynamic linker.
+    pub(crate) const fn linkers_folder(self) -> &'static str {
+        match self {
+            Self::X86_64 => "lib64",
+            Self::Aarch64 => "lib",
+        }
+    }
+
     /// As GNU's tools say it.
     pub(crate) const fn gnu(self) -> &'static str {
         match self {

@@ -84,15 +84,12 @@ fn home() -> Result<PathBuf> {
 }
 
 /// The program that plays a Linux guest's life in the lab guest.
-pub(crate) fn life() -> Result<PathBuf> {
+pub(crate) fn life(arch: Arch) -> Result<PathBuf> {
     let mut cargo = Command::new("cargo");
     cargo.arg("build");
-    run(&mut static_build(
-        cargo,
-        Arch::HERE,
-        &["--release", "--package", "stealtrace-tests", "--bin", "life"],
-    )?)?;
-    Ok(place(&cache::target()?, Arch::HERE, "release").with_file_name("life"))
+    let what = ["--profile", LAB, "--package", "stealtrace-tests", "--bin", "life"];
+    run(&mut static_build(cargo, arch, &what)?)?;
+    Ok(place(&cache::target()?, arch, LAB).with_file_name("life"))
 }
 
 /// Where it is, in the lab's container, which has no Rust.

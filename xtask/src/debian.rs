@@ -98,12 +98,6 @@ pub(crate) fn library_path(root: &Path) -> OsString {
     env::join_paths(folders).unwrap_or_default()
 }
 
-/// What a program is linked with, that packages unpacked into a folder hold.
-pub(crate) fn libraries(program: &Path, root: &Path) -> Result<Vec<PathBuf>> {
-    let linked = output(Command::new("ldd").arg(program).env("LD_LIBRARY_PATH", library_path(root)))?;
-    Ok(linked.split_ascii_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect())
-}
-
 /// Where packages come from: the system's own sources, or also its release's backports.
 pub(crate) struct Archive {
     options: Vec<String>,

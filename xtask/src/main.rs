@@ -8,6 +8,7 @@ mod check;
 mod cross;
 mod debian;
 mod demo;
+mod elf;
 mod fuzz;
 mod lab;
 mod ledger;

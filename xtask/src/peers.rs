@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     arch::Arch,
-    cache, debian,
+    cache, debian, elf,
     process::{run, say},
 };
 
@@ -86,7 +86,7 @@ pub(crate) fn with_libraries(name: &str) -> Result<(PathBuf, Vec<PathBuf>)> {
     let From::WithNeeds(_, file) = from else { bail!("{name} is no program by itself") };
     let root = found.with_file_name("root");
     let program = root.join(file);
-    let libraries = debian::libraries(&program, &root)?;
+    let libraries = elf::libraries(&program, Arch::HERE, &root)?;
     Ok((program, libraries))
 }
 

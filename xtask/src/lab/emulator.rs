@@ -13,6 +13,7 @@ use crate::{
     arch::Arch,
     cache,
     debian::{self, Archive},
+    elf,
     process::{output, say, which},
 };
 
@@ -51,7 +52,7 @@ fn fetch(arch: Arch, into: &Path) -> Result<()> {
     let archive = backports.unwrap_or(system);
     say(&format!("unpacking {package} {} into the cache", archive.candidate(package)?.unwrap_or(version)));
     archive.unpack_with_needs(&[package], into)?;
-    let _runs = output(Qemu::below(into, arch).command().arg("--version"))?;
+    let _runs = output(Qemu::below(into, Arch::HERE, arch).command().arg("--version"))?;
     let _absent = fs::remove_dir_all(lists);
     Ok(())
 }
@@ -68,6 +69,8 @@ fn major(version: &str) -> u32 {
 
 /// A QEMU that emulates one architecture.
 pub(crate) struct Qemu {
+    /// What it runs on, itself.
+    host: Arch,
     program: PathBuf,
     /// Below it are its libraries and firmware; `/` for an installed one.
     root: PathBuf,
@@ -76,14 +79,15 @@ pub(crate) struct Qemu {
 impl Qemu {
     /// Find one that is sound, or fetch it; else the one there is.
     pub(crate) fn find(arch: Arch) -> Result<Self> {
-        let of_system = which(&program(arch)).map(|program| Self { program, root: PathBuf::from("/") });
+        let of_system =
+            which(&program(arch)).map(|program| Self { host: Arch::HERE, program, root: PathBuf::from("/") });
         let installed = match of_system {
             Some(qemu) if qemu.is_sound()? => return Ok(qemu),
             other => other,
         };
         let name = if arch == Arch::HERE { "" } else { arch.name() };
         match cache::made(&format!("lab/qemu-{name}{SOUND}"), |into| fetch(arch, into)) {
-            Ok(root) => Ok(Self::below(&root, arch)),
+            Ok(root) => Ok(Self::below(&root, Arch::HERE, arch)),
             Err(error) => {
                 installed.inspect(|_| say(&format!("{error:#}; using the installed QEMU"))).ok_or(error)
             }
@@ -96,8 +100,20 @@ impl Qemu {
         Ok(version.split(' ').nth(3).is_some_and(|version| major(version) >= SOUND))
     }
 
-    fn below(root: &Path, arch: Arch) -> Self {
-        Self { program: root.join("usr/bin").join(program(arch)), root: root.to_owned() }
+    fn below(root: &Path, host: Arch, arch: Arch) -> Self {
+        Self { host, program: root.join("usr/bin").join(program(arch)), root: root.to_owned() }
+    }
+
+    /// Debian's for a machine of its own kind, which has KVM.
+    pub(super) fn beside_kvm(arch: Arch) -> Result<Self> {
+        if arch == Arch::HERE {
+            return Self::find(arch);
+        }
+        let root = cache::made(&format!("lab/qemu-on-{}", arch.name()), |into| {
+            say(&format!("unpacking {} of {} into the cache", package(arch), arch.debian()));
+            Archive::of(arch)?.unpack_with_needs(&[package(arch)], into)
+        })?;
+        Ok(Self::below(&root, arch, arch))
     }
 
     /// To run it.
@@ -119,7 +135,7 @@ impl Qemu {
 
     /// What it is linked with.
     pub(super) fn libraries(&self) -> Result<Vec<PathBuf>> {
-        debian::libraries(&self.program, &self.root)
+        elf::libraries(&self.program, self.host, &self.root)
     }
 
     /// A file of its firmware.

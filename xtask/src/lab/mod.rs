@@ -35,7 +35,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Subcommand;
 use comfy_table::{Table, presets};
 
-use crate::{build, ledger, peers};
+use crate::{arch::Arch, build, ledger, peers};
 
 use self::kernels::{KERNELS, Kernel};
 pub(crate) use self::{emulator::Qemu, progress::Counts, qemu::Clock};
@@ -110,7 +110,7 @@ pub(crate) fn run(verb: Verb) -> Result<u8> {
             for name in &peers {
                 let (program, libraries) = peers::with_libraries(name)?;
                 extras.push(on_path(&program)?);
-                extras.extend(libraries.into_iter().map(linked));
+                extras.extend(libraries.into_iter().map(|file| linked(file, Arch::HERE)));
             }
             let boot = boot(&command)?.with(extras).counting(counts).by(clock).mitigated(mitigations);
             run_boot(find(&kernel)?, &boot, Duration::from_secs(timeout))
@@ -160,10 +160,14 @@ fn on_path(file: &Path) -> Result<Extra> {
 }
 
 /// A library, where the dynamic linker of Debian's programs looks for it, and where they look for the linker.
-fn linked(file: PathBuf) -> Extra {
+fn linked(file: PathBuf, arch: Arch) -> Extra {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
-    let folder = if name.starts_with("ld-linux") { "lib64" } else { "lib/x86_64-linux-gnu" };
-    Extra { at: format!("{folder}/{name}"), file }
+    let at = if name.starts_with("ld-linux") {
+        format!("{}/{name}", arch.linkers_folder())
+    } else {
+        format!("lib/{}/{name}", arch.gnu())
+    };
+    Extra { at, file }
 }
 
 /// Boot a kernel; the command's exit code. A hang is tried once more, and said.

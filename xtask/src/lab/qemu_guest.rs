@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
 use super::{
     emulator::Qemu,
@@ -25,7 +25,7 @@ export PATH=/bin NO_COLOR=1
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
-insmod /msr.ko
+[ -f /msr.ko ] && insmod /msr.ko
 echo "guest up"
 busy() { while :; do :; done; }
 busy &
@@ -54,17 +54,16 @@ pub(super) fn run(kernel: &Kernel, parts: &[String]) -> Result<u8> {
     std::fs::create_dir_all(&folder)?;
     let guest = folder.join(format!("guest-{}.cpio", std::process::id()));
     let files = kernel.files()?;
-    ensure!(files.processor.arch() == Arch::HERE, "no VMM for {}'s processor is packed for it", kernel.name);
-    let image = files.image;
-    let inside = [
-        Extra { file: build::dist(Arch::HERE)?, at: "bin/stealtrace".to_owned() },
-        Extra { file: image.with_file_name("msr.ko"), at: "msr.ko".to_owned() },
-    ];
-    initramfs::write_bare(&guest, Arch::HERE, GUEST_INIT, &inside)?;
-    let mut extras = vmm()?;
+    let (arch, image) = (files.processor.arch(), files.image);
+    let mut inside = vec![Extra { file: build::for_lab(arch)?, at: "bin/stealtrace".to_owned() }];
+    if arch == Arch::X86_64 {
+        inside.push(Extra { file: image.with_file_name("msr.ko"), at: "msr.ko".to_owned() });
+    }
+    initramfs::write_bare(&guest, arch, GUEST_INIT, &inside)?;
+    let mut extras = vmm(arch)?;
     extras.push(Extra { file: image, at: "q/vmlinuz".to_owned() });
     extras.push(Extra { file: guest.clone(), at: "q/guest.cpio".to_owned() });
-    extras.push(Extra { file: build::life()?, at: "bin/life".to_owned() });
+    extras.push(Extra { file: build::life(arch)?, at: "bin/life".to_owned() });
     let life = [&["life".to_owned()], parts].concat();
     let boot = Boot::command(&life).with(extras).on_one_cpu().counting(Counts::Work);
     let mut result = run_boot(kernel, &boot, TIMEOUT);
@@ -77,12 +76,16 @@ pub(super) fn run(kernel: &Kernel, parts: &[String]) -> Result<u8> {
 }
 
 /// QEMU, the libraries it is linked with, and the firmware of the machine it makes.
-fn vmm() -> Result<Vec<Extra>> {
-    let qemu = Qemu::find(Arch::HERE)?;
-    let mut extras: Vec<_> = qemu.libraries()?.into_iter().map(linked).collect();
-    for name in ["bios-256k.bin", "kvmvapic.bin", "linuxboot_dma.bin"] {
+fn vmm(arch: Arch) -> Result<Vec<Extra>> {
+    let firmware: &[&str] = match arch {
+        Arch::X86_64 => &["bios-256k.bin", "kvmvapic.bin", "linuxboot_dma.bin"],
+        Arch::Aarch64 => &[],
+    };
+    let qemu = Qemu::beside_kvm(arch)?;
+    let mut extras: Vec<_> = qemu.libraries()?.into_iter().map(|file| linked(file, arch)).collect();
+    for name in firmware {
         extras.push(Extra { file: qemu.firmware(name)?, at: format!("q/{name}") });
     }
-    extras.push(Extra { file: qemu.program().to_owned(), at: "bin/qemu-system-x86_64".to_owned() });
+    extras.push(Extra { file: qemu.program().to_owned(), at: format!("bin/qemu-system-{}", arch.name()) });
     Ok(extras)
 }

@@ -9,13 +9,12 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use crate::{qmp::Qmp, until};
+use crate::{arch, qmp::Qmp, until};
 
 const CONSOLE: &str = "/tmp/console";
 const SOCKET: &str = "/tmp/qmp";
 /// What QEMU itself says is no progress of the guest's, and shown if the lab hangs.
 const SAID: &str = "/report/qemu";
-const SECOND: &str = "host-x86_64-cpu,id=second,socket-id=1,core-id=0,thread-id=0";
 
 /// QEMU, running.
 pub(crate) struct Machine {
@@ -27,29 +26,17 @@ impl Machine {
     /// Start it, with these more arguments.
     pub(crate) fn start(more: &[&str]) -> Result<Self> {
         let _absent = fs::remove_file(SOCKET);
-        let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args([
-            "-L",
-            "/q",
-            "-accel",
-            "kvm",
-            "-cpu",
-            "host",
-            "-machine",
-            "pc",
-            "-m",
-            "256",
-            "-nodefaults",
-        ])
-        .args(["-display", "none", "-vga", "none", "-name", "guest=lab,debug-threads=on"])
-        .args(["-smp", "1,sockets=2,cores=1,threads=1,maxcpus=2", "-device", SECOND])
-        .args(["-kernel", "/q/vmlinuz", "-initrd", "/q/guest.cpio"])
-        .args(["-append", "console=ttyS0 loglevel=0 panic=-1 mitigations=off"])
-        .args(["-chardev", &format!("file,id=console,path={CONSOLE},append=on")])
-        .args(["-serial", "chardev:console", "-qmp", &format!("unix:{SOCKET},server=on,wait=off")])
-        .args(more)
-        .stdout(File::create(SAID).context("keep what QEMU says")?)
-        .stderr(File::options().append(true).open(SAID)?);
+        let mut qemu = Command::new(arch::PROGRAM);
+        qemu.args(["-L", "/q", "-accel", "kvm", "-cpu", "host", "-m", "256", "-nodefaults"])
+            .args(arch::MACHINE)
+            .args(["-display", "none", "-vga", "none", "-name", "guest=lab,debug-threads=on"])
+            .args(["-kernel", "/q/vmlinuz", "-initrd", "/q/guest.cpio"])
+            .args(["-append", &format!("console={} loglevel=0 panic=-1 mitigations=off", arch::CONSOLE)])
+            .args(["-chardev", &format!("file,id=console,path={CONSOLE},append=on")])
+            .args(["-serial", "chardev:console", "-qmp", &format!("unix:{SOCKET},server=on,wait=off")])
+            .args(more)
+            .stdout(File::create(SAID).context("keep what QEMU says")?)
+            .stderr(File::options().append(true).open(SAID)?);
         let mut qemu = qemu.spawn().context("start QEMU")?;
         let mut qmp = None;
         until(|| {
@@ -87,7 +74,8 @@ impl Machine {
     }
 
     pub(crate) fn plug(&mut self) -> Result<()> {
-        self.qmp.monitor(&format!("device_add {SECOND}")).map(drop)
+        let second = arch::SECOND.context("no CPU can be plugged in")?;
+        self.qmp.monitor(&format!("device_add {second}")).map(drop)
     }
 
     /// Thread of a vCPU.
@@ -104,8 +92,8 @@ impl Machine {
         let (_, words) = said.split_once(':').with_context(|| format!("xp says {said:?}"))?;
         let word = |word: &str| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok();
         let words: Vec<_> = words.split_whitespace().filter_map(word).collect();
-        let [low, high, version, _flags] = words[..] else { anyhow::bail!("xp says {said:?}") };
-        Ok((high << 32 | low, version))
+        let words = words.try_into().ok().with_context(|| format!("xp says {said:?}"))?;
+        Ok(arch::area(words))
     }
 }
 

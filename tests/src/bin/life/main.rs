@@ -6,6 +6,7 @@
 //! /tmp.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "what it prints is what it is for")]
 
+mod arch;
 mod machine;
 mod qmp;
 mod witness;
@@ -32,17 +33,29 @@ struct Part {
     name: &'static str,
     /// As it is told.
     about: &'static str,
+    /// Is it for machines whose second CPU can be taken away?
+    replugs: bool,
     play: fn(&mut Life) -> Result<()>,
 }
 
 const PARTS: [Part; 6] = [
-    Part { name: "boot", about: "boots and runs beside a busy host", play: boot },
-    Part { name: "restore", about: "is saved to a file and restored by another QEMU", play: restore },
-    Part { name: "reset", about: "is reset", play: reset },
-    Part { name: "replug", about: "loses a CPU and gets it again", play: replug },
-    Part { name: "reset-again", about: "is reset again", play: reset },
-    Part { name: "guarded", about: "loses a CPU and gets it again, guarded", play: guarded },
+    Part { name: "boot", about: "boots and runs beside a busy host", replugs: false, play: boot },
+    Part {
+        name: "restore",
+        about: "is saved to a file and restored by another QEMU",
+        replugs: false,
+        play: restore,
+    },
+    Part { name: "reset", about: "is reset", replugs: false, play: reset },
+    Part { name: "replug", about: "loses a CPU and gets it again", replugs: true, play: replug },
+    Part { name: "reset-again", about: "is reset again", replugs: true, play: reset },
+    Part { name: "guarded", about: "loses a CPU and gets it again, guarded", replugs: true, play: guarded },
 ];
+
+/// Those that can be played here.
+fn parts() -> impl Iterator<Item = &'static Part> {
+    PARTS.iter().filter(|part| arch::SECOND.is_some() || !part.replugs)
+}
 
 /// It could not be played.
 const TROUBLE: u8 = 2;
@@ -71,13 +84,11 @@ struct Life {
 
 impl Life {
     fn play(&mut self, names: &[String]) -> Result<()> {
-        let known = |name: &String| PARTS.iter().any(|part| part.name == name);
-        let all = || PARTS.map(|part| part.name).join(", ");
-        ensure!(names.iter().all(known), "there are {}", all());
+        let known: Vec<_> = parts().map(|part| part.name).collect();
+        ensure!(names.iter().all(|name| known.contains(&name.as_str())), "there are {}", known.join(", "));
         fs::create_dir_all("/report")?;
         clear_console()?;
-        for part in PARTS.iter().filter(|part| names.is_empty() || names.iter().any(|name| name == part.name))
-        {
+        for part in parts().filter(|part| names.is_empty() || names.iter().any(|name| name == part.name)) {
             if self.machine.is_none() && part.name != "boot" {
                 self.start()?;
             }
@@ -125,7 +136,7 @@ impl Life {
         self.machine()?.qmp.tell("stop")?;
         let (_code, trace) = tracer.end()?;
         let vcpus = inspected()?;
-        if vcpus.iter().any(|vcpu| vcpu["msr"] == 0) {
+        if vcpus.iter().any(|vcpu| vcpu[arch::ENABLED] == false) {
             eprintln!("the guest is in its firmware: it rebooted by itself\n{}", last_words()?);
             self.rebooted = true;
             return Ok(());
@@ -164,8 +175,9 @@ impl Life {
             &of(update, ["caller_tid", "steal_after_ns", "version_after"]),
             &expected,
         );
-        let own = own_msr(&last_beat()?, number);
-        self.same("the guest's own MSR: the same", &own, &vcpu["msr"].as_u64());
+        let beat = last_beat()?;
+        let (what, own, expected) = arch::own(row(&beat, number), vcpu);
+        self.same(what, &own, &expected);
         Ok(())
     }
 
@@ -183,11 +195,10 @@ impl Life {
     }
 }
 
-/// `│ 0  12 ms  0x1fc29041: enabled, area at ...` in the guest's own table.
-fn own_msr(beat: &str, vcpu: u64) -> Option<u64> {
+/// A CPU's row of the guest's own table.
+fn row(beat: &str, vcpu: u64) -> &str {
     let is_it = |line: &&str| line.split_whitespace().nth(1) == Some(&vcpu.to_string());
-    let (value, _) = beat.lines().find(is_it)?.split_once(": enabled")?;
-    u64::from_str_radix(value.rsplit("0x").next()?, 16).ok()
+    beat.lines().find(is_it).unwrap_or_default()
 }
 
 fn boot(life: &mut Life) -> Result<()> {
