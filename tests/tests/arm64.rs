@@ -49,7 +49,7 @@ const KILLED: &str = "\
 done) &
 vm=$!
 kills=0
-until [ $kills -ge 4 ] && grep -q repaired /tmp/repairs && [ -s /tmp/verdicts ]; do
+until [ $kills = 60 ] || { [ $kills -ge 4 ] && grep -q repaired /tmp/repairs && [ -s /tmp/verdicts ]; }; do
     : > /tmp/started
     stealtrace guard --yes >> /tmp/repairs 2> /tmp/started &
     guard=$!

@@ -140,7 +140,7 @@ rm -f /tmp/enough /tmp/repairs /tmp/verify
 done) &
 vm=$!
 kills=0
-until [ $kills -ge 6 ] && grep -q repaired /tmp/repairs && [ -s /tmp/verify ]; do
+until [ $kills = 60 ] || { [ $kills -ge 6 ] && grep -q repaired /tmp/repairs && [ -s /tmp/verify ]; }; do
     : > /tmp/started
     stealtrace guard --yes >> /tmp/repairs 2> /tmp/started &
     guard=$!
