@@ -122,10 +122,9 @@ fn lower(one: &Snapshot, other: &Snapshot) -> bool {
 /// `kvm_arch_vcpu_put(struct kvm_vcpu *vcpu)`: leaving an ioctl, or scheduled out during one.
 #[inline(always)]
 pub(crate) fn vcpu_put(ctx: &impl Arguments) {
-    let key = caller_key();
     let vcpu = ctx.number(0);
     let structure = ctx.structure(0);
-    if !quiet::leaves(vcpu, structure, key) {
+    if !quiet::lets_go(vcpu, structure) {
         left(vcpu, structure);
     }
 }

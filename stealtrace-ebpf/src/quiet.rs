@@ -9,7 +9,7 @@ use stealtrace_common::{
 
 use crate::{
     area,
-    caller::Caller,
+    caller::{Caller, caller_key},
     emit::{jiffies, now_ns},
     maps::{QUIET, VCPUS, given, put},
     read::{self, Structure},
@@ -47,21 +47,31 @@ pub(crate) fn enters(vcpu: u64, key: u32, ioctl: u32) -> bool {
     true
 }
 
-/// Is there nothing to tell of this thread's letting go? KVM then added nothing to the guest's counter.
+/// Is there nothing to tell of this thread's end of an ioctl? KVM then added nothing to the guest's counter.
 #[inline(always)]
 pub(crate) fn leaves(vcpu: u64, structure: impl Structure, key: u32) -> bool {
-    let Some(quiet) = find(vcpu) else {
-        return false;
-    };
-    if quiet.thread != key {
-        return false;
-    }
+    find(vcpu).is_some_and(|quiet| quiet.thread == key && stays(quiet, structure))
+}
+
+/// Is there nothing to tell of the letting go of a vCPU, which one thread has at a time? A stranger who changed nothing is
+/// nothing to tell of, either, unless somebody took over: to ask who it is costs as much as all else.
+#[inline(always)]
+pub(crate) fn lets_go(vcpu: u64, structure: impl Structure) -> bool {
+    find(vcpu).is_some_and(|quiet| {
+        let is_nobody_elses = quiet.runner == quiet.thread || quiet.runner == 0;
+        quiet.thread != 0 && (is_nobody_elses || caller_key() == quiet.thread) && stays(quiet, structure)
+    })
+}
+
+/// Is all as it was when everything was told?
+#[inline(always)]
+fn stays(quiet: &mut QuietVcpu, structure: impl Structure) -> bool {
     let (enabling, last_steal_ns) = area::steal_time(structure);
     if quiet.enabling != enabling || quiet.last_steal_ns != last_steal_ns {
         return false;
     }
     let jiffies = jiffies();
-    if quiet.looked_jiffies != jiffies {
+    if quiet.looked_jiffies != jiffies && caller_key() == quiet.thread {
         quiet.looked_jiffies = jiffies;
         look(quiet);
     }
