@@ -151,7 +151,7 @@ impl EnablingWrite {
     pub const NONE: Self = Self(0);
     /// The guest, by `wrmsr`.
     pub const GUEST: Self = Self(1);
-    /// The VMM, through KVM_SET_MSRS.
+    /// The VMM, by an ioctl.
     pub const HOST: Self = Self(2);
 }
 

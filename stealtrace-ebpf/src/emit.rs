@@ -84,7 +84,7 @@ pub(crate) fn emit(
         version_before: before.version,
         version_after: after.version,
         flags: flags(kind, state, before, after),
-        source: Source::of(after.enabling),
+        source: Source::of(if area::is_enabled(after.enabling) { after.enabling } else { before.enabling }),
         vcpu_id: state.vcpu_id,
         vm_tgid: state.vm_tgid,
         last_steal_tid: state.last_steal_tid,

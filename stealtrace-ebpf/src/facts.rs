@@ -132,6 +132,36 @@ pub(crate) fn written(state: &mut VcpuState, by: EnablingWrite) -> EnablingWrite
     }
 }
 
+/// The VMM set another source: what did that do to last_steal? KVM takes the caller's run_delay with the data, also where
+/// nothing enables the source yet; it leaves last_steal alone with the address. `since_ns` was its run_delay before.
+#[inline(always)]
+pub(crate) fn set_by_host(
+    state: &mut VcpuState,
+    caller: Caller,
+    vcpu: u64,
+    since_ns: u64,
+    opened: &mut Snapshot,
+    after: &Snapshot,
+) {
+    let next_ns = other::subtracted_next(vcpu);
+    let copied = next_ns != 0 && since_ns <= next_ns && next_ns <= after.run_delay_ns;
+    let enables = !area::is_of_another(opened.enabling);
+    let is_known_copy = state.last_steal_tid == caller.tid && state.update.last_steal_ns == next_ns;
+    if !area::is_of_another(after.enabling) {
+        if copied {
+            state.last_steal_tid = caller.tid;
+            state.update.last_steal_ns = next_ns;
+        }
+    } else if copied || (enables && next_ns != 0 && is_known_copy) {
+        opened.run_delay_ns = next_ns;
+        if opened.last_steal_ns == next_ns {
+            opened.last_steal_ns = 0; // nobody's, until then
+        }
+    } else {
+        opened.last_steal_ns = after.last_steal_ns;
+    }
+}
+
 /// A stay ended.
 #[inline(always)]
 pub(crate) fn left(state: &mut VcpuState, stay: &Stay<'_>) {
@@ -181,7 +211,7 @@ fn enabling_written(state: &mut VcpuState, stay: &Stay<'_>) {
     emit(stay.probe, EventKind::EnablingWrite, stay.caller, stay.vcpu, stay.ioctl, state, before, stay.after);
     // A guest's write shares its stay with KVM's own updates, which change last_steal too.
     let by_host = stay.enabling_write == EnablingWrite::HOST;
-    if by_host && stay.after.last_steal_ns != before.last_steal_ns {
+    if by_host && area::is_enabled(stay.after.enabling) && stay.after.last_steal_ns != before.last_steal_ns {
         state.last_steal_tid = stay.caller.tid;
     }
     if !area::is_enabled(before.enabling) {

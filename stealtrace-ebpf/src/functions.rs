@@ -17,7 +17,7 @@ use crate::{
     facts::{self, Stay, keep},
     lifecycle::{self, thread, vcpu_state},
     maps::VCPUS,
-    quiet,
+    other, quiet,
     read::{self, Structure},
 };
 
@@ -134,9 +134,17 @@ pub(crate) fn vcpu_put(ctx: &impl Arguments) {
 fn left(vcpu: u64, structure: impl Structure) {
     if let Some(caller) = watched(Probe::VcpuPut)
         && let Some(state) = lifecycle::find(vcpu)
+        && is_held(vcpu)
     {
         closed(state, caller, vcpu, &area::snapshot(structure));
     }
+}
+
+/// Does the caller have the vCPU, by its mutex? Whoever destroys it does not. Nothing is kept of such a thread: that it ended
+/// may have been told already.
+#[inline(always)]
+fn is_held(vcpu: u64) -> bool {
+    read::holds_mutex(vcpu)
 }
 
 /// Everything that changed since the last put, this thread did.
@@ -147,8 +155,9 @@ pub(crate) fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64, after: &S
     };
     keep(&mut thread.after, after);
     let quiet_ioctl = quiet::ioctl(vcpu, caller.key());
-    let is_looked_at = quiet_ioctl.is_none() && thread.vcpu == vcpu;
-    if quiet_ioctl.is_none() && (!read::holds_mutex(vcpu) || (!is_looked_at && state.open_time_ns == 0)) {
+    // What the thread entered may have been another vCPU's at the same address.
+    let is_looked_at = quiet_ioctl.is_none() && thread.vcpu == vcpu && thread.time_ns >= state.generation;
+    if quiet_ioctl.is_none() && !is_looked_at && state.open_time_ns == 0 {
         forget(state, &thread.after);
         return;
     }
@@ -164,6 +173,9 @@ pub(crate) fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64, after: &S
     let enabling_write = state.enabling_write;
     if enabling_write == EnablingWrite::HOST {
         opened.run_delay_ns = after.run_delay_ns; // it may have waited since its entry, which edges do not look at
+        if state.ioctl == other::IOCTL {
+            facts::set_by_host(state, caller, vcpu, state.update.run_delay_ns, opened, after);
+        }
     }
     keep(before, opened);
     if before.last_steal_ns != after.last_steal_ns {
@@ -214,10 +226,10 @@ fn is_halfway(state: &VcpuState, before: &Snapshot, after: &Snapshot) -> bool {
     }
 }
 
-/// Nobody's ioctl, or one that began before us: from here on we know.
+/// An ioctl that began before us: from here on we know.
 #[inline(always)]
 fn forget(state: &mut VcpuState, now: &Snapshot) {
-    state.open = *now;
+    keep(&mut state.open, now);
     state.open_time_ns = now_ns();
     state.enabling_write = EnablingWrite::NONE;
     state.updating = 0;

@@ -4,8 +4,8 @@ use stealtrace_common::vcpu::Snapshot;
 
 use crate::read::Structure;
 
-/// No ioctl.
-pub(crate) const IOCTL: u32 = 0;
+/// No ioctl, nor the 0 of one that is not known.
+pub(crate) const IOCTL: u32 = u32::MAX;
 
 /// Nothing is about it.
 #[inline(always)]
@@ -29,6 +29,12 @@ pub(crate) fn last_steal_ns(_vcpu: impl Structure) -> u64 {
 #[inline(always)]
 pub(crate) fn snapshot(_vcpu: impl Structure, _enabling: u64, _run_delay_ns: u64) -> Snapshot {
     Snapshot::default()
+}
+
+/// Nothing is.
+#[inline(always)]
+pub(crate) fn subtracted_next(_vcpu: u64) -> u64 {
+    0
 }
 
 /// It lies nowhere.

@@ -227,7 +227,10 @@ fn report_changes(caller: Caller, thread: &mut ThreadState, ret: i64) {
     thread.opened.run_delay_ns = thread.entered.run_delay_ns;
     let enabling_write = facts::written(state, enabling_write(thread, ret));
     let (ioctl, since_ns) = (thread.ioctl, thread.time_ns);
-    let ThreadState { opened, before, after, .. } = thread;
+    let ThreadState { entered, opened, before, after, .. } = thread;
+    if ioctl == other::IOCTL && enabling_write == EnablingWrite::HOST {
+        facts::set_by_host(state, caller, vcpu, entered.run_delay_ns, opened, after);
+    }
     keep(before, opened);
     let is_run = ioctl == KVM_RUN;
     if by_caller(before, after) {

@@ -19,7 +19,7 @@ use crate::{
     lifecycle,
     maps::given,
     quiet,
-    read::{Structure, field, user},
+    read::{Structure, field, run_delay_ns, user},
 };
 
 /// The ioctl by which a VMM enables it.
@@ -64,6 +64,18 @@ pub(crate) fn snapshot(vcpu: impl Structure, enabling: u64, run_delay_ns: u64) -
     Snapshot { run_delay_ns, last_steal_ns, enabling, steal_ns, version: 0, readable: 1 }
 }
 
+/// What KVM subtracts next, if it takes the vCPU for running; else 0.
+#[inline(always)]
+pub(crate) fn subtracted_next(vcpu: u64) -> u64 {
+    let [last_steal_ns, entry_ns]: [u64; 2] = field(vcpu, given!(LAYOUT.vcpu_xen_times));
+    let state: u32 = field(vcpu, given!(LAYOUT.vcpu_xen_state));
+    if given!(LAYOUT.vcpu_xen_times) != ABSENT && state == RUNNING && entry_ns != 0 {
+        last_steal_ns
+    } else {
+        0
+    }
+}
+
 /// The host address of the guest's own copy of the counter.
 #[inline(always)]
 pub(crate) fn address(vcpu: u64) -> u64 {
@@ -98,5 +110,6 @@ fn setting(ctx: &impl Arguments) {
     {
         quiet::enabling_written(vcpu);
         state.enabling_write = EnablingWrite::HOST;
+        state.update.run_delay_ns = run_delay_ns();
     }
 }

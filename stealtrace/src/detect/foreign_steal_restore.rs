@@ -95,7 +95,7 @@ fn first_run_after_restore(case: Case<'_>) -> Option<Finding> {
 }
 
 /// VMMs that configure every vCPU on one thread before any runs are ordinary, and harmless unless the kernel copies. On arm64
-/// QEMU's main thread always says where the area lies, and so does that of a guest of Xen.
+/// QEMU's main thread always says where the area lies; where that of a guest of Xen's does is copied by no kernel.
 fn severity_before_first_run(vcpu: &Vcpu, source: Source, restore: &Restore) -> Severity {
     let by_creator = vcpu.creator.as_ref().is_some_and(|creator| creator.tid == restore.by.tid);
     match (restore.copied(), by_creator || source != Source::X86Msr) {

@@ -6,7 +6,9 @@ macro_rules! hiding {
         match $source {
             Source::X86Msr => concat!($advice, "QEMU: -cpu ...,-kvm-steal-time)"),
             Source::Arm64Pvtime => concat!($advice, "QEMU: -cpu host,kvm-steal-time=off)"),
-            Source::XenRunstate => concat!($advice, "QEMU: -accel kvm without xen-version)"),
+            Source::XenRunstate => {
+                concat!($advice, "of a guest of Xen only with all of Xen: QEMU's xen-version)")
+            }
         }
     };
 }

@@ -17,7 +17,7 @@ pub(crate) const RULE: Rule = Rule {
     explanation: Explanation {
         what: "KVM_RUN moved to another thread",
         why: "KVM subtracts last_steal, which is the old runner's, from the new runner's run_delay: the guest's \
-              counter goes back, wraps, or jumps ahead. No Linux up to 7.3 clamps this.",
+              counter goes back, wraps, or jumps ahead. No Linux up to 7.3 clamps this but for guests of Xen.",
         evidence: "Two KVM_RUN by different threads. A warning if steal time is enabled. If the delta underflows or \
                    over-charges, that is told instead, with the hand-off as its cause.",
         advice: advice(Source::HERE),

@@ -3,6 +3,7 @@
 
 use stealtrace_common::{
     event::{Event, EventKind, FIRST_READ, STEAL_AFTER_KNOWN, STEAL_BEFORE_KNOWN},
+    source::Source,
     steal::is_impossible,
 };
 
@@ -39,11 +40,22 @@ fn judge(case: Case<'_>) -> Option<Finding> {
         return None;
     }
     let what = "the guest's counter was impossible before this update".to_owned();
+    let advice = advice(event.source);
     Some(
-        Finding::new(RULE.id, severity, vcpu, event, what)
+        Finding { advice, ..Finding::new(RULE.id, severity, vcpu, event, what) }
             .with("steal_found", Value::Ns(steal_ns))
             .with("host_uptime", Value::Ns(event.time_ns)),
     )
+}
+
+/// Empty for the rule's own.
+const fn advice(source: Source) -> &'static str {
+    match source {
+        Source::XenRunstate => {
+            "find the thread that restores or runs the vCPU (trace from the guest's start); reboot the guest"
+        }
+        _ => "",
+    }
 }
 
 /// The counter before the update; where it could not be read, what the update must have found.

@@ -61,7 +61,7 @@ const fn overwritten(source: Source) -> &'static str {
     }
 }
 
-/// No kernel up to 7.3 clamps the difference.
+/// No kernel up to 7.3 clamps the difference but of guests of Xen.
 const fn handed_off(source: Source) -> &'static str {
     match source {
         Source::XenRunstate => {
@@ -173,6 +173,8 @@ fn advice(hand_off: Option<&HandOff>, copied_by: Option<u32>, event: &Event, rea
         handed_off(event.source)
     } else if copied_by.is_some_and(|tid| tid == event.last_steal_tid) {
         restored(event.source)
+    } else if event.source == Source::XenRunstate {
+        handed_off(event.source)
     } else {
         ""
     }

@@ -4,7 +4,7 @@ use stealtrace_tests::{Run, json_lines};
 
 use super::{Kernel, Step, verdicts::verdicts};
 
-pub(crate) static STEPS: &[&Step] = &[&TRACED, &INSPECTED, &GUARDED];
+pub(crate) static STEPS: &[&Step] = &[&TRACED, &ELSEWHERE, &INSPECTED, &GUARDED];
 
 /// What it did where there are guests of Xen.
 fn where_they_are(step: &'static Step) -> &'static Run {
@@ -49,6 +49,37 @@ fn a_restored_runstate_is_named_with_who_restored_it() {
     let writes: Vec<_> = lines.iter().filter(|line| line["type"] == "xen_write").collect();
     assert!(writes.iter().any(|write| write["xen_after"] == 0x2000), "{writes:?}");
     assert!(!lines.iter().any(|line| line["type"] == "msr_write"), "{lines:#?}");
+}
+
+static ELSEWHERE: Step = Step::every(
+    "runstates set by another thread",
+    "\
+for backend in fentry kprobe tracepoint; do
+    stealtrace trace --backend $backend --format json --output /tmp/elsewhere -- \
+        stealtrace load run --xen --duration 1ms > /dev/null || exit
+    cat /tmp/elsewhere
+done",
+);
+
+/// As VMMs do that configure vCPUs on one thread: with the address of a runstate no kernel copies anything.
+#[test]
+fn whoever_only_says_where_a_runstate_lies_did_no_harm() {
+    let run = where_they_are(&ELSEWHERE);
+    assert_eq!(run.code, 0, "{}{}", run.stdout, run.stderr);
+    let lines = json_lines(&run.stdout);
+    let of = |rule: &str| lines.iter().filter(|line| line["rule"] == rule).collect::<Vec<_>>();
+    let restores = of("foreign-steal-restore");
+    assert_eq!(restores.len(), 6, "twice by each backend: {restores:#?}");
+    for restore in restores {
+        assert_eq!(restore["severity"], "notice", "{restore}");
+        assert_eq!(restore["last_steal_before_ns"], restore["last_steal_after_ns"], "{restore}");
+    }
+    assert!(
+        lines.iter().any(|line| line["xen_before"] == 0x2000 && line["xen_after"] == 0),
+        "{}",
+        run.stdout
+    );
+    assert!(!lines.iter().any(|line| line["type"] == "msr_write"), "{}", run.stdout);
 }
 
 #[test]
