@@ -193,6 +193,6 @@ fn call(work: Work, vcpu: &mut Vcpu) -> Result<()> {
         Work::GetRegs => vcpu.read_registers(),
         Work::Run | Work::Hounded => vcpu.run(),
         Work::Mixed => (0..READS_A_RUN).try_for_each(|_| vcpu.read_registers()).and_then(|()| vcpu.run()),
-        Work::Churn => Vm::new()?.create_vcpu(0)?.run(),
+        Work::Churn => ran_once(&Vm::new()?, 0)?.run(),
     }
 }

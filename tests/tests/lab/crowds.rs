@@ -4,7 +4,34 @@ use stealtrace_tests::{findings, json_lines};
 
 use super::Step;
 
-pub(crate) static STEPS: &[&Step] = &[&HOUNDED, &CROWDED_KPROBE, &CROWDED_TRACEPOINT];
+pub(crate) static STEPS: &[&Step] = &[&HOUNDED, &CHURNED, &CROWDED_KPROBE, &CROWDED_TRACEPOINT];
+
+/// Threads that make one VM after the other, whose vCPUs find themselves where the one before was.
+static CHURNED: Step = Step::every(
+    "churned",
+    "\
+for backend in fentry kprobe tracepoint; do
+    stealtrace trace --format json --backend $backend --output /tmp/churned -- \
+        stealtrace load churn --vcpus 2 --duration 500ms > /dev/null || exit
+    grep -e finding -e summary /tmp/churned
+done",
+);
+
+#[test]
+fn a_vcpu_at_anothers_address_is_not_that_one() {
+    for step in CHURNED.on_every() {
+        assert_eq!(step.code, 0, "{}{}", step.stdout, step.stderr);
+        let lines = json_lines(&step.stdout);
+        let summaries: Vec<_> = lines.iter().filter(|line| line["type"] == "summary").collect();
+        assert_eq!(summaries.len(), 3, "{}", step.stdout);
+        for summary in summaries {
+            assert!(summary["events"].as_u64() > Some(0) && summary["lost"] == 0, "{summary}");
+        }
+        let found: Vec<_> = lines.iter().filter(|line| line["type"] == "finding").collect();
+        // The threads' own pasts, which KVM charges at each first run.
+        assert!(found.iter().all(|finding| finding["cause"] == "first-run"), "{found:#?}");
+    }
+}
 
 /// Two threads' ioctls on one vCPU at once, most of which the trace passes over.
 static HOUNDED: Step = Step::every(
