@@ -129,22 +129,16 @@ pub(crate) fn vcpu_put(ctx: &impl Arguments) {
     }
 }
 
-/// The same for its end.
+/// The same for its end. Whoever destroys the vCPU does not hold its mutex; nothing is kept of such a thread, whose end may
+/// have been told already.
 #[inline(never)]
 fn left(vcpu: u64, structure: impl Structure) {
     if let Some(caller) = watched(Probe::VcpuPut)
         && let Some(state) = lifecycle::find(vcpu)
-        && is_held(vcpu)
+        && read::holds_mutex(vcpu)
     {
         closed(state, caller, vcpu, &area::snapshot(structure));
     }
-}
-
-/// Does the caller have the vCPU, by its mutex? Whoever destroys it does not. Nothing is kept of such a thread: that it ended
-/// may have been told already.
-#[inline(always)]
-fn is_held(vcpu: u64) -> bool {
-    read::holds_mutex(vcpu)
 }
 
 /// Everything that changed since the last put, this thread did.

@@ -9,7 +9,7 @@ use super::{
     emulator::Qemu,
     initramfs::{self, Extra},
     kernels::Kernel,
-    linked,
+    linked, on_path,
     progress::Counts,
     qemu::Boot,
     run_boot,
@@ -86,6 +86,6 @@ fn vmm(arch: Arch) -> Result<Vec<Extra>> {
     for name in firmware {
         extras.push(Extra { file: qemu.firmware(name)?, at: format!("q/{name}") });
     }
-    extras.push(Extra { file: qemu.program().to_owned(), at: format!("bin/qemu-system-{}", arch.name()) });
+    extras.push(on_path(qemu.program())?);
     Ok(extras)
 }
