@@ -117,17 +117,21 @@ pub(crate) fn said(words: &str) -> Result<()> {
     until(|| Ok(times(words)? > 0))
 }
 
-/// Whole lines only: the next look sees the rest.
+/// Without a line that is not whole yet: the next look sees it.
+fn whole_lines() -> Result<String> {
+    let mut console = console()?;
+    console.truncate(console.rfind('\n').map_or(0, |end| end + 1));
+    Ok(console)
+}
+
 fn times(words: &str) -> Result<usize> {
-    let console = console()?;
-    let (whole, _rest) = console.rsplit_once('\n').unwrap_or_default();
-    Ok(whole.lines().filter(|line| line.contains(words)).count())
+    Ok(whole_lines()?.lines().filter(|line| line.contains(words)).count())
 }
 
 /// What the guest said of itself last: up to its last beat, from the one before.
 pub(crate) fn last_beat() -> Result<String> {
     let (mut said, mut last) = (String::new(), String::new());
-    for line in console()?.lines() {
+    for line in whole_lines()?.lines() {
         said += line;
         said.push('\n');
         if line.starts_with("beat") {
