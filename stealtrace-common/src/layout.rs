@@ -10,6 +10,8 @@ pub const ABSENT: u32 = u32::MAX;
 pub struct Layout {
     /// `task_struct.sched_info.run_delay` (u64, ns)
     pub task_run_delay: u32,
+    /// `task_struct.comm` (16 bytes)
+    pub task_comm: u32,
     /// `task_struct.thread_pid` (pointer to `struct pid`)
     pub task_thread_pid: u32,
     /// `task_struct.files` (pointer)
@@ -103,6 +105,7 @@ impl Layout {
     /// A layout in which every field is absent: what the kernel object holds before it is told.
     pub const UNKNOWN: Self = Self {
         task_run_delay: ABSENT,
+        task_comm: ABSENT,
         task_thread_pid: ABSENT,
         task_files: ABSENT,
         files_fdt: ABSENT,
@@ -148,4 +151,4 @@ impl Layout {
     };
 }
 
-const _: () = assert!(size_of::<Layout>() == 42 * 4 + 8);
+const _: () = assert!(size_of::<Layout>() == 43 * 4 + 8 + 4);

@@ -28,6 +28,8 @@ pub struct VcpuState {
     pub generation: u64,
     /// `struct kvm *`.
     pub vm: u64,
+    /// Its `mm`: KVM refuses the ioctls of all others with EIO.
+    pub mm: u64,
     /// What was true when a thread last let go of the vCPU.
     pub open: Snapshot,
     /// What was true when the kernel's update function was entered, if it was.
@@ -188,8 +190,12 @@ pub struct ThreadState {
     pub unlooked: u32,
     /// 1 if a stranger was in an ioctl on the vCPU then (tracepoint backend, where loads keep deltas).
     pub overlaps: u32,
+    /// 1 if it has got hold of the vCPU since (kprobe and fentry backends).
+    pub loaded: u32,
+    /// No padding is left to chance.
+    pub reserved: u32,
 }
 
 const _: () = assert!(size_of::<Snapshot>() == 40);
-const _: () = assert!(size_of::<VcpuState>() == 8 + 8 + 40 + 40 + 6 * 8 + 18 * 4);
-const _: () = assert!(size_of::<ThreadState>() == 8 + 8 + 8 + 8 + 8 + 4 * 40 + 16);
+const _: () = assert!(size_of::<VcpuState>() == 3 * 8 + 40 + 40 + 6 * 8 + 18 * 4);
+const _: () = assert!(size_of::<ThreadState>() == 8 + 8 + 8 + 8 + 8 + 4 * 40 + 6 * 4);

@@ -35,6 +35,24 @@ pub(crate) fn is_of_another(enabling: u64) -> bool {
 /// What is true now of this vCPU and the calling thread.
 #[inline(always)]
 pub(crate) fn snapshot(vcpu: impl Structure) -> Snapshot {
+    let now = of_host(vcpu);
+    with_area(&now, vcpu, now.enabling)
+}
+
+/// The same, and the host address of the guest's area, if there is one; else 0.
+#[inline(always)]
+pub(crate) fn snapshot_and_address(vcpu: u64) -> (Snapshot, u64) {
+    let now = of_host(vcpu);
+    if now.readable != 0 {
+        return (now, other::address(vcpu));
+    }
+    let address = address(vcpu, now.enabling);
+    (with_counter(&now, address), address)
+}
+
+/// The same as far as KVM knows it: what the guest sees is in it only of another source.
+#[inline(always)]
+fn of_host(vcpu: impl Structure) -> Snapshot {
     let (enabling, last_steal_ns) = steal_time(vcpu);
     let run_delay_ns = run_delay_ns();
     if !is_enabled(enabling) {
@@ -43,8 +61,7 @@ pub(crate) fn snapshot(vcpu: impl Structure) -> Snapshot {
             return other::snapshot(vcpu, of_another, run_delay_ns);
         }
     }
-    let now = Snapshot { run_delay_ns, last_steal_ns, enabling, ..Snapshot::default() };
-    with_area(&now, vcpu, enabling)
+    Snapshot { run_delay_ns, last_steal_ns, enabling, ..Snapshot::default() }
 }
 
 /// What enables it and `last_steal`, of whatever source.
@@ -58,10 +75,14 @@ pub(crate) fn any_steal_time(vcpu: u64) -> (u64, u64) {
 /// The same, with what stands in the area of this value, if that can be read and nothing is known yet.
 #[inline(always)]
 pub(crate) fn with_area(now: &Snapshot, vcpu: impl Structure, enabling: u64) -> Snapshot {
-    if now.readable != 0 {
-        return *now;
-    }
-    let (counter, readable) = counter(vcpu, enabling);
+    if now.readable != 0 { *now } else { with_counter(now, address(vcpu, enabling)) }
+}
+
+/// The same, with what stands at this address, unless it is 0.
+#[inline(always)]
+fn with_counter(now: &Snapshot, address: u64) -> Snapshot {
+    const NOBODYS: u64 = u64::MAX; // refused without a fault
+    let (counter, readable): (Counter, u32) = user_or_zeros(if address == 0 { NOBODYS } else { address });
     Snapshot { steal_ns: counter.steal_ns, version: counter.version(), readable, ..*now }
 }
 
@@ -75,14 +96,6 @@ pub(crate) fn steal_time(vcpu: impl Structure) -> (u64, u64) {
 #[inline(always)]
 pub(crate) fn is_known() -> bool {
     source::is_known()
-}
-
-/// The guest's steal area; and 1 if it could be read, else 0.
-#[inline(always)]
-fn counter(vcpu: impl Structure, enabling: u64) -> (Counter, u32) {
-    const NOBODYS: u64 = u64::MAX; // refused without a fault
-    let address = address(vcpu, enabling);
-    user_or_zeros(if address == 0 { NOBODYS } else { address })
 }
 
 /// The host address of the guest's steal area, if there is one; else 0.

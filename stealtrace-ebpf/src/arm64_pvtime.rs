@@ -169,6 +169,7 @@ fn by_vmm(caller: Caller, state: &mut VcpuState, thread: &ThreadState) {
     quiet::enabling_written(vcpu);
     state.enabling_write = EnablingWrite::HOST;
     let opened = Snapshot { run_delay_ns: after.run_delay_ns, ..thread.entered };
+    let now_ns = now_ns();
     let stay = Stay {
         probe: Probe::PvtimeWasSet,
         caller,
@@ -178,7 +179,8 @@ fn by_vmm(caller: Caller, state: &mut VcpuState, thread: &ThreadState) {
         opened: &opened,
         before: &after,
         after: &after,
-        since_ns: now_ns(),
+        since_ns: now_ns,
+        until_ns: now_ns,
         counts: false,
     };
     facts::left(state, &stay);
@@ -217,6 +219,7 @@ fn by_guest(caller: Caller, state: &mut VcpuState, vcpu: u64, now: &Snapshot) {
         before: &after,
         after: &after,
         since_ns,
+        until_ns: since_ns,
         counts: true,
     };
     state.enabled_anew = 1;

@@ -1,14 +1,12 @@
 //! Who the calling thread is, and whether it is one we watch.
 
-use core::mem::MaybeUninit;
-
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_get_current_comm};
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use stealtrace_common::probe::Probe;
 
 use crate::{
     counters::count,
     maps::{TARGETS, given},
-    read::{self, Plain},
+    read,
 };
 
 /// The calling thread, by its numbers in stealtrace's PID namespace.
@@ -83,22 +81,5 @@ pub(crate) fn is_watched(caller: Caller) -> bool {
         return false;
     }
     let name = given!(TARGET.comm);
-    name[0] == 0 || comm::<[u64; 2]>() == name
-}
-
-/// The caller's name, zero-padded: as bytes, or as words like [`stealtrace_common::target::Target::comm`].
-#[inline(always)]
-pub(crate) fn comm<T: Plain>() -> T {
-    let mut name = MaybeUninit::<T>::uninit();
-    put_comm(name.as_mut_ptr());
-    // SAFETY: it was written, and any bytes will do.
-    unsafe { name.assume_init() }
-}
-
-/// Write the caller's name there; zeros if it cannot be read.
-#[inline(always)]
-pub(crate) fn put_comm<T>(to: *mut T) {
-    const { assert!(size_of::<T>() == 16) };
-    // SAFETY: the helper writes as many bytes as T has, to memory that the caller may write.
-    unsafe { bpf_get_current_comm(to.cast(), size_of::<T>() as u32) };
+    name[0] == 0 || read::comm::<[u64; 2]>() == name
 }

@@ -13,9 +13,10 @@ use stealtrace_common::{
 
 use crate::{
     area,
-    caller::{Caller, put_comm},
+    caller::Caller,
     counters::{count, lost},
     maps::{EVENTS, given, only_edges, put},
+    read,
 };
 
 /// `include/uapi/linux/bpf.h`
@@ -42,29 +43,31 @@ pub(crate) fn jiffies() -> u64 {
     unsafe { bpf_jiffies64() }
 }
 
-/// Report that `kind` happened to the vCPU between two snapshots (the same one twice for a moment).
+/// What is told.
+#[derive(Clone, Copy)]
+pub(crate) struct Told {
+    pub(crate) probe: Probe,
+    pub(crate) kind: EventKind,
+    /// Nanoseconds of CLOCK_MONOTONIC.
+    pub(crate) time_ns: u64,
+    pub(crate) caller: Caller,
+    /// The ioctl that the caller is in; 0 if none or not known.
+    pub(crate) ioctl: u32,
+}
+
+/// Report that it happened to the vCPU between two snapshots (the same one twice for a moment).
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "a struct of them would need the stack this function spares")]
-pub(crate) fn emit(
-    probe: Probe,
-    kind: EventKind,
-    caller: Caller,
-    vcpu: u64,
-    ioctl: u32,
-    state: &VcpuState,
-    before: &Snapshot,
-    after: &Snapshot,
-) {
+pub(crate) fn emit(told: Told, vcpu: u64, area: u64, state: &VcpuState, before: &Snapshot, after: &Snapshot) {
     if !is_target_vcpu(state.vcpu_id) {
         return;
     }
+    let Told { probe, kind, .. } = told;
     let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
         lost(probe);
         return;
     };
     let event = entry.as_mut_ptr();
-    let area = if matches!(kind, EventKind::Ioctl) { area::address_of(vcpu, after.enabling) } else { 0 };
-    put_common(event, kind, caller, ioctl);
+    put_common(event, told);
     put! {
         event,
         function: 0,
@@ -108,7 +111,7 @@ pub(crate) fn emit_call(probe: Probe, kind: EventKind, caller: Caller, function:
         return;
     };
     let event = entry.as_mut_ptr();
-    put_common(event, kind, caller, ioctl);
+    put_common(event, Told { probe, kind, time_ns: now_ns(), caller, ioctl });
     put! {
         event,
         function: function,
@@ -152,18 +155,18 @@ pub(crate) fn tell<T: 'static>(probe: Probe, what: T) {
 
 /// Who, when, where, in what.
 #[inline(always)]
-fn put_common(event: *mut Event, kind: EventKind, caller: Caller, ioctl: u32) {
+fn put_common(event: *mut Event, told: Told) {
     put! {
         event,
-        time_ns: now_ns(),
-        kind: kind,
-        caller_tgid: caller.tgid,
-        caller_tid: caller.tid,
-        ioctl: ioctl,
+        time_ns: told.time_ns,
+        kind: told.kind,
+        caller_tgid: told.caller.tgid,
+        caller_tid: told.caller.tid,
+        ioctl: told.ioctl,
         cpu: bpf_get_smp_processor_id(),
     }
-    // SAFETY: as in `put`.
-    put_comm(unsafe { &raw mut (*event).comm });
+    // SAFETY: as in `put`; the name begins with a word.
+    unsafe { (&raw mut (*event).comm).cast::<[u64; 2]>().write_volatile(read::comm()) };
 }
 
 #[inline(always)]

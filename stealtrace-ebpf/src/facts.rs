@@ -12,7 +12,7 @@ use stealtrace_common::{
 use crate::{
     area,
     caller::{Caller, are_threads_chosen},
-    emit::{emit, now_ns},
+    emit::{Told, emit, now_ns},
     maps::{only_edges, put},
     other, quiet,
 };
@@ -31,9 +31,18 @@ pub(crate) struct Stay<'a> {
     pub(crate) after: &'a Snapshot,
     /// The update, if there was one, happened at this moment or later.
     pub(crate) since_ns: u64,
+    /// When `after` was looked at, or a little later.
+    pub(crate) until_ns: u64,
     /// Is what changed in the guest's counter this stay's doing? Only running the guest changes it, and where ioctls of
     /// several threads overlap (tracepoint backend), another's exit may show it first.
     pub(crate) counts: bool,
+}
+
+impl Stay<'_> {
+    #[inline(always)]
+    const fn told(&self, kind: EventKind) -> Told {
+        Told { probe: self.probe, kind, time_ns: self.until_ns, caller: self.caller, ioctl: self.ioctl }
+    }
 }
 
 /// Put it there: what is read from there may be anything to the verifier.
@@ -53,12 +62,15 @@ pub(crate) fn keep(place: &mut Snapshot, snapshot: &Snapshot) {
 
 /// A thread entered an ioctl. The vCPU may be in another thread's hands: only `runner` and `handed_over` change.
 #[inline(always)]
-pub(crate) fn entered(probe: Probe, caller: Caller, state: &mut VcpuState, thread: &ThreadState) {
+pub(crate) fn entered(probe: Probe, caller: Caller, state: &mut VcpuState, thread: &mut ThreadState) {
+    let (now, area) = area::snapshot_and_address(thread.vcpu);
+    keep(&mut thread.entered, &now);
     let is_run = thread.ioctl == KVM_RUN;
     let foreign = caller.tid != state.runner && (is_run || caller.tid != state.creator);
     if foreign || !only_edges() {
-        let now = &thread.entered;
-        emit(probe, EventKind::Ioctl, caller, thread.vcpu, thread.ioctl, state, now, now);
+        let ThreadState { time_ns, ioctl, vcpu, .. } = *thread;
+        let told = Told { probe, kind: EventKind::Ioctl, time_ns, caller, ioctl };
+        emit(told, vcpu, area, state, &now, &now);
     }
     if is_run && foreign {
         state.handed_over = u32::from(state.runner != 0);
@@ -185,12 +197,11 @@ pub(crate) fn left(state: &mut VcpuState, stay: &Stay<'_>) {
     if updated(stay.before, stay.after) && !enabling && !sets && charges {
         consumed(state, stay);
     }
-    let now_ns = now_ns();
     let counter = if stay.counts { *stay.after } else { state.open };
     state.open = with_counter(stay.after, &counter);
-    state.open_time_ns = now_ns;
+    state.open_time_ns = stay.until_ns;
     if stay.counts {
-        state.counter_time_ns = now_ns;
+        state.counter_time_ns = stay.until_ns;
     }
     state.enabling_write = EnablingWrite::NONE;
     state.updating = 0;
@@ -208,7 +219,7 @@ fn is_of_nothing(stay: &Stay<'_>) -> bool {
 #[inline(always)]
 fn enabling_written(state: &mut VcpuState, stay: &Stay<'_>) {
     let before = stay.opened;
-    emit(stay.probe, EventKind::EnablingWrite, stay.caller, stay.vcpu, stay.ioctl, state, before, stay.after);
+    emit(stay.told(EventKind::EnablingWrite), stay.vcpu, 0, state, before, stay.after);
     // A guest's write shares its stay with KVM's own updates, which change last_steal too.
     let by_host = stay.enabling_write == EnablingWrite::HOST;
     if by_host && area::is_enabled(stay.after.enabling) && stay.after.last_steal_ns != before.last_steal_ns {
@@ -255,7 +266,7 @@ fn consumed(state: &mut VcpuState, stay: &Stay<'_>) {
     }
     let underflows = StealDelta::between(before.last_steal_ns, before.run_delay_ns).is_underflow();
     if !only_edges() || underflows || is_edge(state, stay) {
-        emit(stay.probe, EventKind::Update, stay.caller, stay.vcpu, stay.ioctl, state, before, after);
+        emit(stay.told(EventKind::Update), stay.vcpu, 0, state, before, after);
     }
     state.last_update_ns = stay.since_ns;
     if stay.counts {

@@ -13,10 +13,10 @@ use stealtrace_common::{
 use crate::{
     area,
     caller::{Caller, caller, caller_key, is_process_watched, watched},
-    emit::{emit, now_ns},
+    emit::{Told, emit, now_ns},
     facts::{self, Stay, keep},
-    lifecycle::{self, thread, vcpu_state},
-    maps::VCPUS,
+    lifecycle::{self, own_vcpu, thread, vcpu_state},
+    maps::{VCPUS, given},
     other, quiet,
     read::{self, Structure},
 };
@@ -59,37 +59,39 @@ fn enters(key: u32, vcpu: u64, ctx: &impl Arguments) {
 #[inline(never)]
 fn entered(vcpu: u64, ioctl: u32) {
     if let Some(caller) = watched(Probe::VcpuIoctl)
-        && read::owns(read::current(), vcpu)
-        && let Some(state) = vcpu_state(Probe::VcpuIoctl, caller, vcpu)
+        && let Some(state) = own_vcpu(Probe::VcpuIoctl, caller, vcpu)
         && let Some(thread) = thread(Probe::VcpuIoctl, caller)
     {
         thread.vcpu = vcpu;
         thread.ioctl = ioctl;
         thread.time_ns = now_ns();
-        thread.entered = area::snapshot(vcpu);
+        thread.loaded = 0;
         facts::entered(Probe::VcpuIoctl, caller, state, thread);
     }
 }
 
-/// `kvm_arch_vcpu_load(struct kvm_vcpu *vcpu, int cpu)`: from an ioctl, or scheduled in again during one.
+/// `kvm_arch_vcpu_load(struct kvm_vcpu *vcpu, int cpu)`: from an ioctl, or scheduled in again during one. The first of an
+/// ioctl is news only to who follows each call: all else was told when the ioctl was entered.
 #[inline(always)]
 pub(crate) fn vcpu_load(ctx: &impl Arguments) {
-    let vcpu = ctx.number(0);
-    if let Some(caller) = watched(Probe::VcpuLoad)
-        && let Some(state) = vcpu_state(Probe::VcpuLoad, caller, vcpu)
-    {
-        let now = area::snapshot(ctx.structure(0));
-        let ioctl = current_ioctl(caller, vcpu);
-        emit(Probe::VcpuLoad, EventKind::Load, caller, vcpu, ioctl, state, &now, &now);
-    }
-}
-
-/// The ioctl this thread is in on this vCPU. KVM also loads a vCPU to destroy it, then without its mutex.
-#[inline(always)]
-fn current_ioctl(caller: Caller, vcpu: u64) -> u32 {
-    match lifecycle::known_thread(caller.key()) {
-        Some(thread) if thread.vcpu == vcpu && read::holds_mutex(vcpu) => thread.ioctl,
-        _ => 0,
+    let (vcpu, structure) = (ctx.number(0), ctx.structure(0));
+    if let Some(caller) = watched(Probe::VcpuLoad) {
+        let mut ioctl = 0;
+        if let Some(thread) = lifecycle::known_thread(caller.key())
+            && thread.vcpu == vcpu
+        {
+            if thread.loaded == 0 && given!(TARGET.returns) == 0 {
+                thread.loaded = 1;
+                return;
+            }
+            // KVM also loads a vCPU to destroy it, then without its mutex.
+            ioctl = if read::holds_mutex(structure) { thread.ioctl } else { 0 };
+        }
+        if let Some(state) = vcpu_state(Probe::VcpuLoad, caller, vcpu) {
+            let (probe, kind) = (Probe::VcpuLoad, EventKind::Load);
+            let now = area::snapshot(structure);
+            emit(Told { probe, kind, time_ns: now_ns(), caller, ioctl }, vcpu, 0, state, &now, &now);
+        }
     }
 }
 
@@ -135,7 +137,7 @@ pub(crate) fn vcpu_put(ctx: &impl Arguments) {
 fn left(vcpu: u64, structure: impl Structure) {
     if let Some(caller) = watched(Probe::VcpuPut)
         && let Some(state) = lifecycle::find(vcpu)
-        && read::holds_mutex(vcpu)
+        && read::holds_mutex(structure)
     {
         closed(state, caller, vcpu, &area::snapshot(structure));
     }
@@ -190,6 +192,7 @@ pub(crate) fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64, after: &S
     if enabling_write == EnablingWrite::HOST {
         opened.run_delay_ns = before.run_delay_ns;
     }
+    let now_ns = now_ns();
     let stay = Stay {
         probe: Probe::VcpuPut,
         caller,
@@ -199,7 +202,8 @@ pub(crate) fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64, after: &S
         opened,
         before,
         after,
-        since_ns: now_ns(),
+        since_ns: now_ns,
+        until_ns: now_ns,
         counts: true,
     };
     facts::left(state, &stay);
@@ -246,7 +250,8 @@ pub(crate) fn vcpu_destroy(ctx: &impl Arguments) {
     if let Some(state) = lifecycle::find(vcpu) {
         let caller = caller();
         let nothing = Snapshot::default();
-        emit(Probe::VcpuDestroy, EventKind::Destroyed, caller, vcpu, 0, state, &nothing, &nothing);
+        let (probe, kind) = (Probe::VcpuDestroy, EventKind::Destroyed);
+        emit(Told { probe, kind, time_ns: now_ns(), caller, ioctl: 0 }, vcpu, 0, state, &nothing, &nothing);
         debug!(ctx, "vCPU {:x} destroyed by thread {}", vcpu, caller.tid);
         quiet::clear(vcpu);
         let _absent = VCPUS.remove(vcpu);

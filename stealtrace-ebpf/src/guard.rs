@@ -16,7 +16,7 @@ use stealtrace_common::{
 
 use crate::{
     area,
-    caller::{Caller, caller, comm, watched},
+    caller::{Caller, caller, watched},
     counters::lost,
     emit::{now_ns, tell},
     functions::Arguments,
@@ -245,7 +245,7 @@ fn put_back(caller: Caller, update: &Update, after: &Snapshot, change: &Change, 
         vm_tgid: caller.tgid,
         caller_tid: caller.tid,
         reserved: 0,
-        comm: comm(),
+        comm: read::comm(),
     };
     tell(Probe::GuardExit, repair);
     written

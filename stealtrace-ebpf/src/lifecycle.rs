@@ -13,7 +13,7 @@ use stealtrace_common::{
 use crate::{
     caller::{Caller, caller, is_process_watched, is_watched, watched},
     counters::lost,
-    emit::{emit, emit_call, now_ns},
+    emit::{Told, emit, emit_call, now_ns},
     maps::{CREATIONS, NAMESPACE, TARGETS, THREADS, VCPUS, given, put},
     quiet, read,
 };
@@ -30,6 +30,7 @@ pub(crate) fn begin(probe: Probe, caller: Caller, vcpu: u64) -> Option<&'static 
     let state: &mut VcpuState = read::zeroed(&mut place);
     state.generation = now_ns();
     state.vm = vm;
+    state.mm = read::mm(vm);
     state.vcpu_id = vcpu_id;
     state.vm_tgid = caller.tgid;
     let state: &VcpuState = state;
@@ -50,7 +51,9 @@ pub(crate) fn created(ctx: &impl EbpfContext, probe: Probe, caller: Caller, vcpu
         debug!(ctx, "vCPU {:x} created by thread {}", vcpu, caller.tid);
         let nothing = Snapshot::default();
         if is_watched(caller) {
-            emit(probe, EventKind::Created, caller, vcpu, 0, state, &nothing, &nothing);
+            let time_ns = state.generation;
+            let told = Told { probe, kind: EventKind::Created, time_ns, caller, ioctl: 0 };
+            emit(told, vcpu, 0, state, &nothing, &nothing);
         }
     }
 }
@@ -74,6 +77,22 @@ pub(crate) fn vcpu_state(probe: Probe, caller: Caller, vcpu: u64) -> Option<&'st
     match find(vcpu) {
         Some(state) => Some(state),
         None => begin(probe, caller, vcpu),
+    }
+}
+
+/// The same for whoever enters an ioctl, if the vCPU is of a VM of its process.
+#[inline(always)]
+pub(crate) fn own_vcpu(probe: Probe, caller: Caller, vcpu: u64) -> Option<&'static mut VcpuState> {
+    match find(vcpu) {
+        Some(state) => {
+            if state.mm == read::own_mm() {
+                Some(state)
+            } else {
+                None
+            }
+        }
+        None if read::owns(read::current(), vcpu) => begin(probe, caller, vcpu),
+        None => None,
     }
 }
 

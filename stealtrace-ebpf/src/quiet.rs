@@ -102,6 +102,9 @@ pub(crate) fn mingles(vcpu: u64, key: u32) {
 /// The ioctl of this thread, if it is the one of which there is nothing to tell.
 #[inline(always)]
 pub(crate) fn ioctl(vcpu: u64, key: u32) -> Option<u32> {
+    if given!(TARGET.pass_over) == 0 {
+        return None;
+    }
     let quiet = find(vcpu)?;
     if quiet.thread == key { Some(quiet.ioctl) } else { None }
 }
@@ -138,6 +141,9 @@ pub(crate) fn taken_over(vcpu: u64, by: u32) {
 /// Since when the next delta can have grown, if the vCPU was quiet since the last update.
 #[inline(always)]
 pub(crate) fn since_ns(vcpu: u64) -> Option<u64> {
+    if given!(TARGET.pass_over) == 0 {
+        return None;
+    }
     find(vcpu).map(|quiet| quiet.since_ns).filter(|since_ns| *since_ns != 0)
 }
 

@@ -190,12 +190,44 @@ impl Typed {
     }
 }
 
+/// The value of a field of `current`.
+#[inline(always)]
+fn of_current<T: Plain>(offset: u32) -> T {
+    let current = typed_current();
+    if current.is_none() { field(self::current(), offset) } else { current.field(offset) }
+}
+
 /// The caller's run_delay.
 #[inline(always)]
 pub(crate) fn run_delay_ns() -> u64 {
-    let offset = given!(LAYOUT.task_run_delay);
-    let current = typed_current();
-    if current.is_none() { field(self::current(), offset) } else { current.field(offset) }
+    of_current(given!(LAYOUT.task_run_delay))
+}
+
+/// The caller's `mm`.
+#[inline(always)]
+pub(crate) fn own_mm() -> u64 {
+    of_current(given!(LAYOUT.task_mm))
+}
+
+/// The caller's name, zero-padded: as bytes, or as words like [`stealtrace_common::target::Target::comm`]. What a kernel
+/// before 5.17 left behind its end is no part of it. Not by the helper, which costs as much as a hash look-up.
+#[inline(always)]
+pub(crate) fn comm<T: Plain>() -> T {
+    const { assert!(size_of::<T>() == 16) };
+    let offset = given!(LAYOUT.task_comm);
+    let [first, second]: [u64; 2] = [of_current(offset), of_current(offset + 8)];
+    let end = until_zero(first);
+    let name = [first & end, if end == u64::MAX { second & until_zero(second) } else { 0 }];
+    // SAFETY: of the same size, and any bytes will do.
+    unsafe { core::mem::transmute_copy(&name) }
+}
+
+/// The bits of the bytes before the first that is zero, and perhaps some of that one's own.
+#[inline(always)]
+const fn until_zero(word: u64) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let zeros = word.wrapping_sub(ONES) & !word & (ONES << 7);
+    (zeros & zeros.wrapping_neg()).wrapping_sub(1)
 }
 
 /// The thread that issued KVM_RUN last; 0 if none did.
@@ -228,12 +260,16 @@ pub(crate) fn identity(vcpu: u64) -> (u64, u32) {
     (field(vcpu, given!(LAYOUT.vcpu_kvm)), field(vcpu, given!(LAYOUT.vcpu_id)))
 }
 
-/// Is this the vCPU of a VM of the task's process? KVM refuses the ioctls of all others with EIO.
+/// `vm->mm`, whose ioctls on its vCPUs KVM obeys: it refuses those of all others with EIO.
+#[inline(always)]
+pub(crate) fn mm(vm: u64) -> u64 {
+    field(vm, given!(LAYOUT.kvm_mm))
+}
+
+/// Is this the vCPU of a VM of the task's process?
 #[inline(always)]
 pub(crate) fn owns(task: u64, vcpu: u64) -> bool {
-    let kvm: u64 = field(vcpu, given!(LAYOUT.vcpu_kvm));
-    let mm: u64 = field(kvm, given!(LAYOUT.kvm_mm));
-    mm == field(task, given!(LAYOUT.task_mm))
+    mm(field(vcpu, given!(LAYOUT.vcpu_kvm))) == field(task, given!(LAYOUT.task_mm))
 }
 
 /// Was the calling thread, which ends, the last of its process?
@@ -244,9 +280,9 @@ pub(crate) fn is_last_thread() -> bool {
 
 /// Does the calling thread hold `vcpu->mutex`, as every vCPU ioctl does?
 #[inline(always)]
-pub(crate) fn holds_mutex(vcpu: u64) -> bool {
+pub(crate) fn holds_mutex(vcpu: impl Structure) -> bool {
     const FLAGS: u64 = 7; // MUTEX_FLAGS in kernel/locking/mutex.c
-    field::<u64>(vcpu, given!(LAYOUT.vcpu_mutex_owner)) & !FLAGS == current()
+    vcpu.field::<u64>(given!(LAYOUT.vcpu_mutex_owner)) & !FLAGS == current()
 }
 
 /// Was the thread that lets go of it scheduled out against its will? It goes on where it was.

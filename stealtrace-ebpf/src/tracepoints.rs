@@ -11,7 +11,7 @@ use stealtrace_common::{
     event::EventKind,
     kvm::{self, KVM_CREATE_VCPU, KVM_RUN, KVMIO},
     probe::Probe,
-    vcpu::{EnablingWrite, Snapshot, ThreadState},
+    vcpu::{EnablingWrite, Snapshot, ThreadState, VcpuState},
 };
 
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     caller::{Caller, caller, caller_of, is_process_watched, watched},
     emit::{emit_call, jiffies, now_ns},
     facts::{self, Stay, keep},
-    lifecycle::{self, vcpu_state},
+    lifecycle::{self, own_vcpu, vcpu_state},
     maps::given,
     other, quiet, read, source,
 };
@@ -73,11 +73,15 @@ fn enter([fd, ioctl, argument]: [u64; 3]) {
     if vcpu == 0 && ioctl != KVM_CREATE_VCPU {
         return;
     }
-    let is_ours = match vcpu {
+    let is_watched = match vcpu {
         0 => is_process_watched(caller),
-        _ => quiet || (watched(Probe::SysEnter).is_some() && read::owns(read::current(), vcpu)),
+        _ => quiet || watched(Probe::SysEnter).is_some(),
     };
-    if !is_ours {
+    if !is_watched {
+        return;
+    }
+    let looked_at = if quiet || vcpu == 0 { None } else { own_vcpu(Probe::SysEnter, caller, vcpu) };
+    if looked_at.is_none() && !quiet && vcpu != 0 {
         return;
     }
     if let Some(thread) = known.or_else(|| lifecycle::new_thread(Probe::SysEnter, caller.key())) {
@@ -89,8 +93,8 @@ fn enter([fd, ioctl, argument]: [u64; 3]) {
         thread.unlooked = u32::from(quiet);
         if quiet {
             thread.entered.run_delay_ns = read::run_delay_ns();
-        } else if vcpu != 0 {
-            entered_vcpu(caller, thread);
+        } else if let Some(state) = looked_at {
+            entered_vcpu(caller, state, thread);
         }
         thread.enabling_position = position(ioctl, argument);
     }
@@ -161,14 +165,11 @@ fn passes_over() -> bool {
 }
 
 #[inline(always)]
-fn entered_vcpu(caller: Caller, thread: &mut ThreadState) {
-    if let Some(state) = vcpu_state(Probe::SysEnter, caller, thread.vcpu) {
-        if !passes_over() {
-            facts::comes_in(caller, state, thread);
-        }
-        thread.entered = area::snapshot(thread.vcpu);
-        facts::entered(Probe::SysEnter, caller, state, thread);
+fn entered_vcpu(caller: Caller, state: &mut VcpuState, thread: &mut ThreadState) {
+    if !passes_over() {
+        facts::comes_in(caller, state, thread);
     }
+    facts::entered(Probe::SysEnter, caller, state, thread);
 }
 
 #[inline(always)]
@@ -261,6 +262,7 @@ fn report_changes(caller: Caller, thread: &mut ThreadState, ret: i64) {
         before,
         after,
         since_ns,
+        until_ns: now_ns(),
         counts: is_run,
     };
     facts::left(state, &stay);

@@ -122,6 +122,7 @@ impl Types {
         let xen = self.of_xen().unwrap_or(Layout::UNKNOWN); // an own source's host goes without
         Ok(Layout {
             task_run_delay: self.required("task_struct", "sched_info.run_delay", 8)?,
+            task_comm: self.offset("task_struct", "comm")?,
             task_thread_pid: self.required("task_struct", "thread_pid", 8)?,
             task_files: self.required("task_struct", "files", 8)?,
             files_fdt: self.required("files_struct", "fdt", 8)?,
