@@ -157,26 +157,12 @@ pub(crate) fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64, after: &S
         forget(state, &thread.after);
         return;
     }
-    if is_looked_at {
-        state.ioctl = thread.ioctl;
-        let opened = facts::opened(thread, state);
-        keep(&mut thread.opened, &opened);
-    } else {
-        state.ioctl = quiet_ioctl.unwrap_or(state.ioctl);
-        keep(&mut thread.opened, &facts::opened_unseen(state, &thread.after));
+    state.ioctl = if is_looked_at { thread.ioctl } else { quiet_ioctl.unwrap_or(state.ioctl) };
+    let enabling_write = state.enabling_write;
+    if state.updating == 0 || enabling_write != EnablingWrite::NONE {
+        opens(state, caller, vcpu, thread, is_looked_at); // else nothing but the update tells
     }
     let ThreadState { opened, before, after, .. } = thread;
-    let enabling_write = state.enabling_write;
-    if enabling_write == EnablingWrite::HOST {
-        opened.run_delay_ns = after.run_delay_ns; // it may have waited since its entry, which edges do not look at
-        if state.ioctl == other::IOCTL {
-            facts::set_by_host(state, caller, vcpu, state.update.run_delay_ns, opened, after);
-        }
-    }
-    keep(before, opened);
-    if before.last_steal_ns != after.last_steal_ns {
-        before.run_delay_ns = after.last_steal_ns; // what KVM subtracted from
-    }
     if state.updating != 0 {
         keep(before, &state.update);
     }
@@ -207,6 +193,28 @@ pub(crate) fn closed(state: &mut VcpuState, caller: Caller, vcpu: u64, after: &S
         counts: true,
     };
     facts::left(state, &stay);
+}
+
+/// What was true when this stay began, and of that what KVM then subtracted from.
+#[inline(always)]
+fn opens(state: &mut VcpuState, caller: Caller, vcpu: u64, thread: &mut ThreadState, is_looked_at: bool) {
+    if is_looked_at {
+        let opened = facts::opened(thread, state);
+        keep(&mut thread.opened, &opened);
+    } else {
+        keep(&mut thread.opened, &facts::opened_unseen(state, &thread.after));
+    }
+    let ThreadState { opened, before, after, .. } = thread;
+    if state.enabling_write == EnablingWrite::HOST {
+        opened.run_delay_ns = after.run_delay_ns; // it may have waited since its entry, which edges do not look at
+        if state.ioctl == other::IOCTL {
+            facts::set_by_host(state, caller, vcpu, state.update.run_delay_ns, opened, after);
+        }
+    }
+    keep(before, opened);
+    if before.last_steal_ns != after.last_steal_ns {
+        before.run_delay_ns = after.last_steal_ns; // what KVM subtracted from
+    }
 }
 
 /// [`VcpuState::updating`] where the thread was preempted since: KVM updates once more when it goes on.
