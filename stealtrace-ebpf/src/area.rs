@@ -35,33 +35,38 @@ pub(crate) fn is_of_another(enabling: u64) -> bool {
 /// What is true now of this vCPU and the calling thread.
 #[inline(always)]
 pub(crate) fn snapshot(vcpu: impl Structure) -> Snapshot {
-    let now = of_host(vcpu);
-    with_area(&now, vcpu, now.enabling)
+    snapshot_and_own(vcpu).0
 }
 
 /// The same, and the host address of the guest's area, if there is one; else 0.
 #[inline(always)]
 pub(crate) fn snapshot_and_address(vcpu: u64) -> (Snapshot, u64) {
-    let now = of_host(vcpu);
-    if now.readable != 0 {
-        return (now, other::address(vcpu));
-    }
-    let address = address(vcpu, now.enabling);
-    (with_counter(&now, address), address)
+    let (now, address) = snapshot_and_own(vcpu);
+    (now, if is_of_another(now.enabling) { other::address(vcpu) } else { address })
 }
 
-/// The same as far as KVM knows it: what the guest sees is in it only of another source.
+/// The same where the address is the host's own source's.
 #[inline(always)]
-fn of_host(vcpu: impl Structure) -> Snapshot {
-    let (enabling, last_steal_ns) = steal_time(vcpu);
+fn snapshot_and_own(vcpu: impl Structure) -> (Snapshot, u64) {
+    let [steal, cached] = kept(vcpu);
+    let (enabling, last_steal_ns) = here::steal_time(steal);
     let run_delay_ns = run_delay_ns();
     if !is_enabled(enabling) {
         let of_another = other::enabling(vcpu);
         if of_another != 0 {
-            return other::snapshot(vcpu, of_another, run_delay_ns);
+            return (other::snapshot(vcpu, of_another, run_delay_ns), 0);
         }
     }
-    Snapshot { run_delay_ns, last_steal_ns, enabling, ..Snapshot::default() }
+    let address = address_by(vcpu, enabling, cached);
+    let now = Snapshot { run_delay_ns, last_steal_ns, enabling, ..Snapshot::default() };
+    (with_counter(&now, address), address)
+}
+
+/// What KVM keeps: what enables the source and `last_steal`, and where the area is, if it caches that.
+#[inline(always)]
+fn kept(vcpu: impl Structure) -> [[u64; 2]; 2] {
+    let (steal, cached) = (given!(LAYOUT.vcpu_steal), given!(LAYOUT.vcpu_cached_area));
+    if cached == ABSENT { [vcpu.field(steal), [0; 2]] } else { vcpu.pairs(steal, cached) }
 }
 
 /// What enables it and `last_steal`, of whatever source.
@@ -107,7 +112,12 @@ pub(crate) fn address_of(vcpu: u64, enabling: u64) -> u64 {
 /// The same where it is the host's own source's.
 #[inline(always)]
 pub(crate) fn address(vcpu: impl Structure, enabling: u64) -> u64 {
-    if !is_enabled(enabling) || !is_known() { 0 } else { source::address(vcpu, enabling) }
+    address_by(vcpu, enabling, kept(vcpu)[1])
+}
+
+#[inline(always)]
+fn address_by(vcpu: impl Structure, enabling: u64, cached: [u64; 2]) -> u64 {
+    if !is_enabled(enabling) || !is_known() { 0 } else { source::address(vcpu, enabling, cached) }
 }
 
 /// Does this kernel keep the delta of a load until guest entry?

@@ -50,7 +50,7 @@ pub(crate) fn is_known() -> bool {
 
 /// The host address of the area; 0 if its memory has none.
 #[inline(always)]
-pub(crate) fn address(vcpu: impl Structure, base: u64) -> u64 {
+pub(crate) fn address(vcpu: impl Structure, base: u64, _cached: [u64; 2]) -> u64 {
     host_address(vcpu.number(given!(LAYOUT.vcpu_kvm)), base)
 }
 

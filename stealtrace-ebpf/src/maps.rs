@@ -31,6 +31,10 @@ pub(crate) static mut QUIET: MaybeUninit<[QuietVcpu; QuietVcpu::SLOTS as usize]>
 #[unsafe(no_mangle)]
 pub(crate) static mut CREATIONS: u32 = 0;
 
+/// `kvm_vcpu_fops`, once a vCPU's file was seen; 0 until then.
+#[unsafe(no_mangle)]
+pub(crate) static mut VCPU_FILE_OPERATIONS: u64 = 0;
+
 /// Threads that were seen inside a vCPU ioctl, by slot.
 #[map]
 pub(crate) static THREADS: Array<ThreadState> = Array::with_max_entries(ThreadState::SLOTS, 0);

@@ -12,7 +12,7 @@ use stealtrace_common::{
     vcpu::{ThreadState, VcpuState},
 };
 
-use crate::maps::given;
+use crate::maps::{VCPU_FILE_OPERATIONS, given};
 
 /// `struct fdtable` from `max_fds` on.
 #[repr(C)]
@@ -137,6 +137,12 @@ pub(crate) trait Structure: Copy {
         expect(dead_code, reason = "the area is found by what is beside it")
     )]
     fn number(self, offset: u32) -> u64;
+
+    /// Two pairs of words.
+    #[inline(always)]
+    fn pairs(self, first: u32, second: u32) -> [[u64; 2]; 2] {
+        [self.field(first), self.field(second)]
+    }
 }
 
 /// By its address alone: anybody's, and read with a check.
@@ -149,6 +155,16 @@ impl Structure for u64 {
     #[inline(always)]
     fn number(self, offset: u32) -> u64 {
         field(self, offset)
+    }
+
+    /// At once where only one word lies between them: a check costs more than what it reads.
+    #[inline(always)]
+    fn pairs(self, first: u32, second: u32) -> [[u64; 2]; 2] {
+        if second != first + 24 {
+            return [self.field(first), self.field(second)];
+        }
+        let [a, b, _between, c, d]: [u64; 5] = self.field(first);
+        [[a, b], [c, d]]
     }
 }
 
@@ -336,12 +352,23 @@ pub(crate) fn vcpu_of_file(file: u64) -> u64 {
     if is_vcpu(file) { private_data(file) } else { 0 }
 }
 
-/// Is it a vCPU's file?
+/// Is it a vCPU's file? Once one was seen, its `f_op` tells.
 #[inline(always)]
 pub(crate) fn is_vcpu(file: u64) -> bool {
     let f_op: u64 = field(file, given!(LAYOUT.file_f_op));
     let kvm_vcpu_ioctl = given!(LAYOUT.kvm_vcpu_ioctl);
-    kvm_vcpu_ioctl != 0 && field::<u64>(f_op, given!(LAYOUT.fops_unlocked_ioctl)) == kvm_vcpu_ioctl
+    let known = &raw mut VCPU_FILE_OPERATIONS;
+    // SAFETY: a valid static, read as a whole.
+    if f_op != 0 && f_op == unsafe { known.read_volatile() } {
+        return true;
+    }
+    let is_vcpu =
+        kvm_vcpu_ioctl != 0 && field::<u64>(f_op, given!(LAYOUT.fops_unlocked_ioctl)) == kvm_vcpu_ioctl;
+    if is_vcpu {
+        // SAFETY: a valid static, written as a whole.
+        unsafe { known.write_volatile(f_op) };
+    }
+    is_vcpu
 }
 
 /// The thread's number in stealtrace's PID namespace.

@@ -83,8 +83,7 @@ pub(crate) fn is_known() -> bool {
 
 /// The host address KVM cached for the area, if that is for this value; else 0.
 #[inline(always)]
-pub(crate) fn address(vcpu: impl Structure, msr: u64) -> u64 {
-    let [gpa, hva] = vcpu.field(given!(LAYOUT.vcpu_cached_area));
+pub(crate) fn address(_vcpu: impl Structure, msr: u64, [gpa, hva]: [u64; 2]) -> u64 {
     if gpa == here::area(msr) { hva } else { 0 }
 }
 

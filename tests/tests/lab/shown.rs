@@ -1,8 +1,12 @@
 //! What a trace shows: text, and calls as in the script of 2015.
 
+use std::collections::BTreeMap;
+
+use stealtrace_tests::json_lines;
+
 use super::Step;
 
-pub(crate) static STEPS: &[&Step] = &[&TEXT, &CALLS];
+pub(crate) static STEPS: &[&Step] = &[&TEXT, &LOADS, &CALLS];
 
 static TEXT: Step = Step::once("text", "stealtrace trace -- stealtrace verify --no-trace run-hand-off-down");
 
@@ -23,6 +27,35 @@ fn text_marks_anomalies_and_ends_with_a_table() {
     for column in ["vCPU", "creator", "runner", "ioctls by thread", "updates", "findings"] {
         assert!(text.contains(column), "{text}");
     }
+}
+
+static LOADS: Step = Step::once(
+    "loads",
+    "for backend in fentry kprobe; do
+         stealtrace trace --format json --backend $backend -- \
+             sh -c 'stealtrace verify --no-trace pinned-overcommit > /dev/null'
+     done",
+);
+
+/// What the first load of an ioctl would say was said when that was entered. By the next the thread has waited.
+#[test]
+fn a_load_is_told_where_a_thread_goes_on_that_was_scheduled_out() {
+    let mut waited = BTreeMap::new();
+    let mut told = 0;
+    for event in json_lines(&LOADS.alone().stdout) {
+        let (thread, run_delay_ns) = (event["caller_tid"].as_u64(), event["run_delay_ns"].as_u64());
+        match event["type"].as_str() {
+            Some("load") if event["ioctl"] == "KVM_RUN" => {
+                assert!(waited.get(&thread).is_some_and(|before| *before < run_delay_ns), "{event}");
+                told += 1;
+            }
+            Some("start") => waited.clear(),
+            Some("ioctl") => (),
+            _ => continue,
+        }
+        waited.insert(thread, run_delay_ns);
+    }
+    assert_ne!(told, 0, "vCPUs that share a CPU wait for it");
 }
 
 static CALLS: Step = Step::every(
