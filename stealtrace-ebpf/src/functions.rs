@@ -124,17 +124,16 @@ fn lower(one: &Snapshot, other: &Snapshot) -> bool {
 /// `kvm_arch_vcpu_put(struct kvm_vcpu *vcpu)`: leaving an ioctl, or scheduled out during one.
 #[inline(always)]
 pub(crate) fn vcpu_put(ctx: &impl Arguments) {
-    let vcpu = ctx.number(0);
-    let structure = ctx.structure(0);
-    if !quiet::lets_go(vcpu, structure) {
-        left(vcpu, structure);
+    if !quiet::lets_go(ctx.number(0), ctx.structure(0)) {
+        left(ctx);
     }
 }
 
 /// The same for its end. Whoever destroys the vCPU does not hold its mutex; nothing is kept of such a thread, whose end may
 /// have been told already.
 #[inline(never)]
-fn left(vcpu: u64, structure: impl Structure) {
+fn left(ctx: &impl Arguments) {
+    let (vcpu, structure) = (ctx.number(0), ctx.structure(0)); // once more: nothing need be saved until here
     if let Some(caller) = watched(Probe::VcpuPut)
         && let Some(state) = lifecycle::find(vcpu)
         && read::holds_mutex(structure)

@@ -80,19 +80,14 @@ pub(crate) fn vcpu_state(probe: Probe, caller: Caller, vcpu: u64) -> Option<&'st
     }
 }
 
-/// The same for whoever enters an ioctl, if the vCPU is of a VM of its process.
+/// The same for whoever enters an ioctl, if the vCPU is of a VM of its process. What is known may be of one that was at this
+/// address before.
 #[inline(always)]
 pub(crate) fn own_vcpu(probe: Probe, caller: Caller, vcpu: u64) -> Option<&'static mut VcpuState> {
     match find(vcpu) {
-        Some(state) => {
-            if state.mm == read::own_mm() {
-                Some(state)
-            } else {
-                None
-            }
-        }
-        None if read::owns(read::current(), vcpu) => begin(probe, caller, vcpu),
-        None => None,
+        Some(state) if state.mm == read::own_mm() => Some(state),
+        _ if read::owns(read::current(), vcpu) => begin(probe, caller, vcpu),
+        _ => None,
     }
 }
 

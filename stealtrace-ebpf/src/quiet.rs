@@ -15,6 +15,14 @@ use crate::{
     read::{self, Structure},
 };
 
+/// A field, read where it is asked for: what was read before would have to be saved over calls.
+macro_rules! fresh {
+    ($quiet:ident.$field:ident) => {{
+        // SAFETY: a field of a valid record.
+        unsafe { (&raw const $quiet.$field).read_volatile() }
+    }};
+}
+
 /// This vCPU's slot, if it has it.
 #[inline(always)]
 pub(crate) fn find(vcpu: u64) -> Option<&'static mut QuietVcpu> {
@@ -50,7 +58,7 @@ pub(crate) fn enters(vcpu: u64, key: u32, ioctl: u32) -> bool {
 /// Is there nothing to tell of this thread's end of an ioctl? KVM then added nothing to the guest's counter.
 #[inline(always)]
 pub(crate) fn leaves(vcpu: u64, structure: impl Structure, key: u32) -> bool {
-    find(vcpu).is_some_and(|quiet| quiet.thread == key && stays(quiet, structure))
+    find(vcpu).is_some_and(|quiet| quiet.thread == key && stays(quiet, structure) && passed_over(quiet))
 }
 
 /// Is there nothing to tell of the letting go of a vCPU, which one thread has at a time? A stranger who changed nothing is
@@ -58,31 +66,41 @@ pub(crate) fn leaves(vcpu: u64, structure: impl Structure, key: u32) -> bool {
 #[inline(always)]
 pub(crate) fn lets_go(vcpu: u64, structure: impl Structure) -> bool {
     find(vcpu).is_some_and(|quiet| {
-        let is_nobody_elses = quiet.runner == quiet.thread || quiet.runner == 0;
-        quiet.thread != 0 && (is_nobody_elses || caller_key() == quiet.thread) && stays(quiet, structure)
+        quiet.thread != 0 && stays(quiet, structure) && is_own(quiet) && passed_over(quiet)
     })
+}
+
+/// Is it the quiet thread that lets go, or has nobody taken over?
+#[inline(always)]
+fn is_own(quiet: &QuietVcpu) -> bool {
+    let runner = fresh!(quiet.runner);
+    runner == 0 || runner == fresh!(quiet.thread) || caller_key() == fresh!(quiet.thread)
 }
 
 /// Is all as it was when everything was told?
 #[inline(always)]
-fn stays(quiet: &mut QuietVcpu, structure: impl Structure) -> bool {
-    let (enabling, last_steal_ns) = area::steal_time(structure);
-    if quiet.enabling != enabling || quiet.last_steal_ns != last_steal_ns {
-        return false;
-    }
-    let jiffies = jiffies();
-    if quiet.looked_jiffies != jiffies && caller_key() == quiet.thread {
-        quiet.looked_jiffies = jiffies;
+fn stays(quiet: &QuietVcpu, structure: impl Structure) -> bool {
+    area::steal_time(structure) == (quiet.enabling, quiet.last_steal_ns)
+}
+
+/// Nothing was told of a stay.
+#[inline(always)]
+fn passed_over(quiet: &mut QuietVcpu) -> bool {
+    quiet.left += 1;
+    if jiffies() != fresh!(quiet.looked_jiffies) {
         look(quiet);
     }
-    quiet.left += 1;
     true
 }
 
-/// Once a tick: is nothing left of what the caller waited for? Whoever lets go of a vCPU without having run the guest
-/// leaves that to the next update.
+/// Once a tick: is nothing left of what the thread waited for? Whoever else lets go of the vCPU, without having run the
+/// guest, leaves that to its next update. A function of its own: registers that it needs are not saved for nothing.
 #[inline(never)]
 fn look(quiet: &mut QuietVcpu) {
+    if caller_key() != quiet.thread {
+        return;
+    }
+    quiet.looked_jiffies = jiffies();
     let since_ns = now_ns();
     if read::run_delay_ns() == quiet.last_steal_ns {
         quiet.since_ns = since_ns;

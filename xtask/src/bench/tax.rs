@@ -16,6 +16,7 @@ const OTHER_CALLS: &str = "1000000";
 pub(super) fn rows(stealtrace: &Path) -> Result<Vec<Row>> {
     let (watchers, absent) = watchers(stealtrace);
     let [floor, edges, ..] = &watchers[..] else { return Ok(Vec::new()) };
+    watchers.iter().try_for_each(Watcher::warm_up)?;
     let mut rows = Vec::new();
     for work in ["get-regs", "run"] {
         for vcpus in ["1", "2"] {

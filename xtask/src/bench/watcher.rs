@@ -72,6 +72,14 @@ pub(super) fn watchers(stealtrace: &Path) -> (Vec<Watcher>, Vec<(&'static str, S
 }
 
 impl Watcher {
+    /// Who gets time to attach needs more of it where it is not in memory yet.
+    pub(super) fn warm_up(&self) -> Result<()> {
+        if self.way == Way::Settles {
+            drop(self.start()?);
+        }
+        Ok(())
+    }
+
     /// Begin to watch; it ends when dropped.
     pub(super) fn start(&self) -> Result<Watching> {
         let mut command = Command::new(&self.command[0]);
