@@ -22,6 +22,22 @@ pub struct Target {
     pub namespace: PidNamespace,
 }
 
+/// A thread's name as the kernel keeps it, without what a kernel before 5.17 left behind its end.
+#[must_use]
+#[inline(always)]
+pub const fn until_zero([first, second]: [u64; 2]) -> [u64; 2] {
+    let end = before_zero(first);
+    [first & end, if end == u64::MAX { second & before_zero(second) } else { 0 }]
+}
+
+/// The bits of the bytes before the first that is zero, and perhaps some of that one's own; all if none is.
+#[inline(always)]
+const fn before_zero(word: u64) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let zeros = word.wrapping_sub(ONES) & !word & (ONES << 7);
+    (zeros & zeros.wrapping_neg()).wrapping_sub(1)
+}
+
 /// stealtrace's own PID namespace. All zero for the initial one, in which nothing is to be translated.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,3 +84,23 @@ pub enum Volume {
 }
 
 const _: () = assert!(size_of::<Target>() == 56);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::until_zero;
+
+    proptest! {
+        #[test]
+        fn a_name_ends_at_its_first_zero(bytes in proptest::array::uniform16(prop_oneof![Just(0_u8), Just(0x80), any::<u8>()])) {
+            let words = |bytes: [u8; 16]| {
+                let half = |from: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[from + i]));
+                [half(0), half(8)]
+            };
+            let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(16);
+            let name = std::array::from_fn(|i| if i < end { bytes[i] } else { 0 });
+            prop_assert_eq!(until_zero(words(bytes)), words(name));
+        }
+    }
+}

@@ -100,6 +100,16 @@ macro_rules! put {
 }
 pub(crate) use put;
 
+/// A field of a record, read where it is asked for. What was read before would have to be saved over calls, and is to the
+/// verifier what it was compared with.
+macro_rules! reread {
+    ($record:ident.$field:ident) => {{
+        // SAFETY: a field of a valid record.
+        unsafe { (&raw const (*$record).$field).read_volatile() }
+    }};
+}
+pub(crate) use reread;
+
 /// Is only reported what can change a judgement?
 #[inline(always)]
 pub(crate) fn only_edges() -> bool {

@@ -11,17 +11,9 @@ use crate::{
     area,
     caller::{Caller, caller_key},
     emit::{jiffies, now_ns},
-    maps::{QUIET, VCPUS, given, put},
+    maps::{QUIET, VCPUS, given, put, reread},
     read::{self, Structure},
 };
-
-/// A field, read where it is asked for: what was read before would have to be saved over calls.
-macro_rules! fresh {
-    ($quiet:ident.$field:ident) => {{
-        // SAFETY: a field of a valid record.
-        unsafe { (&raw const $quiet.$field).read_volatile() }
-    }};
-}
 
 /// This vCPU's slot, if it has it.
 #[inline(always)]
@@ -73,8 +65,8 @@ pub(crate) fn lets_go(vcpu: u64, structure: impl Structure) -> bool {
 /// Is it the quiet thread that lets go, or has nobody taken over?
 #[inline(always)]
 fn is_own(quiet: &QuietVcpu) -> bool {
-    let runner = fresh!(quiet.runner);
-    runner == 0 || runner == fresh!(quiet.thread) || caller_key() == fresh!(quiet.thread)
+    let runner = reread!(quiet.runner);
+    runner == 0 || runner == reread!(quiet.thread) || caller_key() == reread!(quiet.thread)
 }
 
 /// Is all as it was when everything was told?
@@ -87,7 +79,7 @@ fn stays(quiet: &QuietVcpu, structure: impl Structure) -> bool {
 #[inline(always)]
 fn passed_over(quiet: &mut QuietVcpu) -> bool {
     quiet.left += 1;
-    if jiffies() != fresh!(quiet.looked_jiffies) {
+    if jiffies() != reread!(quiet.looked_jiffies) {
         look(quiet);
     }
     true

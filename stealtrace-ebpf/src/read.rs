@@ -1,14 +1,14 @@
 //! Bounded reads of kernel and guest memory through LAYOUT: the only pointer arithmetic.
 //! A read that fails yields zero or None; it never faults.
 
-use core::{ffi::c_void, mem::MaybeUninit, ptr};
+use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::helpers::generated::{
     bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_probe_read_user,
     bpf_probe_write_user,
 };
 use stealtrace_common::{
-    target::{OUTSIDE, PidNamespace},
+    target::{OUTSIDE, PidNamespace, until_zero},
     vcpu::{ThreadState, VcpuState},
 };
 
@@ -116,12 +116,15 @@ pub(crate) fn current() -> u64 {
     unsafe { bpf_get_current_task() }
 }
 
-/// `current`, where the kernel knows its type; else null.
+/// Does the kernel know the type of `current`? The verifier knows, too, and follows only what is so.
+#[inline(always)]
+fn current_is_typed() -> bool {
+    given!(LAYOUT.current_is_typed) != 0
+}
+
+/// `current`, where the kernel knows its type.
 #[inline(always)]
 fn typed_current() -> Typed {
-    if given!(LAYOUT.current_is_typed) == 0 {
-        return Typed(ptr::null());
-    }
     // SAFETY: the helper has no arguments and always succeeds.
     Typed(unsafe { bpf_get_current_task_btf() }.cast())
 }
@@ -209,8 +212,7 @@ impl Typed {
 /// The value of a field of `current`.
 #[inline(always)]
 fn of_current<T: Plain>(offset: u32) -> T {
-    let current = typed_current();
-    if current.is_none() { field(self::current(), offset) } else { current.field(offset) }
+    if current_is_typed() { typed_current().field(offset) } else { field(current(), offset) }
 }
 
 /// The caller's run_delay.
@@ -225,25 +227,15 @@ pub(crate) fn own_mm() -> u64 {
     of_current(given!(LAYOUT.task_mm))
 }
 
-/// The caller's name, zero-padded: as bytes, or as words like [`stealtrace_common::target::Target::comm`]. What a kernel
-/// before 5.17 left behind its end is no part of it. Not by the helper, which costs as much as a hash look-up.
+/// The caller's name, zero-padded: as bytes, or as words like [`stealtrace_common::target::Target::comm`]. Not by the helper,
+/// which costs as much as a hash look-up.
 #[inline(always)]
 pub(crate) fn comm<T: Plain>() -> T {
     const { assert!(size_of::<T>() == 16) };
     let offset = given!(LAYOUT.task_comm);
-    let [first, second]: [u64; 2] = [of_current(offset), of_current(offset + 8)];
-    let end = until_zero(first);
-    let name = [first & end, if end == u64::MAX { second & until_zero(second) } else { 0 }];
+    let name = until_zero([of_current(offset), of_current(offset + 8)]);
     // SAFETY: of the same size, and any bytes will do.
     unsafe { core::mem::transmute_copy(&name) }
-}
-
-/// The bits of the bytes before the first that is zero, and perhaps some of that one's own.
-#[inline(always)]
-const fn until_zero(word: u64) -> u64 {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    let zeros = word.wrapping_sub(ONES) & !word & (ONES << 7);
-    (zeros & zeros.wrapping_neg()).wrapping_sub(1)
 }
 
 /// The thread that issued KVM_RUN last; 0 if none did.
@@ -325,11 +317,10 @@ pub(crate) fn file_of_fd(fd: u32) -> u64 {
 fn fd_table() -> FdTable {
     let (files, fdt) = (given!(LAYOUT.task_files), given!(LAYOUT.files_fdt));
     let max_fds = given!(LAYOUT.fdtable_max_fds);
-    let current = typed_current();
-    if current.is_none() {
-        return field(field(field(self::current(), files), fdt), max_fds);
+    if !current_is_typed() {
+        return field(field(field(current(), files), fdt), max_fds);
     }
-    let files = current.behind(files);
+    let files = typed_current().behind(files);
     if files.is_none() {
         return FdTable::default();
     }

@@ -20,7 +20,7 @@ use crate::{
     emit::{emit_call, jiffies, now_ns},
     facts::{self, Stay, keep},
     lifecycle::{self, own_vcpu, vcpu_state},
-    maps::given,
+    maps::{given, reread},
     other, quiet, read, source,
 };
 
@@ -228,6 +228,7 @@ fn report_changes(caller: Caller, thread: &mut ThreadState, ret: i64) {
     thread.opened.run_delay_ns = thread.entered.run_delay_ns;
     let enabling_write = facts::written(state, enabling_write(thread, ret));
     let (ioctl, since_ns) = (thread.ioctl, thread.time_ns);
+    let place: *const ThreadState = thread;
     let ThreadState { entered, opened, before, after, .. } = thread;
     if ioctl == other::IOCTL && enabling_write == EnablingWrite::HOST {
         facts::set_by_host(state, caller, vcpu, entered.run_delay_ns, opened, after);
@@ -256,8 +257,8 @@ fn report_changes(caller: Caller, thread: &mut ThreadState, ret: i64) {
         probe: Probe::SysExit,
         caller,
         vcpu,
-        ioctl,
-        enabling_write,
+        ioctl: reread!(place.ioctl),
+        enabling_write: reread!(state.enabling_write),
         opened,
         before,
         after,
