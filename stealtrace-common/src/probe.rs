@@ -130,6 +130,7 @@ probes! {
     Return: Calls, "call_return", Functions(&[]), false, "returns";
     Call: Calls, "call_enter", Functions(&[]), false, "calls";
 
+    GuardForget: Guard, "guard_forget", Functions(&["kvm_arch_vcpu_destroy"]), true, "a vCPU's end";
     GuardExit: Guard, "guard_exit", Functions(here::WRITES), true, "the guest's counter after KVM's write";
     GuardEnter: Guard, "guard_enter", Functions(here::WRITES), true, "the guest's counter before it";
 

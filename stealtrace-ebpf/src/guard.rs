@@ -90,6 +90,26 @@ pub(crate) fn guard_exit_fentry(_ctx: FExitContext) -> i32 {
     0
 }
 
+/// `kvm_arch_vcpu_destroy(struct kvm_vcpu *vcpu)`: the next at this address is another, which may look like it where areas
+/// have no version: nothing charged, nothing waited.
+#[kprobe]
+pub(crate) fn guard_forget(ctx: ProbeContext) -> u32 {
+    forget(&ctx);
+    0
+}
+
+/// The same by fentry.
+#[fentry]
+pub(crate) fn guard_forget_fentry(ctx: FEntryContext) -> i32 {
+    forget(&ctx);
+    0
+}
+
+#[inline(always)]
+fn forget(ctx: &impl Arguments) {
+    let _absent = GUARDED.remove(ctx.number(0));
+}
+
 #[inline(always)]
 fn enter(ctx: &impl Arguments) {
     if let Some(caller) = watched(Probe::GuardEnter) {
