@@ -117,23 +117,26 @@ fn witness(pass: &Pass) -> String {
     let summary = pass.summary.as_ref();
     match (pass.backend(), summary.and_then(|summary| summary["no_witness"].as_str())) {
         (Some(backend), _) => {
-            let (agree, all) = tally(pass);
             let rounds = precision(pass).map(|[rounds, seen, recall, precision]| {
                 format!(
                     "; {rounds} random hand-offs: {seen} corruptions, recall {recall}, precision {precision}"
                 )
             });
-            format!("{backend} backend: agrees on {agree} of {all}{}", rounds.unwrap_or_default())
+            format!("{backend} backend: agrees on {}{}", tally(pass), rounds.unwrap_or_default())
         }
         (None, Some(why)) => format!("nobody traced: {why}"),
         (None, None) => "nobody traced to the end".to_owned(),
     }
 }
 
-/// On how many of all scenarios the witnesses agree.
-pub(super) fn tally(pass: &Pass) -> (usize, usize) {
-    let agree = pass.verdicts.iter().filter(|verdict| verdict["witnesses_agree"] == true).count();
-    (agree, pass.verdicts.len())
+/// On how many of the scenarios that were played the witnesses agree, and how many were not played.
+pub(super) fn tally(pass: &Pass) -> String {
+    let count = |name, value: Value| pass.verdicts.iter().filter(|verdict| verdict[name] == value).count();
+    let skipped = count("status", "skipped".into());
+    let agree = count("witnesses_agree", true.into());
+    let played = pass.verdicts.len() - skipped;
+    let beside = if skipped == 0 { String::new() } else { format!(", {skipped} skipped") };
+    format!("{agree} of {played}{beside}")
 }
 
 /// Of random hand-offs, which are compared one by one: how many, corruptions, recall, precision.
