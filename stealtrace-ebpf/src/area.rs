@@ -59,7 +59,7 @@ fn snapshot_and_own(vcpu: impl Structure) -> (Snapshot, u64) {
     }
     let address = address_by(vcpu, enabling, cached);
     let now = Snapshot { run_delay_ns, last_steal_ns, enabling, ..Snapshot::default() };
-    (with_counter(&now, address), address)
+    (counted_at(&now, address), address)
 }
 
 /// What KVM keeps: what enables the source and `last_steal`, and where the area is, if it caches that.
@@ -80,12 +80,12 @@ pub(crate) fn any_steal_time(vcpu: u64) -> (u64, u64) {
 /// The same, with what stands in the area of this value, if that can be read and nothing is known yet.
 #[inline(always)]
 pub(crate) fn with_area(now: &Snapshot, vcpu: impl Structure, enabling: u64) -> Snapshot {
-    if now.readable != 0 { *now } else { with_counter(now, address(vcpu, enabling)) }
+    if now.readable != 0 { *now } else { counted_at(now, address(vcpu, enabling)) }
 }
 
 /// The same, with what stands at this address, unless it is 0.
 #[inline(always)]
-fn with_counter(now: &Snapshot, address: u64) -> Snapshot {
+fn counted_at(now: &Snapshot, address: u64) -> Snapshot {
     const NOBODYS: u64 = u64::MAX; // refused without a fault
     let (counter, readable): (Counter, u32) = user_or_zeros(if address == 0 { NOBODYS } else { address });
     Snapshot { steal_ns: counter.steal_ns, version: counter.version(), readable, ..*now }
